@@ -1,0 +1,1 @@
+"""dmpo: reinforcement learning for masked diffusion language models by distribution matching."""
