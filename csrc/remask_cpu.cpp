@@ -1,0 +1,191 @@
+// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects the few which can
+// be chosen, and a selection among those.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "checks.h"
+#include "remask.h"
+
+namespace dmpo {
+namespace {
+
+constexpr int64_t kLanes = 64;
+
+template <typename T>
+struct Candidate {
+  T confidence;
+  int64_t position;
+};
+
+template <typename T>
+bool better(const Candidate<T>& a, const Candidate<T>& b) {
+  return beats(a.confidence, a.position, b.confidence, b.position);
+}
+
+template <typename T>
+bool worse(const Candidate<T>& a, const Candidate<T>& b) {
+  return better(b, a);
+}
+
+// One row at a time; holds the scratch of a thread.
+template <typename T>
+class RowSelector {
+ public:
+  explicit RowSelector(int64_t length)
+      : length_(length), scores_((length + kLanes - 1) / kLanes * kLanes, kAbsent), candidates_(length) {}
+
+  // Writes the row's choice into tokens and returns how many positions that was.
+  int32_t unmask(int64_t* tokens, const int64_t* drawn, const T* confidence, int64_t mask_id, Rule rule, int64_t count) {
+    if (rule.mode == Mode::count && count <= 0) return 0;
+    score(tokens, confidence, mask_id);
+    const Candidate<T>* chosen = candidates_.data();
+    int64_t number = 0;
+    switch (rule.mode) {
+      case Mode::count: {
+        const int64_t found = collect(count > kLanes ? kLowest : floor_of_best(count));
+        number = std::min(count, found);
+        if (number < found) {
+          std::nth_element(
+              candidates_.begin(), candidates_.begin() + number - 1, candidates_.begin() + found, better<T>);
+        }
+        break;
+      }
+      case Mode::threshold:
+        number = collect(bound(rule, 1));
+        break;
+      case Mode::factor: {
+        // A heap yields candidates best first; those taken gather at its back.
+        const auto first = candidates_.begin(), last = first + collect(bound(rule, 1));
+        auto end = last;
+        std::make_heap(first, end, worse<T>);
+        while (end != first && admits(rule, 0, number, first->confidence)) {
+          std::pop_heap(first, end--, worse<T>);
+          ++number;
+        }
+        chosen += end - first;
+        break;
+      }
+    }
+    if (number == 0) {  // nothing reaches the bound: the best alone, if there is one
+      number = std::min<int64_t>(1, collect(floor_of_best(1)));
+      chosen = candidates_.data();
+    }
+    for (const Candidate<T>* c = chosen; c != chosen + number; ++c) tokens[c->position] = drawn[c->position];
+    return static_cast<int32_t>(number);
+  }
+
+ private:
+  static constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
+  static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+
+  // The score of each masked position, kAbsent elsewhere; lane l keeps the best of positions l, l + kLanes, ...
+  void score(const int64_t* tokens, const T* confidence, int64_t mask_id) {
+    std::fill(best_, best_ + kLanes, kLowest);
+    int64_t start = 0;
+    for (; start + kLanes <= length_; start += kLanes) score_lanes(tokens, confidence, mask_id, start, kLanes);
+    if (start < length_) score_lanes(tokens, confidence, mask_id, start, length_ - start);
+  }
+
+  void score_lanes(const int64_t* tokens, const T* confidence, int64_t mask_id, int64_t start, int64_t lanes) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const T value = ranked(confidence[start + lane]);
+      const T score = tokens[start + lane] == mask_id ? value : kAbsent;
+      scores_[start + lane] = score;
+      best_[lane] = score > best_[lane] ? score : best_[lane];
+    }
+  }
+
+  // A confidence that the best `count` <= kLanes candidates reach, if there are that many: so many lanes do.
+  T floor_of_best(int64_t count) {
+    std::nth_element(best_, best_ + count - 1, best_ + kLanes, std::greater<T>());
+    return best_[count - 1];
+  }
+
+  // Fills candidates_ with those that reach the floor, in order of position.
+  int64_t collect(double floor) {
+    int64_t found = 0;
+    for (int64_t j = 0; j < length_; ++j) {
+      if (static_cast<double>(scores_[j]) >= floor) candidates_[found++] = {scores_[j], j};
+    }
+    return found;
+  }
+
+  int64_t length_;
+  T best_[kLanes];
+  std::vector<T> scores_;
+  std::vector<Candidate<T>> candidates_;
+};
+
+template <typename T>
+void remask_rows(
+    const at::Tensor& tokens,
+    const at::Tensor& candidates,
+    const at::Tensor& confidence,
+    int64_t mask_id,
+    Rule rule,
+    Counts counts,
+    int32_t* moved) {
+  int64_t* const tokens_data = tokens.mutable_data_ptr<int64_t>();
+  const int64_t* const candidates_data = candidates.const_data_ptr<int64_t>();
+  const T* const confidence_data = confidence.const_data_ptr<T>();
+  const int64_t length = tokens.size(1);
+  constexpr int64_t kPositionsPerTask = 1 << 16;  // about 0.1 ms, well above what waking a thread costs
+  const int64_t rows_per_task = std::max<int64_t>(1, kPositionsPerTask / std::max<int64_t>(1, length));
+  at::parallel_for(0, tokens.size(0), rows_per_task, [&](int64_t begin, int64_t end) {
+    RowSelector<T> selector(length);
+    for (int64_t row = begin; row < end; ++row) {
+      moved[row] = selector.unmask(
+          tokens_data + row * tokens.stride(0),
+          candidates_data + row * candidates.stride(0),
+          confidence_data + row * confidence.stride(0),
+          mask_id,
+          rule,
+          counts.of_row(row));
+    }
+  });
+}
+
+at::Tensor with_packed_rows(const at::Tensor& tensor) {
+  return tensor.stride(1) == 1 ? tensor : tensor.contiguous();
+}
+
+}  // namespace
+
+at::Tensor remask_cpu(
+    at::Tensor& tokens,
+    const at::Tensor& candidates,
+    const at::Tensor& confidence,
+    int64_t mask_id,
+    std::optional<int64_t> count,
+    const std::optional<at::Tensor>& counts,
+    std::optional<double> threshold,
+    std::optional<double> factor) {
+  const Rule rule = check_remask(tokens, candidates, confidence, count, counts, threshold, factor);
+  const at::Tensor per_row = counts ? counts->to(at::kLong).contiguous() : at::Tensor();
+  for (int64_t row = 0; counts && row < per_row.numel(); ++row) {
+    const int64_t number = per_row.const_data_ptr<int64_t>()[row];
+    TORCH_CHECK_VALUE(
+        number >= 0, "remask_: num_transfer must not be negative, got ", number, " for row ", row);
+  }
+  at::Tensor moved = at::empty({tokens.size(0)}, tokens.options().dtype(at::kInt));
+  const at::Tensor rows = with_packed_rows(tokens);
+  AT_DISPATCH_FLOATING_TYPES(confidence.scalar_type(), "remask_", [&] {
+    remask_rows<scalar_t>(
+        rows,
+        with_packed_rows(candidates),
+        with_packed_rows(confidence),
+        mask_id,
+        rule,
+        {counts ? per_row.const_data_ptr<int64_t>() : nullptr, count.value_or(0)},
+        moved.mutable_data_ptr<int32_t>());
+  });
+  if (!rows.is_same(tokens)) tokens.copy_(rows);
+  return moved;
+}
+
+}  // namespace dmpo
