@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from transformers import LlamaConfig
 
 # LLaDA name -> Llama name, in and outside the blocks. Checked against the authors' modelling code: logits are equal.
@@ -27,7 +24,7 @@ _OUTER_NAMES = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm
 _LLAMA_BLOCK_NAMES = {llama: llada for llada, llama in _BLOCK_NAMES.items()}
 _LLAMA_OUTER_NAMES = {llama: llada for llada, llama in _OUTER_NAMES.items()}
 
-# transformers' `key_mapping`: regex on the checkpoint's name -> replacement. Every pattern is anchored, so at most one applies.
+# transformers' `key_mapping`: regex on the checkpoint's name -> replacement. All are anchored, so at most one applies.
 LLADA_KEY_MAPPING = {
     rf"^model\.transformer\.blocks\.(\d+)\.{llada}\.": rf"model.layers.\1.{llama}."
     for llada, llama in _BLOCK_NAMES.items()
@@ -95,7 +92,7 @@ def llama_config_from_llada(fields: Mapping[str, Any]) -> LlamaConfig:
     mlp_size = fields.get("mlp_hidden_size") or int(fields.get("mlp_ratio", 0) * hidden_size)
     if mlp_size <= 0:
         raise ValueError("LLaDA config: needs mlp_hidden_size or mlp_ratio")
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=fields.get("embedding_size") or _positive(fields, "vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=mlp_size,
@@ -111,9 +108,10 @@ def llama_config_from_llada(fields: Mapping[str, Any]) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=fields.get("eos_token_id"),
         pad_token_id=fields.get("pad_token_id"),
-        mask_token_id=fields.get("mask_token_id"),
         dtype=fields.get("dtype") or fields.get("torch_dtype"),
     )
+    config.mask_token_id = fields.get("mask_token_id")
+    return config
 
 
 def llada_config_from_llama(config: LlamaConfig) -> dict[str, Any]:
@@ -123,7 +121,7 @@ def llada_config_from_llama(config: LlamaConfig) -> dict[str, Any]:
         "hidden_act": config.hidden_act != "silu",
         "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
-        "head_dim": config.head_dim * config.num_attention_heads != config.hidden_size,
+        "head_dim": config.head_dim != config.hidden_size // config.num_attention_heads,
         "rope_parameters": rope.get("rope_type", "default") != "default",
     }
     if bad := [key for key, is_bad in refused.items() if is_bad]:
@@ -174,55 +172,6 @@ def llada_config_from_llama(config: LlamaConfig) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "weight_tying": config.tie_word_embeddings,
     }
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The fields of `folder/config.json`. Raises ValueError naming the file when it is absent or not a JSON object."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a checkpoint folder needs a config.json")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(fields).__name__}")
-    return fields
-
-
-def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight in a safetensors checkpoint, sharded or not, read from the file headers alone.
-
-    Raises ValueError naming the file that is missing, truncated or not safetensors.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118  (safe_open is not iterable)
-                    shapes[name] = tuple(weights.get_slice(name).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
-    return shapes
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        if pickles := sorted(path.name for path in folder.glob("*.bin")):
-            raise ValueError(f"{folder} holds pickled weights ({pickles[0]}); only safetensors files are loaded")
-        raise ValueError(f"{folder} holds neither model.safetensors nor model.safetensors.index.json")
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is not a safetensors index: {error!r}") from error
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"{file} does not exist: the shard is named in {index.name}")
-    return files
 
 
 def _positive(fields: Mapping[str, Any], key: str) -> int:

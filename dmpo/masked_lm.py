@@ -1,0 +1,203 @@
+"""Bidirectional masked language models, and their hidden states apart from the head.
+
+A model here is transformers' Llama, Qwen2 or Qwen3 in which every token attends to every other
+(`config.is_causal=False`). LLaDA is such a Llama; Dream is such a Qwen2 whose position j is predicted by the output
+at j-1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class MaskedLM(PreTrainedModel):
+    """What a bidirectional masked language model adds to transformers' class: the head apart, and Dream's shift.
+
+    `forward` takes what transformers' models take and returns `.logits` [N, L, V], aligned to the predicted position.
+    With `hidden_only=True` it returns the hidden states [N, L, H] that the head is applied to: as part of `forward`,
+    so that DDP, peft and accelerate see the call.
+    """
+
+    prediction_shift: ClassVar[int] = 0  # position j is predicted by the backbone's output at j - prediction_shift
+    official_architecture: ClassVar[str]  # `architectures` of a saved config.json
+
+    model: nn.Module
+    lm_head: nn.Linear
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        # The padding token is often EOS, whose embedding must not lose its gradient.
+        embeddings: Any = self.get_input_embeddings()
+        embeddings.padding_idx = None
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        hidden_only: bool = False,
+        logits_to_keep: int | Tensor = 0,
+        labels: None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if labels is not None:
+            raise ValueError("labels: a masked model has no next-token loss; apply dmpo.WDCELoss to the logits")
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=self._additive_if_eager(attention_mask),
+            position_ids=position_ids,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden = output.last_hidden_state  # [N, L, H]
+        if self.prediction_shift:
+            hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
+        if hidden_only:
+            return hidden
+        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        result = CausalLMOutputWithPast(
+            logits=self.lm_head(hidden[:, rows]),
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _additive_if_eager(self, mask: Tensor | None) -> Tensor | None:
+        # Eager attention adds a ready-made [N, 1, L, S] mask to the scores; as 0 and 1 it would mask nothing.
+        if mask is None or mask.ndim != 4 or mask.is_floating_point() or self.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+            ~mask.bool(), torch.finfo(self.dtype).min
+        )
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        return False
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("a masked diffusion model is not decoded left to right; use dmpo.generate")
+
+
+class MaskedLlama(MaskedLM, LlamaForCausalLM):
+    """Bidirectional Llama; LLaDA is one."""
+
+    config_class = LlamaConfig
+    official_architecture = "LlamaForCausalLM"
+
+
+class MaskedQwen2(MaskedLM, Qwen2ForCausalLM):
+    """Bidirectional Qwen2."""
+
+    config_class = Qwen2Config
+    official_architecture = "Qwen2ForCausalLM"
+
+
+class MaskedQwen3(MaskedLM, Qwen3ForCausalLM):
+    """Bidirectional Qwen3."""
+
+    config_class = Qwen3Config
+    official_architecture = "Qwen3ForCausalLM"
+
+
+class DreamConfig(Qwen2Config):
+    """Qwen2's config under the model type of Dream's checkpoints."""
+
+    model_type = "Dream"
+
+
+class Dream(MaskedLM, Qwen2ForCausalLM):
+    """Bidirectional Qwen2 that predicts position j at j-1 and position 0 at 0, as Dream's own sampler does."""
+
+    config_class = DreamConfig
+    official_architecture = "DreamModel"
+    prediction_shift = 1
+
+
+def unwrap(model: nn.Module) -> MaskedLM:
+    """The masked language model inside DDP, `torch.compile` and peft wrappers. Raises TypeError if there is none."""
+    inner: Any = model
+    while not isinstance(inner, MaskedLM):
+        if hasattr(inner, "_orig_mod"):  # torch.compile
+            inner = inner._orig_mod
+        elif hasattr(inner, "get_base_model"):  # peft
+            inner = inner.get_base_model()
+        elif isinstance(getattr(inner, "module", None), nn.Module):  # DDP
+            inner = inner.module
+        else:
+            raise TypeError(f"model must come from dmpo.load_model (wrapped or not), got {type(inner).__name__}")
+    return inner
+
+
+def hidden_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Last hidden states [N, L, H] of `input_ids` int64 [N, L], aligned to the predicted position; the head is not run.
+
+    Args:
+        model: from `load_model`, wrapped or not. The call goes through the wrapper, so its gradient hooks see it.
+        attention_mask: [N, L], 1 at tokens and 0 at padding; or bool [N, 1, L, S], True where attended.
+        position_ids: int64 [N, L] or [1, L]; None counts from 0. Rotary positions are relative, so left padding
+            changes nothing but rounding.
+        kwargs: for the backbone, e.g. `past_key_values`. A Dream-type model predicts a token at its left neighbour:
+            give that neighbour among the inputs, too (`unwrap(model).prediction_shift`).
+
+    Raises TypeError for a model that is not from this module.
+    """
+    unwrap(model)
+    hidden: Tensor = model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, hidden_only=True, **kwargs
+    )
+    return hidden
+
+
+def lm_head(model: nn.Module, rows: Tensor) -> Tensor:
+    """Logits [..., V] of chosen hidden rows [..., H], in the head's dtype. ValueError if an adapter wraps the head."""
+    head = _plain_head(model)
+    logits: Tensor = head(rows.to(head.weight.dtype))
+    return logits
+
+
+def head_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, H] and bias [V] (None: no bias) of the head, for kernels that never build the logits.
+
+    Raises ValueError if an adapter wraps the head.
+    """
+    head = _plain_head(model)
+    return head.weight, head.bias
+
+
+def lora_target_modules(model: nn.Module) -> list[str]:
+    """Names of the linear layers of attention and MLP, never lm_head, for peft's `target_modules`."""
+    names = [name for name, module in unwrap(model).model.named_modules() if isinstance(module, nn.Linear)]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def _plain_head(model: nn.Module) -> nn.Linear:
+    head = unwrap(model).get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"lm_head is wrapped by an adapter ({type(head).__name__}); "
+            "leave lm_head out of target_modules and modules_to_save"
+        )
+    return head
