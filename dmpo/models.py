@@ -146,15 +146,25 @@ def new_model(
     """A LLaDA-type model with random float32 weights, the same for the same seed, in eval mode.
 
     Sizes are counts, `max_length` is in tokens; `num_kv_heads` None is `num_heads`, `pad_id` None is `eos_id`. Raises
-    ValueError for token ids outside [0, vocab_size) and heads that do not divide `hidden_size`.
+    ValueError for sizes that are not positive or do not divide, and token ids outside [0, vocab_size).
     """
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads}
+    sizes |= {"num_kv_heads": num_kv_heads, "mlp_hidden_size": mlp_hidden_size, "max_length": max_length}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    if hidden_size % (2 * num_heads):
+        raise ValueError(f"hidden_size must be a multiple of 2*num_heads, got {hidden_size} and num_heads={num_heads}")
+    if num_heads % num_kv_heads:
+        raise ValueError(f"num_heads must be a multiple of num_kv_heads, got {num_heads} and {num_kv_heads=}")
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=mlp_hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=num_heads,
-        num_key_value_heads=num_kv_heads or num_heads,
+        num_key_value_heads=num_kv_heads,
         max_position_embeddings=max_length,
         rms_norm_eps=rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
