@@ -1,7 +1,7 @@
 // The selection rule of low-confidence remasking, one definition for host and device.
 //
-// Candidates of a row are ranked by confidence, highest first; equal confidences go to the lower position. A row unmasks
-// the longest prefix of that ranking which its rule admits.
+// Candidates of a row are ranked by confidence, highest first; equal confidences go to the lower position. A row
+// unmasks the longest prefix of that ranking which its rule admits.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects the few which can
+// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects the few that may
 // be chosen, and a selection among those.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -11,10 +11,22 @@
 #include "checks.h"
 #include "remask.h"
 
+// The scoring pass is three to four times faster with AVX2; the loader picks the version for the machine. Sanitizers
+// cannot run before the loader does.
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__SANITIZE_ADDRESS__)
+#define DMPO_AVX2_CLONE __attribute__((target_clones("avx2", "default")))
+#else
+#define DMPO_AVX2_CLONE
+#endif
+
 namespace dmpo {
 namespace {
 
 constexpr int64_t kLanes = 64;
+template <typename T>
+constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
+template <typename T>
+constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
 template <typename T>
 struct Candidate {
@@ -32,22 +44,45 @@ bool worse(const Candidate<T>& a, const Candidate<T>& b) {
   return better(b, a);
 }
 
+// The score of each masked position, kAbsent elsewhere; best[lane] is that of positions lane, lane + kLanes, ...
+template <typename T>
+DMPO_AVX2_CLONE void score_row(
+    const int64_t* __restrict tokens,
+    const T* __restrict confidence,
+    int64_t length,
+    int64_t mask_id,
+    T* __restrict scores,
+    T* __restrict best) {
+  const auto score_lane = [&](int64_t j, int64_t lane) {
+    const T value = ranked(confidence[j]);
+    const T score = tokens[j] == mask_id ? value : kAbsent<T>;
+    scores[j] = score;
+    best[lane] = score > best[lane] ? score : best[lane];
+  };
+  int64_t start = 0;
+  for (; start + kLanes <= length; start += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) score_lane(start + lane, lane);
+  }
+  for (int64_t lane = 0; start + lane < length; ++lane) score_lane(start + lane, lane);
+}
+
 // One row at a time; holds the scratch of a thread.
 template <typename T>
 class RowSelector {
  public:
-  explicit RowSelector(int64_t length)
-      : length_(length), scores_((length + kLanes - 1) / kLanes * kLanes, kAbsent), candidates_(length) {}
+  explicit RowSelector(int64_t length) : length_(length), scores_(length), candidates_(length) {}
 
   // Writes the row's choice into tokens and returns how many positions that was.
-  int32_t unmask(int64_t* tokens, const int64_t* drawn, const T* confidence, int64_t mask_id, Rule rule, int64_t count) {
+  int32_t unmask(
+      int64_t* tokens, const int64_t* drawn, const T* confidence, int64_t mask_id, Rule rule, int64_t count) {
     if (rule.mode == Mode::count && count <= 0) return 0;
-    score(tokens, confidence, mask_id);
+    std::fill(best_, best_ + kLanes, kLowest<T>);
+    score_row(tokens, confidence, length_, mask_id, scores_.data(), best_);
     const Candidate<T>* chosen = candidates_.data();
     int64_t number = 0;
     switch (rule.mode) {
       case Mode::count: {
-        const int64_t found = collect(count > kLanes ? kLowest : floor_of_best(count));
+        const int64_t found = collect(count > kLanes ? kLowest<T> : floor_of_best(count));
         number = std::min(count, found);
         if (number < found) {
           std::nth_element(
@@ -80,26 +115,6 @@ class RowSelector {
   }
 
  private:
-  static constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
-  static constexpr T kLowest = -std::numeric_limits<T>::infinity();
-
-  // The score of each masked position, kAbsent elsewhere; lane l keeps the best of positions l, l + kLanes, ...
-  void score(const int64_t* tokens, const T* confidence, int64_t mask_id) {
-    std::fill(best_, best_ + kLanes, kLowest);
-    int64_t start = 0;
-    for (; start + kLanes <= length_; start += kLanes) score_lanes(tokens, confidence, mask_id, start, kLanes);
-    if (start < length_) score_lanes(tokens, confidence, mask_id, start, length_ - start);
-  }
-
-  void score_lanes(const int64_t* tokens, const T* confidence, int64_t mask_id, int64_t start, int64_t lanes) {
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const T value = ranked(confidence[start + lane]);
-      const T score = tokens[start + lane] == mask_id ? value : kAbsent;
-      scores_[start + lane] = score;
-      best_[lane] = score > best_[lane] ? score : best_[lane];
-    }
-  }
-
   // A confidence that the best `count` <= kLanes candidates reach, if there are that many: so many lanes do.
   T floor_of_best(int64_t count) {
     std::nth_element(best_, best_ + count - 1, best_ + kLanes, std::greater<T>());
@@ -110,7 +125,8 @@ class RowSelector {
   int64_t collect(double floor) {
     int64_t found = 0;
     for (int64_t j = 0; j < length_; ++j) {
-      if (static_cast<double>(scores_[j]) >= floor) candidates_[found++] = {scores_[j], j};
+      candidates_[found] = {scores_[j], j};
+      found += static_cast<double>(scores_[j]) >= floor;  // without a branch: no order to predict
     }
     return found;
   }
