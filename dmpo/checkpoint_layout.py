@@ -48,16 +48,18 @@ _UNSUPPORTED_UNLESS = {
 
 
 def llada_to_llama_name(name: str) -> str:
-    """Weight or module name in LLaDA's layout -> Llama's, e.g. for adapters trained on the authors' code.
+    """Weight or module name in LLaDA's layout -> Llama's; a prefix such as peft's `base_model.model.` stays.
 
     A name outside the LLaDA layout is returned as it is.
     """
-    if match := re.match(r"model\.transformer\.blocks\.(\d+)\.(\w+)(.*)", name):
-        layer, module, rest = match.groups()
-        return f"model.layers.{layer}.{_BLOCK_NAMES[module]}{rest}" if module in _BLOCK_NAMES else name
-    if match := re.match(r"model\.transformer\.(\w+)(.*)", name):
-        module, rest = match.groups()
-        return f"{_OUTER_NAMES[module]}{rest}" if module in _OUTER_NAMES else name
+    if match := re.match(r"(.*?)model\.transformer\.blocks\.(\d+)\.(\w+)(.*)", name):
+        prefix, layer, module, rest = match.groups()
+        if module in _BLOCK_NAMES:
+            return f"{prefix}model.layers.{layer}.{_BLOCK_NAMES[module]}{rest}"
+    elif match := re.match(r"(.*?)model\.transformer\.(\w+)(.*)", name):
+        prefix, module, rest = match.groups()
+        if module in _OUTER_NAMES:
+            return f"{prefix}{_OUTER_NAMES[module]}{rest}"
     return name
 
 

@@ -130,6 +130,30 @@ class Dream(MaskedLM, Qwen2ForCausalLM):
     prediction_shift = 1
 
 
+def make_bidirectional(config: PreTrainedConfig, mask_id: int | None) -> None:
+    """Set, in place, what the config of every model here carries: token ids, `is_causal=False`, no cache by itself.
+
+    Raises ValueError without a mask token (argument or config), or for a token id outside the vocabulary.
+    """
+    if config.hidden_size % config.num_attention_heads and getattr(config, "head_dim", None) is None:
+        raise ValueError(f"hidden size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
+    if mask_id is None:
+        mask_id = getattr(config, "mask_token_id", None)
+    if mask_id is None:
+        raise ValueError("mask_token_id is not set; pass mask_id, the id of the mask token")
+    eos_id = config.eos_token_id
+    config.mask_token_id = mask_id
+    if config.pad_token_id is None:
+        config.pad_token_id = eos_id[0] if isinstance(eos_id, list) else eos_id
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        for token_id in value if isinstance(value, list) else [value]:
+            if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < config.vocab_size):
+                raise ValueError(f"{name} must be in [0, {config.vocab_size}), the vocabulary, got {token_id!r}")
+    config.is_causal = False
+    config.use_cache = False
+
+
 def unwrap(model: nn.Module) -> MaskedLM:
     """The masked language model inside DDP, `torch.compile` and peft wrappers. Raises TypeError if there is none."""
     inner: Any = model
@@ -156,7 +180,8 @@ def hidden_states(
 
     Args:
         model: from `load_model`, wrapped or not. The call goes through the wrapper, so its gradient hooks see it.
-        attention_mask: [N, L], 1 at tokens and 0 at padding; or bool [N, 1, L, S], True where attended.
+        attention_mask: [N, L], 1 at tokens and 0 at padding; or bool [N, 1, L, S], True where attended. None where
+            nothing is padded spares building and checking one.
         position_ids: int64 [N, L] or [1, L]; None counts from 0. Rotary positions are relative, so left padding
             changes nothing but rounding.
         kwargs: for the backbone, e.g. `past_key_values`. A Dream-type model predicts a token at its left neighbour:

@@ -36,6 +36,7 @@ from .masked_lm import (
     hidden_states,
     lm_head,
     lora_target_modules,
+    make_bidirectional,
     unwrap,
 )
 
@@ -82,10 +83,14 @@ def load_model(
 
     Raises:
         ValueError: folder, config.json or shard missing; file truncated; only pickled weights; weights missing, left
-            over or of the wrong shape; unsupported architecture or variant; no mask token.
+            over or of the wrong shape; unsupported architecture or variant; no mask token; an adapter's folder; a
+            dtype, device or attention that does not exist.
+        ImportError: flash attention is asked for and not installed.
     """
+    weights_dtype, target = _parse_dtype(dtype), _parse_device(device)
     folder = checkpoint_folder(path)
-    weights_dtype = _parse_dtype(dtype)
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{folder} holds an adapter: load its base model, then peft.PeftModel.from_pretrained on it")
     fields = read_json(folder / "config.json")
     try:
         config = _bidirectional_config(fields, mask_id)
@@ -113,7 +118,7 @@ def load_model(
             key_mapping=LLADA_KEY_MAPPING if llada_layout else None,
             use_safetensors=True,
             dtype=weights_dtype,
-            device_map=None if device is None else {"": torch.device(device)},
+            device_map=None if target.type == "cpu" else {"": target},
             local_files_only=True,
             output_loading_info=True,
         )
@@ -175,7 +180,7 @@ def new_model(
         pad_token_id=pad_id,
     )
     config._attn_implementation = attn_implementation
-    _make_bidirectional(config, mask_id)
+    make_bidirectional(config, mask_id)
     pad_id, config.pad_token_id = config.pad_token_id, None  # transformers would start the padding embedding at zero
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -253,37 +258,26 @@ def _bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTra
         config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
     else:
         raise ValueError(f"model_type {model_type!r} is not supported; these are: llada, {', '.join(_CLASSES)}")
-    _make_bidirectional(config, mask_id)
+    make_bidirectional(config, mask_id)
     return config
 
 
-def _make_bidirectional(config: PreTrainedConfig, mask_id: int | None) -> None:
-    """Set, in place, the fields that every model here carries."""
-    if config.hidden_size % config.num_attention_heads and getattr(config, "head_dim", None) is None:
-        raise ValueError(f"hidden size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
-    if mask_id is None:
-        mask_id = getattr(config, "mask_token_id", None)
-    if mask_id is None:
-        raise ValueError("mask_token_id is not set; pass mask_id, the id of the mask token")
-    eos_id = config.eos_token_id
-    config.mask_token_id = mask_id
-    if config.pad_token_id is None:
-        config.pad_token_id = eos_id[0] if isinstance(eos_id, list) else eos_id
-    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(config, name)
-        for token_id in value if isinstance(value, list) else [value]:
-            if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < config.vocab_size):
-                raise ValueError(f"{name} must be in [0, {config.vocab_size}), the vocabulary, got {token_id!r}")
-    config.is_causal = False
-    config.use_cache = False
-
-
 def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         return "auto"
     parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
         raise ValueError(f"dtype must be a floating-point torch dtype or its name, got {dtype!r}")
+    return parsed
+
+
+def _parse_device(device: torch.device | str | None) -> torch.device:
+    try:
+        parsed = torch.device("cpu" if device is None else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a torch device or its name, got {device!r}") from error
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return parsed
 
 
