@@ -1,0 +1,47 @@
+# One virtual environment, .venv, serves every target; it is made on first use and again when its inputs change.
+PYTHON ?= python3
+ARGS ?=
+CXX ?= c++
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint .ci/constraints.txt
+INPUTS := pyproject.toml setup.py .ci/constraints.txt $(wildcard csrc/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint clean
+
+help:
+	@echo 'make train   fine-tune the embedded model with DMPO on 4x4 Sudoku; writes runs/sudoku-tiny/'
+	@echo '             once more, elsewhere: make train ARGS="output_dir=runs/second seed=1"'
+	@echo 'make test    linters, type checks and all tests'
+	@echo 'make lint    linters and type checks alone'
+	@echo 'make clean   remove the virtual environment and build products; runs/ stays'
+	@echo 'The first call installs everything into .venv (PYTHON=python3.12 picks the interpreter).'
+
+train: .venv/.base
+	$(BIN)/dmpo train sudoku-tiny $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info dmpo/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch, setuptools and ninja come first: the extension is compiled against the torch it will run on.
+.venv/.base: $(INPUTS)
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.version_info >= (3, 10) or sys.exit("dmpo needs Python 3.10 or newer, but $(PYTHON) is " + v + "; name another: make PYTHON=python3.12 ...")'
+	@command -v $(CXX) > /dev/null || { echo 'dmpo needs a C++ compiler, but $(CXX) was not found (Debian: apt install g++)' >&2; exit 1; }
+	@echo 'Installing dmpo into .venv (once, about two minutes)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch setuptools ninja
+	$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(PIP) 'dmpo[dev]'
+	@touch $@
