@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from tiny_models import DATA, edit_config, plain_checkpoint
 from torch import Tensor
@@ -73,9 +74,12 @@ def test_missing_folder_and_file_for_a_folder(tmp_path: Path) -> None:
 
 def test_hub_id(llada: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    offered = ["config.json", "model.safetensors", "merges.txt", "modeling_llada.py", "a.bin", "onnx/model.safetensors"]
 
     def download(repo: str, **options: Any) -> str:
         asked.append(repo)
+        wanted = [*filter_repo_objects(offered, **options)]
+        assert wanted == ["config.json", "model.safetensors", "merges.txt"], "code or pickles would be downloaded"
         if repo != "some/model":
             raise FileNotFoundError("offline")
         return str(llada)

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from tiny_models import tiny, tokens
+from tiny_models import DATA, tiny, tokens
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DynamicCache
@@ -18,6 +18,7 @@ from dmpo.models import (
     head_weight,
     hidden_states,
     lm_head,
+    load_model,
     lora_target_modules,
     save_model,
     unwrap,
@@ -95,13 +96,22 @@ def test_logits_to_keep_labels_and_tuples() -> None:
         model.generate(ids)
 
 
-def test_padding_embedding_is_trained() -> None:
-    """EOS is also the padding token: transformers would freeze its embedding."""
-    model = tiny()
+@pytest.mark.parametrize("loaded", [False, True])
+def test_padding_embedding_is_trained(loaded: bool) -> None:
+    """EOS is also the padding token: transformers would start its embedding at zero, and freeze it."""
+    model: Any = load_model(DATA / "llada-tiny") if loaded else tiny()
+    assert model.config.pad_token_id == model.config.eos_token_id == 2
     assert model.model.embed_tokens.weight[2].abs().sum() > 0
     with torch.enable_grad():
         hidden_states(model, torch.tensor([[2, 5, 2]])).square().sum().backward()
     assert model.model.embed_tokens.weight.grad[2].abs().sum() > 0
+
+
+def test_head_takes_rows_of_another_dtype() -> None:
+    """Mixed-precision wrappers hand out float32 hidden states of a bfloat16 model."""
+    model = tiny().bfloat16()
+    hidden = hidden_states(model, tokens(1, 4))
+    assert torch.equal(lm_head(model, hidden.float()), lm_head(model, hidden))
 
 
 def test_same_seed_same_model() -> None:
@@ -188,12 +198,12 @@ def test_unwrap() -> None:
         hidden_states(nn.Linear(2, 2), tokens(1, 4))
 
 
-def test_gradient_checkpointing_gives_the_same_gradient() -> None:
+def test_activation_checkpointing_gives_the_same_gradient() -> None:
     ids, grads = tokens(2, 6), []
     for checkpointing in (False, True):
         model = tiny().train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         with torch.enable_grad():
             hidden_states(model, ids).square().sum().backward()
         grads.append(model.model.embed_tokens.weight.grad)
