@@ -4,7 +4,7 @@ ARGS ?=
 CXX ?= c++
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint .ci/constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile --constraint .ci/constraints.txt
 INPUTS := pyproject.toml setup.py .ci/constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
@@ -40,6 +40,7 @@ clean:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) torch setuptools ninja
 	$(PIP) --no-build-isolation --editable .
+	@$(BIN)/python -c 'from dmpo.kernels.remask import extension_status as s; ok, why = s(); ok or exit(why); print("dmpo._C:", why)'
 	@touch $@
 
 .venv/.dev: .venv/.base
