@@ -238,9 +238,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     # Dream ships its tokenizer as remote code; it is Qwen2's.
     is_dream = settings.is_file() and read_json(settings).get("tokenizer_class") == "DreamTokenizer"
     loader = Qwen2Tokenizer if is_dream else AutoTokenizer
+    # A blank config, as transformers knows none of these types and would warn of a mismatch.
+    has_foreign_config = (folder / "config.json").is_file() and (
+        read_json(folder / "config.json").get("model_type") in ("llada", "Dream")
+    )
+    options: dict[str, Any] = {"config": PreTrainedConfig()} if has_foreign_config and not is_dream else {}
     try:
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True, **options
         )
     except Exception as error:  # the tokenizers library raises plain Exception on a broken file
         raise ValueError(f"{folder} holds no tokenizer that loads without remote code: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from tiny_models import DATA, edit_config, plain_checkpoint
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from dmpo import checkpoint_files
 from dmpo.models import (
@@ -195,3 +199,17 @@ def test_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is not valid JSON"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["llada", "Dream", "llama", None])
+def test_tokenizer_saved_beside_any_model(
+    tmp_path: Path, model_type: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    backend = Tokenizer(WordLevel({"a": 0, "b": 1, "<eos>": 2}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", padding_side="left").save_pretrained(tmp_path)
+    if model_type is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer("b")["input_ids"], tokenizer.eos_token_id, tokenizer.padding_side) == ([1], 2, "left")
+    assert not caplog.records
