@@ -74,7 +74,7 @@ extension = (CUDAExtension if with_cuda else CppExtension)(
     sources=["csrc/bindings.cpp", "csrc/remask_cpu.cpp"] + (["csrc/remask_cuda.cu"] if with_cuda else []),
     depends=["csrc/checks.h", "csrc/remask.h"],
     define_macros=[("DMPO_WITH_CUDA", str(int(with_cuda))), ("DMPO_CUDA_REASON", f'"{reason}"')],
-    extra_compile_args={"cxx": host_flags, "nvcc": ["-O3", "-Xptxas", "-v"]},
+    extra_compile_args={"cxx": host_flags, "nvcc": ["-O3"]},
     extra_link_args=link_flags,
 )
 
