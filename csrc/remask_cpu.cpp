@@ -106,9 +106,9 @@ class RowSelector {
         break;
       }
     }
-    if (number == 0) {  // nothing reaches the bound: the best alone, if there is one
-      number = std::min<int64_t>(1, collect(floor_of_best(1)));
-      chosen = candidates_.data();
+    if (number == 0 && collect(floor_of_best(1)) > 0) {  // nothing reaches the bound: the best alone
+      number = 1;
+      chosen = &*std::min_element(candidates_.begin(), candidates_.begin() + found_, better<T>);
     }
     for (const Candidate<T>* c = chosen; c != chosen + number; ++c) tokens[c->position] = drawn[c->position];
     return static_cast<int32_t>(number);
@@ -116,22 +116,28 @@ class RowSelector {
 
  private:
   // A confidence that the best `count` <= kLanes candidates reach, if there are that many: so many lanes do.
-  T floor_of_best(int64_t count) {
-    std::nth_element(best_, best_ + count - 1, best_ + kLanes, std::greater<T>());
-    return best_[count - 1];
+  T floor_of_best(int64_t count) const {
+    T sorted[kLanes];
+    std::copy(best_, best_ + kLanes, sorted);
+    std::nth_element(sorted, sorted + count - 1, sorted + kLanes, std::greater<T>());
+    return sorted[count - 1];
   }
 
-  // Fills candidates_ with those that reach the floor, in order of position.
+  // Fills candidates_, in no order, with those that reach the floor; only lanes whose best does are looked at.
   int64_t collect(double floor) {
-    int64_t found = 0;
-    for (int64_t j = 0; j < length_; ++j) {
-      candidates_[found] = {scores_[j], j};
-      found += static_cast<double>(scores_[j]) >= floor;  // without a branch: no order to predict
+    found_ = 0;
+    for (int64_t lane = 0; lane < std::min(kLanes, length_); ++lane) {
+      if (static_cast<double>(best_[lane]) < floor) continue;
+      for (int64_t j = lane; j < length_; j += kLanes) {
+        candidates_[found_] = {scores_[j], j};
+        found_ += static_cast<double>(scores_[j]) >= floor;  // without a branch: no order to predict
+      }
     }
-    return found;
+    return found_;
   }
 
   int64_t length_;
+  int64_t found_ = 0;
   T best_[kLanes];
   std::vector<T> scores_;
   std::vector<Candidate<T>> candidates_;
