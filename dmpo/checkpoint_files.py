@@ -14,18 +14,30 @@ from safetensors import SafetensorError, safe_open
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Weights, configs and tokenizer at the top of a Hub repository: no code, no pickles.
+_ASSETS = Path(__file__).parent / "assets"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
+def embedded_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(p.name for p in _ASSETS.iterdir() if (p / "config.json").is_file())
+
+
 def checkpoint_folder(path: str | Path) -> Path:
-    """A local folder as it is; a Hub id ('owner/name') as the folder it was downloaded to; else ValueError."""
+    """A local folder; an embedded model by its name; a Hub id ('owner/name') as the folder it was downloaded to.
+
+    Raises ValueError for anything else.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
+    if path in embedded_models():
+        return _ASSETS / path
     if folder.exists():
         raise ValueError(f"path {str(path)!r} is a file; wanted is a checkpoint folder")
     if not isinstance(path, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path):
-        raise ValueError(f"path {str(path)!r} does not exist, and is not a Hub id ('owner/name') either")
+        known = ", ".join(embedded_models())
+        raise ValueError(f"path {str(path)!r} does not exist, is not a Hub id ('owner/name'), nor embedded ({known})")
     try:
         return Path(snapshot_download(path, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
     except Exception as error:  # offline, gated, unknown: whatever the reason, the message carries it

@@ -212,6 +212,13 @@ def head_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     return head.weight, head.bias
 
 
+def special_ids(model: nn.Module) -> tuple[int, int | None]:
+    """Ids of the mask token and of EOS in the model's config; of several EOS ids the first, None without one."""
+    config = unwrap(model).config
+    eos_id = config.eos_token_id
+    return config.mask_token_id, eos_id[0] if isinstance(eos_id, list) else eos_id
+
+
 def lora_target_modules(model: nn.Module) -> list[str]:
     """Names of the linear layers of attention and MLP, never lm_head, for peft's `target_modules`."""
     names = [name for name, module in unwrap(model).model.named_modules() if isinstance(module, nn.Linear)]

@@ -1,0 +1,122 @@
+"""The command line: `dmpo train | pretrain | generate | info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; what the user got wrong is one line and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="dmpo", description="Reinforcement learning for masked diffusion language models."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "Train with DMPO; the config is a YAML file or a shipped name.")
+    train.add_argument("config", help="path of a .yaml file, or a shipped name such as sudoku-tiny")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 output_dir=runs/second")
+    pretrain = command("pretrain", _pretrain, "Make the embedded tiny Sudoku model from scratch.")
+    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="output_dir=FOLDER is required")
+    generate = command("generate", _generate, "Complete a prompt with a checkpoint.")
+    generate.add_argument("model", help="checkpoint folder, hub id or embedded name")
+    generate.add_argument("prompt")
+    generate.add_argument("overrides", nargs="*", metavar="key=value", help="arguments of dmpo.generate")
+    command("info", _info, "Device, versions, and which kernels are in use and why.")
+
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        print(f"dmpo {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; go on from the newest checkpoint with resume=true", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from .config import DMPOConfig, load_config
+    from .trainer import DMPOTrainer
+
+    DMPOTrainer(load_config(DMPOConfig, arguments.config, arguments.overrides)).train()
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from rich.progress import Progress
+
+    from .config import load_config
+    from .models import save_model
+    from .pretrain import PretrainConfig, as_dict, character_tokenizer, pretrain
+
+    config = load_config(PretrainConfig, None, arguments.overrides)
+    folder = Path(config.output_dir)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"output_dir {folder} is not empty")
+    start = time.perf_counter()
+    with Progress() as progress:
+        task = progress.add_task("pretraining", total=config.correct_steps + config.sloppy_steps)
+        model = pretrain(config, lambda step, loss: progress.update(task, completed=step))
+    save_model(model, folder, layout="llada")
+    character_tokenizer().save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
+    print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {time.perf_counter() - start:.0f} s")
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from .config import GenerateConfig, load_config
+    from .decoding import generate
+    from .models import load_model, load_tokenizer
+    from .rollout import decode_text, encode_prompts
+
+    config = load_config(GenerateConfig, None, arguments.overrides)
+    model, tokenizer = load_model(arguments.model, device=config.device), load_tokenizer(arguments.model)
+    limit = model.config.max_position_embeddings - config.gen_length
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, [{"prompt": arguments.prompt}], limit)
+    result = generate(
+        model,
+        prompt_ids.to(model.device),
+        attention_mask=prompt_mask.to(model.device),
+        decoder=config.decoder,
+        gen_length=config.gen_length,
+        block_length=config.block_length,
+        steps=config.steps,
+        temperature=config.temperature,
+        cfg_scale=config.cfg_scale,
+        early_stop=config.early_stop,
+        seed=config.seed,
+    )
+    print(decode_text(tokenizer, result.sequences[:, prompt_ids.shape[1] :])[0])
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from importlib import metadata
+
+    import torch
+
+    from .kernels.remask import extension_status
+
+    for name in ("dmpo", "torch", "triton", "transformers", "accelerate", "peft"):
+        try:
+            print(f"{name:<13} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name:<13} not installed")
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{'device':<13} {device}")
+    built, reason = extension_status()
+    print(f"{'remasking':<13} {'C++ extension' if built else 'plain PyTorch'} ({reason})")
+    why = "a CUDA device is here" if cuda else "no CUDA device: Triton kernels need one"
+    print(f"{'losses, draw':<13} {'Triton' if cuda else 'plain PyTorch, masked rows only'} ({why})")

@@ -1,0 +1,85 @@
+"""Accuracy of a policy on held-out rows of a task, sampled and greedy, with confidence intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from .config import DMPOConfig
+from .randomness import derive_key
+from .rollout import complete, decode_text, encode_prompts
+from .tasks import Row, Task
+
+Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Solved rows out of a total."""
+
+    solved: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.solved / self.total
+
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval of the share (Wilson 1927)."""
+        n, p = self.total, self.share
+        centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+        half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies on the rows of one rank; `completions` are the greedy ones, in the order of `rows`."""
+
+    sampled: Accuracy
+    greedy: Accuracy
+    rows: list[Row]
+    completions: list[str]
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    config: DMPOConfig,
+    *,
+    split: str,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Decode rows 0..eval_prompts-1 of a split (this rank's share of them) at eval_temperature and greedily.
+
+    The rows and the draws do not depend on the run's seed, its batch sizes or its ranks, so accuracies of different
+    runs are paired.
+    """
+    indices = list(range(rank, config.eval_prompts, world))
+    rows = [task.row(split, index) for index in indices]
+    prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
+    texts: dict[float, list[str]] = {}
+    for temperature in (config.eval_temperature, 0.0):
+        tokens = complete(
+            model,
+            prompt_ids,
+            prompt_mask,
+            torch.tensor(indices, device=device),
+            config,
+            temperature=temperature,
+            steps=config.eval_decode_steps or config.steps,
+            seed=derive_key(0, "evaluate", split),
+        )
+        texts[temperature] = decode_text(tokenizer, tokens)
+    counts = {t: sum(task.solved(text, row) for text, row in zip(texts[t], rows, strict=True)) for t in texts}
+    return Evaluation(
+        Accuracy(counts[config.eval_temperature], len(rows)), Accuracy(counts[0.0], len(rows)), rows, texts[0.0]
+    )

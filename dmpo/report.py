@@ -1,0 +1,131 @@
+"""What a person sees of a run: progress, a closing table, one example before and after, and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .evaluate import Evaluation
+from .tasks import Task
+
+PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
+
+
+class Reporter:
+    """Progress bar and messages of one rank; silent on all but the first."""
+
+    def __init__(self, total: int, *, visible: bool = True) -> None:
+        self.console = Console(quiet=not visible, highlight=False)
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self.console,
+            disable=not visible,
+        )
+        self.task = self.progress.add_task("step", total=total, status="")
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def step(self, metrics: dict[str, Any], completions_per_second: float) -> None:
+        """Advance the bar."""
+        status = f"reward {metrics['reward']:.3f}  ESS {metrics['ess']:.2f}  {completions_per_second:.0f} completions/s"
+        self.progress.update(self.task, completed=metrics["step"], status=status)
+
+    def accuracy(self, step: int, evaluation: Evaluation) -> None:
+        """One line for an evaluation on the validation split."""
+        where = f"step {step}" if step else "start"
+        self.say(f"{where:>9}  held out: sampled {evaluation.sampled.share:.1%}, greedy {evaluation.greedy.share:.1%}")
+
+    def closing(self, before: Evaluation, after: Evaluation, task: Task, summary: dict[str, Any]) -> None:
+        """Accuracy before and after with 95 % intervals, and one puzzle."""
+        table = Table(title=f"Held-out accuracy, {after.sampled.total} test rows, 95 % intervals", title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name in ("sampled", "greedy"):
+            cells = []
+            for evaluation in (before, after):
+                accuracy = getattr(evaluation, name)
+                low, high = accuracy.interval()
+                cells.append(f"{accuracy.share:.1%}  [{low:.1%}, {high:.1%}]".replace("[", r"\["))
+            table.add_row(name, *cells)
+        self.console.print(table)
+        index = example_index(before, after, task)
+        if index is not None:
+            row = before.rows[index]
+            drawn = Table(title="First test row that the start got wrong (greedy)", title_justify="left")
+            drawn.add_column("before")
+            drawn.add_column("after")
+            drawn.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
+            self.console.print(drawn)
+        self.say(
+            f"{summary['seconds']:.0f} s on {summary['device']}, seed {summary['seed']}; see {summary['output_dir']}"
+        )
+
+
+def summarise(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """Accuracies and their 95 % intervals, under the keys of summary.json."""
+    summary: dict[str, Any] = {"test_rows": after.sampled.total}
+    for name in ("sampled", "greedy"):
+        for when, evaluation in (("before", before), ("after", after)):
+            accuracy = getattr(evaluation, name)
+            summary[f"{name}_accuracy_{when}"] = accuracy.share
+            summary[f"{name}_accuracy_{when}_interval"] = list(accuracy.interval())
+    return summary
+
+
+def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | None:
+    """The first row whose greedy completion was wrong before."""
+    rows = zip(before.completions, before.rows, strict=True)
+    return next((i for i, (text, row) in enumerate(rows) if not task.solved(text, row)), None)
+
+
+def plot_run(metrics: list[dict[str, Any]], timings: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Six panels: reward, accuracy, ESS, log-ratio to the reference and token entropy over steps, time per phase."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps = [line["step"] for line in metrics]
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    reward, accuracy, ess, ratio, entropy, phases = axes.flat
+    reward.plot(steps, [line["reward"] for line in metrics], color="C0")
+    reward.set(title="mean reward of rollouts")
+    for name, colour in (("sampled", "C1"), ("greedy", "C2")):
+        points = [(m["step"], m[f"{name}_accuracy"]) for m in metrics if f"{name}_accuracy" in m]
+        if points:
+            accuracy.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
+            accuracy.legend(frameon=False, loc="lower right")
+    accuracy.set(title="held-out accuracy (validation)", ylim=(0, 1))
+    accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    ess.plot(steps, [line["ess"] for line in metrics], color="C3")
+    ess.set(title="effective sample size, share of the group", ylim=(0, 1))
+    ratio.plot(steps, [line["log_ratio"] for line in metrics], color="C4")
+    ratio.set(title="log p_cur − log p_ref of rollouts (nats)")
+    entropy.plot(steps, [line["entropy"] for line in metrics], color="C5")
+    entropy.set(title="token entropy of the policy (nats)")
+    totals = {phase: sum(line.get(phase, 0.0) for line in timings) for phase in PHASES}
+    totals = {phase: seconds for phase, seconds in totals.items() if seconds}
+    bars = phases.barh(list(totals), list(totals.values()), color="C7")
+    phases.bar_label(bars, fmt="%.1f s", padding=3)
+    phases.invert_yaxis()
+    phases.margins(x=0.18)
+    phases.set(title="time per phase")
+    for axis in (reward, accuracy, ess, ratio, entropy):
+        axis.set_xlabel("gradient step")
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
