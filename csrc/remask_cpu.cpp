@@ -1,10 +1,11 @@
-// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects the few that may
-// be chosen, and a selection among those.
+// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects those that may
+// be chosen (a bound from the best of each lane, or a histogram, spares the others), and a selection among them.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -23,6 +24,8 @@ namespace dmpo {
 namespace {
 
 constexpr int64_t kLanes = 64;
+constexpr int64_t kFew = 32;  // up to so many, bounds from the lanes leave less to select from than a histogram costs
+constexpr int64_t kBuckets = 2048;
 template <typename T>
 constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
 template <typename T>
@@ -66,11 +69,25 @@ DMPO_AVX2_CLONE void score_row(
   for (int64_t lane = 0; start + lane < length; ++lane) score_lane(start + lane, lane);
 }
 
+// The sign, exponent and first bits of each score as float32: a higher score never has a lower bucket, equal scores
+// have the same one, and kAbsent alone has bucket 0.
+template <typename T>
+DMPO_AVX2_CLONE void bucket_row(const T* __restrict scores, int64_t length, uint16_t* __restrict buckets) {
+  for (int64_t j = 0; j < length; ++j) {
+    const float score = static_cast<float>(scores[j]) + 0.0f;  // -0 becomes 0
+    int32_t bits;
+    std::memcpy(&bits, &score, sizeof bits);
+    bits ^= (bits >> 31) & 0x7fffffff;  // as integers in the order of the floats
+    buckets[j] = static_cast<uint16_t>(score == score ? (bits >> 21) + kBuckets / 2 : 0);
+  }
+}
+
 // One row at a time; holds the scratch of a thread.
 template <typename T>
 class RowSelector {
  public:
-  explicit RowSelector(int64_t length) : length_(length), scores_(length), candidates_(length) {}
+  explicit RowSelector(int64_t length)
+      : length_(length), scores_(length), candidates_(length), buckets_(length) {}
 
   // Writes the row's choice into tokens and returns how many positions that was.
   int32_t unmask(
@@ -81,15 +98,9 @@ class RowSelector {
     const Candidate<T>* chosen = candidates_.data();
     int64_t number = 0;
     switch (rule.mode) {
-      case Mode::count: {
-        const int64_t found = collect(count > kLanes ? kLowest<T> : floor_of_best(count));
-        number = std::min(count, found);
-        if (number < found) {
-          std::nth_element(
-              candidates_.begin(), candidates_.begin() + number - 1, candidates_.begin() + found, better<T>);
-        }
+      case Mode::count:
+        number = count <= kFew ? choose_few(count) : choose_many(count);
         break;
-      }
       case Mode::threshold:
         number = collect(bound(rule, 1));
         break;
@@ -115,6 +126,37 @@ class RowSelector {
   }
 
  private:
+  // Puts the best `count` candidates, or all if there are fewer, at the front of candidates_; returns how many.
+  int64_t choose_few(int64_t count) {
+    const int64_t found = collect(floor_of_best(count));
+    keep_best(0, count, found);
+    return std::min(count, found);
+  }
+
+  int64_t choose_many(int64_t count) {
+    bucket_row(scores_.data(), length_, buckets_.data());
+    int32_t histogram[kBuckets] = {};
+    for (int64_t j = 0; j < length_; ++j) ++histogram[buckets_[j]];
+    int64_t edge = kBuckets - 1, above = 0;  // `edge` becomes the bucket of the last choice
+    while (edge > 0 && above + histogram[edge] < count) above += histogram[edge--];
+    int64_t next_above = 0, next_edge = above;
+    for (int64_t j = 0; j < length_; ++j) {
+      const int64_t bucket = buckets_[j];
+      candidates_[bucket > edge ? next_above : next_edge] = {scores_[j], j};
+      next_above += bucket > edge;
+      next_edge += bucket == edge;
+    }
+    if (edge == 0) return above;
+    keep_best(above, count, next_edge);
+    return count;
+  }
+
+  // Moves the best of candidates_[first, last) into candidates_[first, middle).
+  void keep_best(int64_t first, int64_t middle, int64_t last) {
+    const auto begin = candidates_.begin();
+    if (middle < last) std::nth_element(begin + first, begin + middle - 1, begin + last, better<T>);
+  }
+
   // A confidence that the best `count` <= kLanes candidates reach, if there are that many: so many lanes do.
   T floor_of_best(int64_t count) const {
     T sorted[kLanes];
@@ -141,6 +183,7 @@ class RowSelector {
   T best_[kLanes];
   std::vector<T> scores_;
   std::vector<Candidate<T>> candidates_;
+  std::vector<uint16_t> buckets_;
 };
 
 template <typename T>
