@@ -36,8 +36,8 @@ class DMPOConfig:
         lora_r: rank of LoRA on all linear layers; 0 trains every weight, with a frozen copy as the reference.
         lora_alpha, lora_dropout: as in peft.
     Task
-        task, task_options: a task of `dmpo.tasks` and its arguments.
-        reward: `module:function` in place of the task's own reward.
+        task, task_options: a task of `dmpo.tasks`, or your class as `module:class`, and its arguments.
+        reward: your function as `module:function`, in place of the task's own reward.
         max_prompt_length: tokens; a longer prompt is an error, never cut.
     Rollouts
         num_prompts: prompts a round, over all ranks. num_generations: completions of each, the group size G.

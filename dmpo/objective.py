@@ -45,7 +45,7 @@ def accumulate_gradient(
     rows = rollouts.completions.repeat(config.replicates)
     head, bias = head_weight(policy)
     model.train()
-    loss = torch.zeros((), device=views.device)
+    loss = torch.zeros((), dtype=torch.float64, device=views.device)
     size = config.micro_batch_size or len(views)
     for start in range(0, len(views), size):
         part = slice(start, start + size)

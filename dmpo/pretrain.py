@@ -47,8 +47,8 @@ class PretrainConfig:
     num_layers: int = 4
     num_heads: int = 4
     mlp_hidden_size: int = 256
-    batch_size: int = 256
-    correct_steps: int = 3000
+    batch_size: int = 128
+    correct_steps: int = 2000
     learning_rate: float = 2e-3
     sloppy_steps: int = 250
     sloppy_learning_rate: float = 3e-4
@@ -63,7 +63,12 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", mask_token="<mask>", padding_side="left"
+        tokenizer_object=tokenizer,
+        eos_token="<eos>",
+        pad_token="<eos>",
+        mask_token="<mask>",
+        padding_side="left",
+        model_max_length=64,
     )
 
 

@@ -16,8 +16,14 @@ HOLES = ".0"  # both marks are in use for an empty cell
 
 
 def sudoku_cells(text: str, size: int = 4) -> list[int] | None:
-    """The grid in a completion, row by row: exactly size² digits 1..size, white space aside; None for anything else."""
-    text = "".join(text[: 8 * size * size].split()) if len(text) <= 8 * size * size else ""
+    """The grid in a completion, row by row; None where there is none.
+
+    A grid is exactly size² digits 1..size, white space aside: the whole text, or what stands between the last <answer>
+    and </answer>.
+    """
+    _, tag, answer = text.rpartition("<answer>")
+    text = answer.partition("</answer>")[0] if tag else text
+    text = "".join(text.split()) if len(text) <= 8 * size * size else ""
     if len(text) != size * size or any(c not in "123456789"[:size] for c in text):
         return None
     return [int(c) for c in text]
@@ -61,22 +67,22 @@ def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: 
     return scores
 
 
-def load_reward(name: str) -> Reward:
-    """The function named `module:function`.
+def load_object(name: str, what: str) -> Any:
+    """The callable named `module:name`.
 
     Raises:
-        ValueError: the name has another form, or the module or function does not exist.
+        ValueError: the name has another form, or the module or the callable does not exist; `what` says whose name.
     """
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise ValueError(f"reward must be named 'module:function', got {name!r}")
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{what} must be named 'module:name', got {name!r}")
     try:
-        reward = getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward {name!r} cannot be imported: {error}") from error
-    if not callable(reward):
-        raise ValueError(f"reward {name!r} is not a function")
-    return reward
+        raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{what} {name!r} cannot be called")
+    return found
 
 
 def score(reward: Reward, completions: list[str], columns: dict[str, list[Any]]) -> list[float]:

@@ -22,7 +22,7 @@ from .objective import accumulate_gradient
 from .policy import ReferencePolicy, add_lora
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
-from .rewards import Reward, load_reward, score
+from .rewards import Reward, load_object, score
 from .rollout import Rollouts, collect, encode_prompts
 from .run_folder import RunFolder
 from .tasks import Task, load_task
@@ -57,7 +57,7 @@ class DMPOTrainer:
             raise ValueError(f"num_prompts {config.num_prompts} must be a multiple of the {self.world} ranks")
         self.run = RunFolder(config, writes=main)
         self.task = task or load_task(config.task, **config.task_options)
-        self.reward = reward or (load_reward(config.reward) if config.reward else self.task.reward)
+        self.reward = reward or (load_object(config.reward, "reward") if config.reward else self.task.reward)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         self._check_reward_and_prompts()
 

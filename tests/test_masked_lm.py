@@ -203,7 +203,7 @@ def test_activation_checkpointing_gives_the_same_gradient() -> None:
     for checkpointing in (False, True):
         model = tiny().train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         with torch.enable_grad():
             hidden_states(model, ids).square().sum().backward()
         grads.append(model.model.embed_tokens.weight.grad)

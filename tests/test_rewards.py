@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.rewards import is_sudoku, load_reward, score, sudoku, sudoku_cells, sudoku_solved
+from dmpo.rewards import is_sudoku, load_object, score, sudoku, sudoku_cells, sudoku_solved
 from dmpo.tasks import load_task
 from dmpo.tasks.sudoku import SPLITS, all_grids
 
 GRID = "1234341221434321"
+OTHER = "4321214334121234"  # a valid grid with other clues
 PUZZLE = "1.34.41221434.21"
 
 
@@ -29,6 +30,9 @@ PUZZLE = "1.34.41221434.21"
         (GRID + "1", 0.0),
         (GRID.replace("4", "5"), 0.0),
         ("x" * 100_000, 0.0),
+        (f"<reasoning>{OTHER} or so\n</reasoning>\n<answer>\n{GRID}\n</answer>", 2.0),
+        (f"<answer>{GRID}</answer> no: <answer>{OTHER}", 0.0),
+        ("<answer>" * 20_000, 0.0),
         ("١٢٣٤٣٤١٢٢١٤٣٤٣٢١", 0.0),  # digits, but not these
     ],
 )
@@ -85,7 +89,7 @@ def test_rows_are_puzzles_of_their_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"min_holes": 0}, {"max_holes": 17}, {"min_holes": 9, "max_holes": 4}, {"hole": 3}]
+    "options", [{"min_holes": 0}, {"max_holes": 17}, {"min_holes": 9, "max_holes": 4}, {"hole": 3}, {"template": "x"}]
 )
 def test_bad_task_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
@@ -112,8 +116,15 @@ def test_a_wrong_reward_is_named(returned: list[Any], message: str) -> None:
         score(mine, ["a", "b"], {})
 
 
-def test_load_reward() -> None:
-    assert load_reward("dmpo.rewards:sudoku") is sudoku
+def test_load_object() -> None:
+    assert load_object("dmpo.rewards:sudoku", "reward") is sudoku
     for name in ("sudoku", "dmpo.rewards:", "dmpo.rewards:nothing", "no.such.module:f", "dmpo.rewards:HOLES"):
         with pytest.raises(ValueError, match="reward"):
-            load_reward(name)
+            load_object(name, "reward")
+
+
+def test_a_task_of_ones_own() -> None:
+    task = load_task("dmpo.tasks.sudoku:Sudoku4", template="Fill in: {puzzle}\n")
+    assert task.row("train", 0)["prompt"] == f"Fill in: {task.row('train', 0)['puzzle']}\n"
+    with pytest.raises(ValueError, match=r"task 'dmpo\.tasks:Nothing' cannot be imported"):
+        load_task("dmpo.tasks:Nothing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ..rewards import load_object
 from .sudoku import Sudoku4
 
 Row = dict[str, Any]
@@ -34,14 +35,16 @@ TASKS: Mapping[str, type[Task]] = {"sudoku4": Sudoku4}
 
 
 def load_task(name: str, **options: Any) -> Task:
-    """The task of that name.
+    """The task of that name, or the user's class named `module:class`.
 
     Raises:
         ValueError: unknown name or options.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}")
+    if name not in TASKS and ":" not in name:
+        raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or name a class as 'module:class'")
+    kind = TASKS.get(name) or load_object(name, "task")
     try:
-        return TASKS[name](**options)
+        task: Task = kind(**options)
     except TypeError as error:
         raise ValueError(f"task_options of {name}: {error}") from error
+    return task

@@ -7,6 +7,8 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from rich.markup import escape
+
 from ..rewards import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
 
 SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ranges of the shuffled list of grids
@@ -23,16 +25,19 @@ def all_grids() -> tuple[str, ...]:
 
 
 class Sudoku4:
-    """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid.
+    """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid (see `rewards.sudoku_cells`).
 
     Args:
         min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them.
+        template: text around the puzzle, which replaces `{puzzle}`, for models that want to be told what to do.
     """
 
-    def __init__(self, min_holes: int = 4, max_holes: int = 9) -> None:
+    def __init__(self, min_holes: int = 4, max_holes: int = 9, template: str = "{puzzle}") -> None:
+        if "{puzzle}" not in template:
+            raise ValueError(f"template must contain {{puzzle}}, got {template!r}")
         if not 1 <= min_holes <= max_holes <= 16:
             raise ValueError(f"need 1 ≤ min_holes ≤ max_holes ≤ 16, got {min_holes} and {max_holes}")
-        self.min_holes, self.max_holes = min_holes, max_holes
+        self.min_holes, self.max_holes, self.template = min_holes, max_holes, template
 
     def row(self, split: str, index: int) -> dict[str, Any]:
         """Puzzle `index` of a split: a function of (split, index) alone."""
@@ -42,7 +47,7 @@ class Sudoku4:
         grid = all_grids()[random.randrange(*SPLITS[split])]
         holes = set(random.sample(range(16), random.randint(self.min_holes, self.max_holes)))
         puzzle = "".join("." if i in holes else c for i, c in enumerate(grid))
-        return {"prompt": puzzle, "puzzle": puzzle, "solution": grid}
+        return {"prompt": self.template.replace("{puzzle}", puzzle), "puzzle": puzzle, "solution": grid}
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
         """See `dmpo.rewards.sudoku`."""
@@ -56,7 +61,7 @@ class Sudoku4:
         """The grid with clues plain, right holes green and wrong holes red."""
         cells = sudoku_cells(completion)
         if cells is None:
-            return f"[red]not a grid[/red]: {completion[:32]!r}"
+            return f"[red]not a grid[/red]: {escape(repr(completion[:32]))}"
         lines = []
         for r in range(4):
             line = []

@@ -1,0 +1,74 @@
+"""If these fail, the command line crashes where it should explain, or explains what is not so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmpo.cli import main
+from dmpo.kernels.remask import extension_status
+
+QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]
+
+
+def test_train_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", "sudoku-tiny", f"output_dir={folder}", *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "Held-out accuracy, 8 test rows" in printed
+    assert "95 % intervals" in printed
+    summary = json.loads((folder / "summary.json").read_text())
+    assert 0 <= summary["sampled_accuracy_before"] <= 1
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert main(["train", "sudoku-tiny", f"output_dir={folder}", *QUICK]) == 2, "a second run must not overwrite"
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert main(["train", "sudoku-tiny", f"output_dir={folder}", *QUICK, "resume=true", "max_steps=3"]) == 0
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "sudoku-tiny", "learning_rat=1"], "did you mean 'learning_rate'"),
+        (["train", "sudoku-tinny"], "did you mean 'sudoku-tiny'"),
+        (["train", "sudoku-tiny", "model=no/such/folder", "output_dir=absent"], "no/such/folder"),
+        (["train", "sudoku-tiny", "reward=nothing", "output_dir=absent"], "module:function"),
+        (["generate", "sudoku-tiny", "1234", "gen_length=1"], "gen_length"),
+        (["pretrain"], "output_dir"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_generate_solves_a_puzzle(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "sudoku-tiny", "123434122143432.", "gen_length=16", "block_length=16", "steps=16"]
+    assert main(arguments) == 0
+    made = capsys.readouterr().out.strip()
+    assert len(made) == 16
+    assert made[:15] == "123434122143432", "the clues are copied"
+
+
+def test_info_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert ("C++ extension" in printed) == extension_status()[0]
+    assert extension_status()[1] in printed
+
+
+def test_module_and_light_import() -> None:
+    """The losses cost torch alone; `python -m dmpo` is the command."""
+    code = "import sys, dmpo; dmpo.WDCELoss(); print('transformers' in sys.modules, 'accelerate' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
+    result = subprocess.run([sys.executable, "-m", "dmpo", "train", "x"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "no config 'x'" in result.stderr

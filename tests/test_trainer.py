@@ -1,0 +1,241 @@
+"""If these fail, a run does not learn, does not repeat, loses work, or overwrites somebody's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dmpo import DMPOConfig, DMPOTrainer, load_model
+from dmpo.checkpoint import newest_checkpoint
+from dmpo.pretrain import character_tokenizer
+from dmpo.rewards import Reward
+from tests.tiny_models import tiny
+
+
+class CountOnes:
+    """Prompt: a digit; solved by a completion of ones. What a random model can learn in seconds."""
+
+    def row(self, split: str, index: int) -> dict[str, Any]:
+        return {"prompt": "1234"[index % 4], "digit": index % 4}
+
+    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        return [text.count("1") / 4 for text in completions]
+
+    def solved(self, completion: str, row: dict[str, Any]) -> bool:
+        return completion.count("1") >= 3
+
+    def show(self, completion: str, row: dict[str, Any]) -> str:
+        return completion
+
+
+def settings(folder: Path, **changes: Any) -> DMPOConfig:
+    values: dict[str, Any] = {
+        "model": "tiny",
+        "task": "sudoku4",
+        "output_dir": str(folder),
+        "dtype": "float32",
+        "lora_r": 0,
+        "num_prompts": 4,
+        "num_generations": 4,
+        "gen_length": 4,
+        "block_length": 4,
+        "steps": 2,
+        "temperature": 1.0,
+        "early_stop": False,
+        "rollout_batch_size": 8,
+        "max_prompt_length": 4,
+        "alpha": 0.2,
+        "replicates": 2,
+        "score_views": 2,
+        "max_steps": 6,
+        "gradient_steps": 2,
+        "learning_rate": 1e-3,
+        "max_grad_norm": 1.0,
+        "micro_batch_size": 8,
+        "eval_prompts": 8,
+        "eval_steps": 3,
+        "save_steps": 3,
+        "eval_temperature": 1.0,
+    }
+    return DMPOConfig(**(values | changes))
+
+
+def trainer(config: DMPOConfig, reward: Reward | None = None) -> DMPOTrainer:
+    # token ids of the character tokenizer: 0 EOS, 1 mask, 2 '.', 3 to 6 the digits
+    model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
+    return DMPOTrainer(config, model=model, tokenizer=character_tokenizer(), task=CountOnes(), reward=reward)
+
+
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"micro_batch_size": 0, "rollout_batch_size": 64, "eval_steps": 0, "save_steps": 0}
+    config = settings(tmp_path, max_steps=40, num_prompts=8, num_generations=8, learning_rate=3e-3, **whole)
+    summary = trainer(config).train()
+    rewards = [line["reward"] for line in lines(tmp_path)]
+    # A mean of 64 completions of four tokens has a standard error of at most 0.5 / 256^0.5 = 0.03.
+    assert sum(rewards[-6:]) / 6 > rewards[0] + 0.2
+    assert summary["sampled_accuracy_after"] > summary["sampled_accuracy_before"]
+
+
+def test_what_a_run_leaves(tmp_path: Path) -> None:
+    summary = trainer(settings(tmp_path / "run")).train()
+    folder = tmp_path / "run"
+    metrics = lines(folder)
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert all(next(iter(line)) == "step" for line in metrics)
+    assert [line["round"] for line in metrics] == [0, 0, 1, 1, 2, 2]
+    assert metrics[0]["log_ratio"] == 0, "the policy starts as the reference"
+    assert metrics[-1]["log_ratio"] != 0
+    assert ["sampled_accuracy" in line for line in metrics] == [False, False, True, False, False, True]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    wanted = {f"{k}_accuracy_{when}" for k in ("sampled", "greedy") for when in ("before", "after")}
+    assert wanted | {"seconds", "seed"} <= summary.keys()
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-3", "step-6"}
+    assert (folder / "training.png").stat().st_size > 10_000
+    phases = {key for line in lines(folder, "timings.jsonl") for key in line}
+    assert {"rollout", "reward", "score", "update", "evaluate", "checkpoint"} <= phases
+    assert load_model(folder / "checkpoints" / "step-6" / "model").config.mask_token_id == 1
+
+
+def test_same_seed_same_metrics(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trainer(settings(tmp_path / name, seed=seed)).train()
+    a, b, c = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize("lora_r", [0, 2])
+@pytest.mark.parametrize("stop", [2, 3])
+def test_resume_equals_an_undisturbed_run(tmp_path: Path, lora_r: int, stop: int) -> None:
+    """Stopped at the end of a round, and in the middle of one."""
+    options: dict[str, Any] = {"lora_r": lora_r, "save_steps": 1}
+    whole = trainer(settings(tmp_path / "whole", **options)).train()
+    trainer(settings(tmp_path / "parts", max_steps=stop, eval_steps=0, **options)).train()
+    parts = trainer(settings(tmp_path / "parts", resume=True, **options)).train()
+    whole_lines, parts_lines = lines(tmp_path / "whole"), lines(tmp_path / "parts")
+    for line in whole_lines[:stop]:  # the first part did not evaluate
+        line.pop("sampled_accuracy", None), line.pop("greedy_accuracy", None)
+    assert parts_lines == whole_lines
+    for key in ("sampled_accuracy_before", "greedy_accuracy_before", "sampled_accuracy_after", "greedy_accuracy_after"):
+        assert parts[key] == whole[key]
+    name = "adapter/adapter_model.safetensors" if lora_r else "model/model.safetensors"
+    a, b = (load_file(tmp_path / run / "checkpoints" / "step-6" / name) for run in ("whole", "parts"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_lines_after_the_checkpoint_are_rewritten(tmp_path: Path) -> None:
+    """A run killed after step 3 was saved and step 4 was logged."""
+    config = settings(tmp_path / "run", max_steps=3)
+    trainer(config).train()
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 99}\n{"step": 5, "lo')
+    trainer(settings(tmp_path / "run", resume=True)).train()
+    metrics = lines(tmp_path / "run")
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    assert metrics[3]["loss"] != 99
+
+
+def test_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(settings(tmp_path)).train()
+    root = tmp_path / "checkpoints"
+    weights = root / "step-6" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert newest_checkpoint(root) == root / "step-3"
+    assert "step-6" in caplog.text
+    assert "model.safetensors" in caplog.text
+    (root / "step-3" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        trainer(settings(tmp_path, resume=True))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer(settings(tmp_path, save_steps=1, save_total_limit=2)).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-5", "step-6"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(ValueError, match="not empty"):
+        trainer(settings(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="is a file"):
+        trainer(settings(tmp_path / "thesis.txt"))
+
+
+def test_resume_with_another_config_is_refused(tmp_path: Path) -> None:
+    trainer(settings(tmp_path)).train()
+    with pytest.raises(ValueError, match=r"'alpha' was 0\.2 and is now 0\.3"):
+        trainer(settings(tmp_path, resume=True, alpha=0.3))
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean", "negative", "theta"])
+def test_every_baseline_runs(tmp_path: Path, baseline: Any) -> None:
+    trainer(settings(tmp_path, baseline=baseline, lora_r=2, max_steps=2, eval_steps=0)).train()
+    assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines(tmp_path))
+
+
+def test_lora_trains_the_adapter_alone(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    run = trainer(settings(tmp_path, lora_r=2, max_steps=2))
+    base = {name: p.clone() for name, p in run.policy.named_parameters() if "lora" not in name}
+    run.train()
+    assert all(torch.equal(p, base[name]) for name, p in run.policy.named_parameters() if "lora" not in name)
+    names = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in run.policy.named_parameters() if "lora" in name}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    loaded = PeftModel.from_pretrained(
+        tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32), tmp_path / "checkpoints" / "step-2" / "adapter"
+    )
+    trained = {name: p for name, p in run.policy.named_parameters() if "lora_B" in name}
+    again = dict(loaded.named_parameters())
+    assert trained
+    assert all(p.abs().sum() > 0 and torch.equal(p, again[name]) for name, p in trained.items())
+
+
+def test_a_wrong_reward_stops_before_any_work(tmp_path: Path) -> None:
+    def short(completions: list[str], **columns: list[Any]) -> list[float]:
+        return [0.0]
+
+    with pytest.raises(ValueError, match="reward short returned 1 values"):
+        trainer(settings(tmp_path / "run"), reward=short)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_turns_nan_is_named(tmp_path: Path) -> None:
+    calls = []
+
+    def late(completions: list[str], **columns: list[Any]) -> list[float]:
+        calls.append(1)
+        return [float("nan") if len(calls) > 2 else 0.5] * len(completions)
+
+    with pytest.raises(ValueError, match="reward late must return finite numbers, got nan"):
+        trainer(settings(tmp_path, save_steps=2), reward=late).train()
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-2", "what was done is kept"
+
+
+def test_a_long_prompt_is_refused(tmp_path: Path) -> None:
+    class Long(CountOnes):
+        def row(self, split: str, index: int) -> dict[str, Any]:
+            return {"prompt": "12341", "digit": 0}
+
+    with pytest.raises(ValueError, match="prompt has 5 tokens, must be 1 to max_prompt_length 4"):
+        DMPOTrainer(settings(tmp_path), model=tiny(), tokenizer=character_tokenizer(), task=Long())
+    with pytest.raises(ValueError, match="the model takes 6 tokens"):
+        DMPOTrainer(settings(tmp_path), model=tiny(max_length=6), tokenizer=character_tokenizer(), task=CountOnes())
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", model=str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="absent"):
+        DMPOTrainer(config, task=CountOnes())
+    assert not (tmp_path / "run").exists()
