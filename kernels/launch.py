@@ -1,9 +1,9 @@
 """Launch parameters of every Triton kernel, the registry of production kernels, and which path a tensor takes.
 
-Launch parameters come from the first of these that names (architecture, op, element size):
-`DMPO_LAUNCH_JSON` (a file), the autotune cache (written by `autotune`, only when asked), the shipped `launch.json`, the table below.
-All four have the same form: `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is
-the size of an element in bytes.
+Launch parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (a
+file), the autotune cache (written by `autotune`, only when asked), the shipped `launch.json`, the table below. All
+four have the same form: `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where
+"2" is the size of an element in bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _plain = os.environ.get("DMPO_PLAIN", "0") not in ("", "0")
 
 @contextlib.contextmanager
 def plain_path(enabled: bool = True) -> Iterator[None]:
-    """Force (or, with False, allow again) Triton off inside the block; the environment variable DMPO_PLAIN=1 does it for good."""
+    """Force (or, with False, allow again) Triton off inside the block; the environment variable DMPO_PLAIN=1 does it
+    for good."""
     global _plain
     before, _plain = _plain, enabled
     try:
@@ -57,7 +58,8 @@ def plain_path(enabled: bool = True) -> Iterator[None]:
 
 
 def uses_triton(x: Tensor) -> bool:
-    """True if ops on `x` run the Triton kernels: on a GPU, or on CPU tensors under TRITON_INTERPRET=1; never for float64."""
+    """True if ops on `x` run the Triton kernels: on a GPU, or on CPU tensors under TRITON_INTERPRET=1; never for
+    float64."""
     if triton is None or _plain or x.dtype not in _FLOATS:
         return False
     return INTERPRETED if x.device.type == "cpu" else x.device.type == "cuda"
@@ -91,14 +93,14 @@ _COMMON: dict[str, dict[int, LaunchConfig]] = {
     "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
     "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
     "tile_softmax": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},
-    "sample_tiles": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
-    "sample_draw": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
+    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
 }
 TABLE: dict[int, dict[str, dict[int, LaunchConfig]]] = {arch: dict(_COMMON) for arch in ARCHITECTURES}
 
 
 def launch_config(op: str, vocab: int, dtype: torch.dtype, arch: int | None = None) -> LaunchConfig:
-    """Parameters of `op` for rows of `vocab` elements of `dtype` on sm_`arch` (None: the current GPU, or sm_90 without one).
+    """Parameters of `op` for rows of `vocab` elements of `dtype` on sm_`arch` (None: the current GPU, or sm_90
+    without one).
 
     Rows shorter than the table's block get a smaller block and fewer warps. Raises KeyError for an unknown op.
     """
@@ -205,8 +207,9 @@ def autotune(
 class ProductionKernel:
     """One kernel as it is launched in production, complete enough for `triton.compile(ASTSource(...))` without a GPU.
 
-    signature: argument -> Triton type ("*bf16", "i32", "constexpr"); constexprs: argument -> value; attrs: 16-byte divisibility by
-    argument position. wide_loads: rows of logits are read, so 16-byte global loads are expected. tensor_cores: it has a dot.
+    signature: argument -> Triton type ("*bf16", "i32", "constexpr"); constexprs: argument -> value; attrs: 16-byte
+    divisibility by argument position. wide_loads: rows of logits are read, so 16-byte global loads are expected.
+    tensor_cores: it has a dot.
     """
 
     name: str
@@ -234,8 +237,9 @@ def production_kernel(
     tensor_cores: bool = False,
     unaligned: Iterable[str] = (),
 ) -> ProductionKernel:
-    """Describe a launch: `types` of the run-time arguments; all pointers and the integers Triton would find divisible by 16
-    (all but `unaligned`) carry that hint, as at a LLaDA shape."""
+    """Describe a launch: `types` of the run-time arguments; all pointers and the integers Triton would find divisible
+    by 16 (all but `unaligned`) carry that hint, as at a LLaDA shape.
+    """
     arguments = list(fn.arg_names)
     signature = {a: "constexpr" if a in constexprs else types[a] for a in arguments}
     hinted = [a for a, t in signature.items() if (t.startswith("*") or t in ("i32", "i64")) and a not in set(unaligned)]
