@@ -1,7 +1,8 @@
 """Token sampling with confidence: an exact two-level draw, one uniform a row, keyed by (seed, row id).
 
 A row's tokens are grouped into vocabulary tiles; a tile is taken by its mass, a token inside it by its share. With one
-uniform for both levels this is inverse-CDF sampling in index order, whatever the tile: `reference.sample_tokens` defines it.
+uniform for both levels this is inverse-CDF sampling in index order, whatever the tile, as `reference.sample_tokens`
+defines it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def sample_tokens(
     +inf counts as the largest finite number. A row with a NaN among its allowed logits, or with nothing but -inf, gives
     its lowest allowed token and confidence NaN; other rows are not touched by it.
 
-    mode: "cdf", the two-level inverse-CDF draw; or "gumbel", one Gumbel variable per logit (Gumbel 1954; Maddison et al.
-    2014, arXiv:1411.0030), the slow independent check on it, with the same distribution and other draws.
+    mode: "cdf", the two-level inverse-CDF draw; or "gumbel", one Gumbel variable per logit (Maddison et al. 2014,
+    arXiv:1411.0030), the slow independent check on it, with the same distribution and other draws.
 
     Raises TypeError for wrong types, ValueError for wrong shapes, dtypes, devices or values, before any work.
     """
@@ -66,6 +67,8 @@ def _validate(
         raise TypeError(f"seed: got {type(seed).__name__}, want an integer")
     if row_ids is not None:
         check_like("row_ids", row_ids, logits, (logits.shape[0],), torch.int64)
+    if not isinstance(forbid, (Sequence, set, frozenset)) or isinstance(forbid, str):
+        raise TypeError(f"forbid: got {type(forbid).__name__}, want a sequence of token ids")
     ids = list(dict.fromkeys(forbid))
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, Integral):
@@ -166,7 +169,10 @@ def _inside(x: Tensor, tile: Tensor, width: int) -> Tensor:
 
 
 def _pick(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """First index whose cumulative weight exceeds u * total, and what is left of u inside it; [m, n], [m, 1] -> [m, 1] both."""
+    """First index whose cumulative weight exceeds u * total, and what is left of u inside it.
+
+    weights [m, n], u [m, 1] -> [m, 1], [m, 1].
+    """
     cum = weights.cumsum(-1)
     goal = u * cum[:, -1:]
     last = torch.where(weights > 0, torch.arange(weights.shape[-1], device=weights.device), 0).amax(-1, keepdim=True)

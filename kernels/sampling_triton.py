@@ -1,9 +1,9 @@
 """The two-level token draw in Triton: one read of the logits, then one tile a row again.
 
-`_tile_stats` reduces every vocabulary tile of every row to a maximum and a sum of exponentials (at T as well, where T is
-neither 0 nor 1). `_draw` merges a row's tiles, takes a tile by its mass, reads that tile again and takes a token inside it.
-Choosing by tile mass and then within the tile is inverse-CDF sampling over the whole row, so it is exact, with one uniform
-a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes a tile written and read for the sums.
+`_tile_stats` reduces every vocabulary tile of every row to a maximum and a sum of exponentials (at T as well, where T
+is neither 0 nor 1). `_draw` merges a row's tiles, takes a tile by its mass, reads that tile again and takes a token
+inside it. Choosing by tile mass and then within the tile is inverse-CDF sampling over the whole row, so it is exact,
+with one uniform a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes a tile written and read for the sums.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _exponential(state, index):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One tile of one row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest float, NaN kept."""
+    """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(logits + row * stride + index, mask=index < vocab, other=float("-inf")).to(tl.float32)
     for i in range(n_forbid):
