@@ -162,17 +162,22 @@ def sample_tokens(
     return ids, probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
 
 
+_MIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))
+
+
 def _mix(x: Tensor) -> Tensor:
     """splitmix64 finaliser (Steele, Lea & Flood 2014) on wrapping int64."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+    for shift, factor in _MIX:
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return x
 
 
 def seed_key(seed: int) -> int:
-    """The seed (any integer, taken mod 2^64) as a well-mixed signed 64-bit key."""
-    state = (seed + 0x9E3779B97F4A7C15) % (1 << 64)
-    return int(_mix(torch.tensor(state - (state >> 63 << 64), dtype=torch.int64)))
+    """The seed (any integer, taken mod 2^64) as a well-mixed signed 64-bit key: `_mix` on a Python integer."""
+    key = (seed + 0x9E3779B97F4A7C15) % (1 << 64)
+    for shift, factor in _MIX:
+        key = (key ^ (key >> shift)) * factor % (1 << 64)
+    return key - (key >> 63 << 64)
 
 
 def _row_state(seed: int, row_ids: Tensor) -> Tensor:
