@@ -92,7 +92,7 @@ class LaunchConfig:
 _COMMON: dict[str, dict[int, LaunchConfig]] = {
     "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
     "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
-    "tile_softmax": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},
+    "tile_softmax": {2: LaunchConfig(8192, 8), 4: LaunchConfig(8192, 8)},
     "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
 }
 TABLE: dict[int, dict[str, dict[int, LaunchConfig]]] = {arch: dict(_COMMON) for arch in ARCHITECTURES}
