@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import launch
 from .launch import ProductionKernel, jit, production_kernel, tl
+from .masked_ce_triton import narrow, rounds_by_hand
 
 VEC = 4  # float32 elements of a 16-byte access
 FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
@@ -21,7 +22,7 @@ FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers
 def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tile, probs, targets, chosen, row_max, total, alpha, peak,
     first, columns, pitch, probs_pitch,
-    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr,
+    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), the factor alpha for what came
     before, Σ.
@@ -46,7 +47,7 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tl.store(row_max + row, new)
     tl.store(alpha + row, factor)
     tl.store(peak + row, tl.max(tl.max(p, 1), 0))
-    out = tl.where(column == target, 0.0, p).to(probs.dtype.element_ty)
+    out = narrow(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
     tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
 
 
@@ -54,7 +55,7 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
 def _tile_gradient_kernel(  # type: ignore[no-untyped-def]
     tile, gradient, targets, row_max, log_sum, factor,
     first, columns, pitch, gradient_pitch,
-    VEC: tl.constexpr, LANES: tl.constexpr,
+    VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     """c · (onehot - softmax) of one block of one row of a tile, with the row's final maximum and logarithm of the
     sum."""
@@ -65,7 +66,11 @@ def _tile_gradient_kernel(  # type: ignore[no-untyped-def]
     p = tl.exp((x - tl.load(row_max + row)) - tl.load(log_sum + row))
     target = tl.load(targets + row) - first
     dx = tl.load(factor + row) * tl.where(column == target, 1.0 - p, -p)
-    tl.store(gradient + row * gradient_pitch + column, dx.to(gradient.dtype.element_ty), mask=lanes * VEC < columns)
+    tl.store(
+        gradient + row * gradient_pitch + column,
+        narrow(dx, gradient.dtype.element_ty, ROUND),
+        mask=lanes * VEC < columns,
+    )
 
 
 def boost(dtype: torch.dtype) -> float:
@@ -90,7 +95,8 @@ def tile_softmax(
     block = max(config.block, 1 << (columns - 1).bit_length())  # a row is one block
     _tile_softmax_kernel[(rows,)](
         tile, probs, targets, chosen, row_max, total, alpha, peak, first, columns, tile.stride(0), probs.stride(0),
-        BOOST=boost(probs.dtype), VEC=VEC, LANES=block // VEC, num_warps=config.num_warps, num_stages=config.num_stages,
+        BOOST=boost(probs.dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(probs.dtype),
+        num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
 
@@ -102,7 +108,8 @@ def tile_gradient(
     config = launch.launch_config("ce_backward", columns, torch.float32)
     _tile_gradient_kernel[(rows, -(-columns // config.block))](
         tile, gradient, targets, row_max, log_sum, factor, first, columns, tile.stride(0), gradient.stride(0),
-        VEC=VEC, LANES=config.block // VEC, num_warps=config.num_warps, num_stages=config.num_stages,
+        VEC=VEC, LANES=config.block // VEC, ROUND=rounds_by_hand(gradient.dtype),
+        num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
 
@@ -115,9 +122,9 @@ def production(arch: int) -> list[ProductionKernel]:
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         named = types | {"probs": f"*{short}", "gradient": f"*{short}"}
         config = launch.launch_config("tile_softmax", 1 << 30, torch.float32, arch)
-        constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC}
+        constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
         found.append(production_kernel(f"tile_softmax_{short}", _tile_softmax_kernel, arch, named, constants, config))
         config = launch.launch_config("ce_backward", 1 << 30, torch.float32, arch)
-        constants = {"VEC": VEC, "LANES": config.block // VEC}
+        constants = {"VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
         found.append(production_kernel(f"tile_gradient_{short}", _tile_gradient_kernel, arch, named, constants, config))
     return found

@@ -96,11 +96,13 @@ def _backward(
 ) -> None:
     """Write the gradient of every row into `out`, which may be `logits`; zeros in dead rows."""
     if launch.uses_triton(logits) and logits.stride(-1) == 1:
-        return kernels.backward(logits, targets, mask, row_max, log_sum, grad.contiguous(), scale, out)
+        kernels.backward(logits, targets, mask, row_max, log_sum, grad.contiguous(), scale, out)
+        return
     c = grad if scale is None else (-grad * scale).unsqueeze(1).expand(targets.shape)
     live = c != 0 if mask is None else (c != 0) & mask
     if not launch.uses_triton(logits):
-        return _plain_backward(logits, targets, live, row_max, log_sum, c, out)
+        _plain_backward(logits, targets, live, row_max, log_sum, c, out)
+        return
     rows = logits[live].unsqueeze(1)
     picked = (x[live].unsqueeze(1) for x in (targets, row_max, log_sum, c))
     target, top, log_total, factor = (x.contiguous() for x in picked)

@@ -73,10 +73,21 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
+def narrow(x, dtype: tl.constexpr, ROUND: tl.constexpr):  # type: ignore[no-untyped-def]
+    """float32 to `dtype`, rounding to nearest even; ROUND does it by hand where Triton's interpreter would truncate
+    to bfloat16."""
+    if ROUND:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@jit
 def _backward_kernel(  # type: ignore[no-untyped-def]
     logits, targets, mask, row_max, log_sum, grad, scale, grad_logits,
     length, vectors, stride_n, stride_l, out_stride_n, out_stride_l,
-    VEC: tl.constexpr, LANES: tl.constexpr,
+    VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     """c · (onehot - softmax) of one block of one row, or zeros; c = grad[row], or -grad · scale[n] when a scale is
     given."""
@@ -100,7 +111,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         target = tl.load(targets + row)
         c = tl.where((target >= 0) & (target < vectors * VEC), c, float("nan"))
         dx = c * tl.where(columns == target, 1.0 - p, -p)
-        tl.store(out, dx.to(grad_logits.dtype.element_ty), mask=inside)
+        tl.store(out, narrow(dx, grad_logits.dtype.element_ty, ROUND), mask=inside)
     else:
         tl.store(out, tl.zeros([LANES, VEC], grad_logits.dtype.element_ty), mask=inside)
 
@@ -172,8 +183,14 @@ def backward(
         strides = [x.stride(dim) // vector for x in (logits, out) for dim in (0, 1)]
         _backward_kernel[(count * length, -(-vocab // config.block))](
             logits, targets, mask, row_max, log_sum, grad, scale, out, length, vocab // vector, *strides,
-            VEC=vector, LANES=config.block // vector, num_warps=config.num_warps, num_stages=config.num_stages,
+            VEC=vector, LANES=config.block // vector, ROUND=rounds_by_hand(out.dtype),
+            num_warps=config.num_warps, num_stages=config.num_stages,
         )  # fmt: skip
+
+
+def rounds_by_hand(dtype: torch.dtype) -> bool:
+    """The ROUND of `narrow`."""
+    return launch.INTERPRETED and dtype == torch.bfloat16
 
 
 def weighted_mean_nll(
@@ -202,6 +219,7 @@ def production(arch: int) -> list[ProductionKernel]:
                 config = launch.launch_config(op, 126464, dtype, arch)
                 constants: dict[str, int | None] = {"VEC": vector, "LANES": config.block // vector}
                 constants |= {name: None for name in without if name in fn.arg_names}
+                constants |= {"ROUND": False} if "ROUND" in fn.arg_names else {}
                 name = f"{op}_{variant}_{short}"
                 found.append(
                     production_kernel(

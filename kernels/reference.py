@@ -1,7 +1,7 @@
 """Plain PyTorch definitions of every kernel: short, slow, and the meaning of "correct".
 
-Each function has the signature of its public name in `dmpo.kernels`. Arithmetic runs in float64 for float64 inputs and in
-float32 for everything else.
+Each function has the signature of its public name in `dmpo.kernels`. Arithmetic runs in float64 for float64 inputs
+and in float32 for everything else.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def weighted_masked_ce(
     *,
     inplace_backward: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """sum_n a_n * mean NLL_n with a = w - s * b, and the mean NLLs, detached; scalar, [N]. A row with a = 0 is not looked at: 0."""
+    """sum_n a_n * mean NLL_n with a = w - s * b, and the mean NLLs, detached; scalar, [N]. A row with a = 0 is not
+    looked at: 0."""
     a = coefficients(weights, baseline, strength)
     mask = mask & (a != 0).unsqueeze(1)
     nll = mean_nll(masked_token_logprobs(logits, targets, mask), mask)

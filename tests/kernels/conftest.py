@@ -13,6 +13,8 @@ import pytest
 import triton.language as tl
 from triton.runtime import interpreter
 
+from dmpo.kernels import launch
+
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_interpreter() -> Iterator[None]:
@@ -43,3 +45,11 @@ def quick_interpreter() -> Iterator[None]:
 
 def _modules(fn: Callable[..., Any]) -> list[Any]:
     return [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+
+
+@pytest.fixture
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The implementation named by the parameter: "plain" PyTorch or the "triton" kernels in the interpreter."""
+    assert launch.INTERPRETED, "tests/conftest.py sets TRITON_INTERPRET=1 before anything imports triton"
+    with launch.plain_path(request.param == "plain"):
+        yield request.param
