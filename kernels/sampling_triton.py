@@ -225,7 +225,7 @@ def _constexprs(
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Both kernels in every mode and dtype, at a LLaDA vocabulary, with row ids."""
+    """Both kernels in every mode and dtype (the oracle in bfloat16), at a LLaDA vocabulary, with row ids."""
     vocab = 126464
     types = {"stride": "i32", "forbid": "*i64", "n_forbid": "i32", "row_ids": "*i64", "key": "i64", "inv_t": "fp32"}
     types |= {"vocab": "i32", "tiles": "i32", "fallback": "i32", "stats": "*fp32", "ids": "*i64", "confidence": "*fp32"}
@@ -235,6 +235,8 @@ def production(arch: int) -> list[ProductionKernel]:
         config = launch_config("sample_tiles", vocab, dtype, arch)
         typed = {**types, "logits": f"*{short}"}
         for kind, mode in ((ARGMAX, "argmax"), (PLAIN, "plain"), (TEMPERED, "tempered"), (GUMBEL, "gumbel")):
+            if kind == GUMBEL and dtype != torch.bfloat16:
+                continue
             first, second = _constexprs(kind, True, config, triton.cdiv(vocab, config.block))
             for fn, constexprs in ((_tile_stats, first), (_draw, second)):
                 if fn is not _tile_stats or kind != ARGMAX:  # the same code as for T = 1
