@@ -91,7 +91,7 @@ class _Buffers:
 def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
     """into += a @ b, in the dtype of `into`."""
     if a.dtype == into.dtype:
-        into.addmm_(a, b)
+        torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
     else:
         into.add_(torch.mm(a, b, out_dtype=into.dtype))
 
@@ -190,7 +190,7 @@ def _plain_walk(
             slope.mul_(alpha.unsqueeze(1))
         if not (skip_below > 0 and _negligible(x.amax(1), total, scale, skip_below)):
             x[here, at] = 0.0
-            slope.addmm_(x, tile)
+            _accumulate(slope, x, tile)
     log_sum = total.log()
     log_probs = (chosen - row_max) - log_sum
     _finish(head, targets, log_probs, total, slope)
@@ -222,7 +222,7 @@ def _triton_walk(
         if skip_below > 0 and _negligible(peak, total, scale, skip_below):
             slope.mul_(alpha.unsqueeze(1))
         elif product is None:
-            slope.mul_(alpha.unsqueeze(1)).addmm_(probs, tile)
+            _accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
         else:
             torch.mm(probs, tile, out_dtype=product.dtype, out=product)
             torch.addcmul(product, slope, alpha.unsqueeze(1), out=slope)
