@@ -1,8 +1,8 @@
 """The same three jobs done by dmpo, by plain PyTorch and by other packages, ready to be measured or timed.
 
 A peer is a name and a function that takes the inputs and returns a callable of no arguments that does the whole job
-once: forward and backward of a loss, or one draw. Packages are optional: `load` says which are missing, and what version
-was found of the others.
+once: forward and backward of a loss, or one draw. Packages are optional: `load` says which are missing, and what
+version was found of the others.
 """
 
 from __future__ import annotations
