@@ -57,6 +57,11 @@ def plain_path(enabled: bool = True) -> Iterator[None]:
         _plain = before
 
 
+def on_device(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current GPU: make that the one `x` is on."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()
+
+
 def uses_triton(x: Tensor) -> bool:
     """True if ops on `x` run the Triton kernels: on a GPU, or on CPU tensors under TRITON_INTERPRET=1; never for
     float64."""
@@ -120,12 +125,14 @@ def launch_config(op: str, vocab: int, dtype: torch.dtype, arch: int | None = No
     return LaunchConfig(block, warps, config.num_stages)
 
 
-@functools.cache
 def current_arch() -> int:
     """Compute capability of the current GPU as 80, 90, ...; 90 without one."""
-    if not torch.cuda.is_available():
-        return 90
-    major, minor = torch.cuda.get_device_capability()
+    return _arch_of(torch.cuda.current_device()) if torch.cuda.is_available() else 90
+
+
+@functools.cache
+def _arch_of(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
 
 

@@ -3,17 +3,25 @@ time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import checks, linear_ce_triton
+from . import checks, launch, linear_ce_triton
 from . import linear_ce_tiles as tiles
 from .reference import coefficients, mean_nll, wide
 
 production = linear_ce_triton.production
+
+
+@contextmanager
+def _settings(hidden: Tensor) -> Iterator[None]:
+    """Inside an op: products in the dtype they are given, launches where the tensors are."""
+    with torch.autocast(hidden.device.type, enabled=False), launch.on_device(hidden):
+        yield
 
 
 # ---------------------------------------------------------------------------------------------- log-probabilities
@@ -35,7 +43,7 @@ def _logprobs_op(
     keep_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     checks.check_target_values(targets, None, weight.shape[0])
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _settings(hidden):
         found = tiles.sweep(
             hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes, skip_below=skip_below
         )
@@ -79,7 +87,7 @@ def _recompute_op(
     needs: Sequence[bool],
     max_logits_bytes: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _settings(hidden):
         live = (grad != 0).nonzero().squeeze(1)
         stats, c = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
         found = tiles.recompute(hidden[live], weight, bias, targets[live], stats, c, needs, max_logits_bytes)
@@ -185,7 +193,7 @@ def _weighted_op(
     at = live.nonzero(as_tuple=True)  # the sizes of the products: one synchronisation on a GPU
     c = (a.to(dtype) / mask.sum(1).clamp(min=1))[at[0]]  # [R]
     rows, wanted = hidden[at], targets[at]  # [R, H], [R]
-    with torch.autocast(hidden.device.type, enabled=False):
+    with _settings(hidden):
         if needs[1] or needs[2]:
             log_probs, found = tiles.row_chunks(rows, weight, bias, wanted, -c, needs, max_logits_bytes)
         else:

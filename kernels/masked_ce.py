@@ -120,7 +120,8 @@ def _logprobs_op(
     logits: Tensor, targets: Tensor, mask: Tensor | None, inplace_backward: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     checks.check_target_values(targets, mask, logits.shape[-1])
-    return _forward(logits, targets, mask, None, None, 0.0)
+    with launch.on_device(logits):
+        return _forward(logits, targets, mask, None, None, 0.0)
 
 
 @_logprobs_op.register_fake
@@ -147,14 +148,14 @@ def _weighted_op(
     checks.check_target_values(targets, mask, logits.shape[-1])
     checks.check_weight_values("weights", weights)
     checks.check_weight_values("baseline", baseline)
-    log_probs, row_max, log_sum = _forward(logits, targets, mask, weights, baseline, strength)
-    if launch.uses_triton(logits):
-        loss, nll, scale = kernels.weighted_mean_nll(log_probs, mask, weights, baseline, strength)
-    else:
-        nll = mean_nll(log_probs, mask)
-        a = coefficients(weights, baseline, strength).to(nll.dtype)
-        loss, scale = (a * nll).sum(), a / mask.sum(-1).clamp(min=1)
-    return loss, nll, scale, row_max, log_sum
+    with launch.on_device(logits):
+        log_probs, row_max, log_sum = _forward(logits, targets, mask, weights, baseline, strength)
+        if launch.uses_triton(logits):
+            loss, nll, scale = kernels.weighted_mean_nll(log_probs, mask, weights, baseline, strength)
+            return loss, nll, scale, row_max, log_sum
+    nll = mean_nll(log_probs, mask)
+    a = coefficients(weights, baseline, strength).to(nll.dtype)
+    return (a * nll).sum(), nll, a / mask.sum(-1).clamp(min=1), row_max, log_sum
 
 
 @_weighted_op.register_fake
@@ -188,7 +189,8 @@ def _backward_op(
     scale: Tensor | None,
 ) -> Tensor:
     out = logits.new_empty(logits.shape)
-    _backward(logits, targets, mask, row_max, log_sum, grad, scale, out)
+    with launch.on_device(logits):
+        _backward(logits, targets, mask, row_max, log_sum, grad, scale, out)
     return out
 
 
@@ -220,7 +222,8 @@ def _inplace_backward_op(
     grad: Tensor,
     scale: Tensor | None,
 ) -> None:
-    _backward(logits, targets, mask, row_max, log_sum, grad, scale, logits)
+    with launch.on_device(logits):
+        _backward(logits, targets, mask, row_max, log_sum, grad, scale, logits)
 
 
 def _setup(
