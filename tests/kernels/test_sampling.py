@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmpo.kernels import launch, reference, sample_tokens, sampling
+from dmpo.kernels.sampling_triton import _pick
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
 NAN, INF = float("nan"), float("inf")
@@ -266,6 +269,29 @@ def test_forbidden_tokens_are_never_drawn(path: str) -> None:
         assert ids.tolist() == [130, 269]
         ids, _ = sample_tokens(logits[4:], temperature, seed=0, row_ids=row_ids[4:])
         assert ids.tolist() == [5, 394]
+
+
+EDGES = [(0.0, 1, 0.0), (0.75 - 1e-12, 1, 1 - 4e-12 / 3), (0.75, 3, 0.0), (1.0, 3, 1.0)]  # u, index, what is left of u
+
+
+@pytest.mark.parametrize(("u", "index", "rest"), EDGES)
+def test_a_pick_at_the_ends_of_the_unit_interval_has_weight(path: str, u: float, index: int, rest: float) -> None:
+    """0 must skip leading zeros; a product rounded up to the total must not fall off the end or onto a zero."""
+    weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]).double()
+    if path == "plain":
+        picked, left = sampling._pick(weights[None], torch.tensor([[u]]).double())
+    else:
+        picked, left = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
+        _pick_once[(1,)](weights, torch.tensor([u]).double(), picked, left)
+    assert picked.item() == index
+    assert left.item() == pytest.approx(rest, abs=1e-13)
+
+
+@triton.jit
+def _pick_once(weights, u, picked, left):  # type: ignore[no-untyped-def]
+    index, rest = _pick(tl.load(weights + tl.arange(0, 8)), tl.load(u), 8)
+    tl.store(picked, index)
+    tl.store(left, rest)
 
 
 def test_uniforms_are_uniform_and_independent() -> None:
