@@ -53,20 +53,14 @@ def _logprobs_op(
 
 @_logprobs_op.register_fake
 def _(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    max_logits_bytes: int | None,
-    skip_below: float,
-    keep_gradient: bool,
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, limit: int | None, skip: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     log_probs, row_max, log_sum = (hidden.new_empty(targets.shape, dtype=wide(hidden.dtype)) for _ in range(3))
     return (
         log_probs,
         row_max,
         log_sum,
-        hidden.new_empty(hidden.shape if keep_gradient else (0,), dtype=wide(hidden.dtype)),
+        hidden.new_empty(hidden.shape if keep else (0,), dtype=wide(hidden.dtype)),
     )
 
 
@@ -263,9 +257,10 @@ def linear_token_logprobs(
     tied heads add up. Without gradients: 2·H·V. Logits exist only in a piece of at most `max_logits_bytes` (default:
     16 MiB on a CPU, 256 MiB on a GPU).
 
-    `skip_below` > 0 leaves out of Σ p·weight the tiles whose every p is below it, in every row of the piece; each row
-    of the gradient is then off by at most skip_below · Σ|w| over the tiles left out. It costs one synchronisation a
-    tile on a GPU; off by default.
+    `skip_below` > 0 leaves out of Σ p·weight the tiles whose every p is below it, in every row of the piece; a row of
+    the gradient is then off by at most skip_below · Σ|w| over the tiles left out. Off by default, for it buys little:
+    at V = 126464, H = 128, 64 rows of p(target) about 0.5, 1e-3 leaves out 104 of 124 tiles and errs by up to 9 % of
+    a row's gradient, and 1e-5 leaves out none. It costs one synchronisation a tile on a GPU.
 
     Under autocast hidden, weight and bias are cast to its dtype, as for a linear layer. Raises TypeError for
     arguments that are not tensors (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain
@@ -292,10 +287,9 @@ def linear_weighted_ce(
     max_logits_bytes: int | None = None,
     skip_below: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Σ_n (w_n - strength · b_n) · mean NLL_n over masked tokens from hidden states, and the mean NLLs (DMPO, arXiv
-    2510.08233).
+    """Σ_n (w_n - strength · b_n) · mean NLL_n over masked tokens, from hidden states, and the mean NLLs.
 
-    hidden [N, L, H] and weight [V, H] of one dtype, targets int64 [N, L], mask bool [N, L], weights and baseline [N]
+    The loss of DMPO (WDCE, arXiv 2510.08233). hidden [N, L, H] and weight [V, H] of one dtype, targets int64 [N, L], mask bool [N, L], weights and baseline [N]
     floating constants, bias [V] -> scalar and [N], float32 (float64 for float64 inputs). The loss is differentiable
     in hidden, weight and bias; the mean NLLs are a detached report.
 

@@ -125,7 +125,7 @@ def _logprobs_op(
 
 
 @_logprobs_op.register_fake
-def _(logits: Tensor, targets: Tensor, mask: Tensor | None, inplace_backward: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, targets: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     log_probs, row_max, log_sum = (logits.new_empty(targets.shape, dtype=wide(logits.dtype)) for _ in range(3))
     return log_probs, row_max, log_sum
 
@@ -160,13 +160,7 @@ def _weighted_op(
 
 @_weighted_op.register_fake
 def _(
-    logits: Tensor,
-    targets: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    baseline: Tensor | None,
-    strength: float,
-    inplace_backward: bool,
+    logits: Tensor, targets: Tensor, mask: Tensor, weights: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     shapes = ((), weights.shape, weights.shape, targets.shape, targets.shape)
     loss, nll, scale, row_max, log_sum = (logits.new_empty(shape, dtype=wide(logits.dtype)) for shape in shapes)
@@ -195,15 +189,7 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    mask: Tensor | None,
-    row_max: Tensor,
-    log_sum: Tensor,
-    grad: Tensor,
-    scale: Tensor | None,
-) -> Tensor:
+def _(logits: Tensor, *_: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
