@@ -279,10 +279,10 @@ def test_a_pick_at_the_ends_of_the_unit_interval_has_weight(path: str, u: float,
     """0 must skip leading zeros; a product rounded up to the total must not fall off the end or onto a zero."""
     weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]).double()
     if path == "plain":
-        picked, left = sampling._pick(weights[None], torch.tensor([[u]]).double())
+        picked, left = sampling._pick(weights[None], torch.tensor([[u]], dtype=torch.float64))
     else:
         picked, left = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
-        _pick_once[(1,)](weights, torch.tensor([u]).double(), picked, left)
+        _pick_once[(1,)](weights, torch.tensor([u], dtype=torch.float64), picked, left)
     assert picked.item() == index
     assert left.item() == pytest.approx(rest, abs=1e-13)
 
