@@ -289,9 +289,9 @@ def linear_weighted_ce(
 ) -> tuple[Tensor, Tensor]:
     """Σ_n (w_n - strength · b_n) · mean NLL_n over masked tokens, from hidden states, and the mean NLLs.
 
-    The loss of DMPO (WDCE, arXiv 2510.08233). hidden [N, L, H] and weight [V, H] of one dtype, targets int64 [N, L], mask bool [N, L], weights and baseline [N]
-    floating constants, bias [V] -> scalar and [N], float32 (float64 for float64 inputs). The loss is differentiable
-    in hidden, weight and bias; the mean NLLs are a detached report.
+    The loss of DMPO (WDCE, arXiv 2510.08233). hidden [N, L, H] and weight [V, H] of one dtype, targets int64 [N, L],
+    mask bool [N, L], weights and baseline [N] floating constants, bias [V] -> scalar and [N], float32 (float64 for
+    float64 inputs). The loss is differentiable in hidden, weight and bias; the mean NLLs are a detached report.
 
     Masked rows are gathered first: no logit of any other row is computed. Rows whose coefficient w - strength · b is
     exactly 0 are left out too and report a mean NLL of 0, as does a row without masks. The coefficients are known

@@ -32,7 +32,7 @@ from .reference import wide
 
 SWEEP_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-MAX_COLUMNS = {"cpu": 1024, "cuda": 8192}
+PLAIN_COLUMNS, TRITON_COLUMNS = 1024, 8192  # of a tile; one Triton program holds a row of it in registers
 MIN_CHUNK_ROWS = 32  # below this a product of row chunks reads the head too often
 
 
@@ -50,10 +50,7 @@ class Head:
     def logits(self, hidden: Tensor, first: int, out: Tensor) -> Tensor:
         """hidden @ weight[first:].T + bias into `out` [R, columns], wide; returns the tile of the weight."""
         tile = self.tile(first, out.shape[1])
-        if tile.dtype == out.dtype:
-            torch.mm(hidden, tile.t(), out=out)
-        else:
-            torch.mm(hidden, tile.t(), out_dtype=out.dtype, out=out)
+        _product(hidden, tile.t(), out)
         if self.bias is not None:
             out.add_(self.bias[first : first + out.shape[1]].to(out.dtype))
         return tile
@@ -77,7 +74,8 @@ def _piece_bytes(head: Head) -> int:
 def _pieces(head: Head, rows: int, limit: int) -> tuple[int, int]:
     """(rows, columns) of a piece of at most `limit` bytes (one logit at least)."""
     elements = max(1, limit // _piece_bytes(head))
-    columns = min(len(head.weight), MAX_COLUMNS.get(head.weight.device.type, MAX_COLUMNS["cpu"]), elements)
+    widest = TRITON_COLUMNS if launch.uses_triton(head.weight) else PLAIN_COLUMNS
+    columns = min(len(head.weight), widest, elements)
     return min(rows, max(1, elements // columns)), columns
 
 
@@ -92,12 +90,17 @@ class _Buffers:
         self.operand = self.logits if same else head.weight.new_empty(rows, pitch, dtype=head.compute)
 
 
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """out = a @ b, accumulated and kept in the dtype of `out`; half-precision operands on a GPU only."""
+    return torch.mm(a, b, out=out) if a.dtype == out.dtype else torch.mm(a, b, out_dtype=out.dtype, out=out)
+
+
 def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
     """into += a @ b, in the dtype of `into`."""
     if a.dtype == into.dtype:
         torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
     else:
-        into.add_(torch.mm(a, b, out_dtype=into.dtype))
+        into.add_(_product(a, b, torch.empty_like(into)))
 
 
 # ---------------------------------------------------------------------------------------------- one pass, frozen head
@@ -228,7 +231,7 @@ def _triton_walk(
         elif product is None:
             _accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
         else:
-            torch.mm(probs, tile, out_dtype=product.dtype, out=product)
+            _product(probs, tile, product)
             torch.addcmul(product, slope, alpha.unsqueeze(1), out=slope)
     log_sum = total.log() - kernels.boost(head.compute)
     log_probs = (chosen - row_max) - log_sum
