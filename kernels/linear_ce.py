@@ -228,7 +228,8 @@ def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _backward_weighted(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_double_backward()
     parts = zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
-    return (*((g * grad.to(wide(g.dtype)).reshape(1)).to(g.dtype) if need else None for g, need in parts), *(None,) * 8)
+    factor = grad.reshape(1)  # a dimension, so that half-precision gradients are multiplied in float32, rounded once
+    return (*(torch.mul(g, factor, out=torch.empty_like(g)) if need else None for g, need in parts), *(None,) * 8)
 
 
 torch.library.register_autograd(_weighted_op, _backward_weighted, setup_context=_setup_weighted)
