@@ -1,7 +1,7 @@
 """Plain PyTorch definitions of every kernel: short, slow, and the meaning of "correct".
 
-Each function has the signature of its public name in `dmpo.kernels`. Arithmetic runs in float64 for float64 inputs and in
-float32 for everything else.
+Each function has the signature of its public name in `dmpo.kernels`. Arithmetic runs in float64 for float64 inputs
+and in float32 for everything else.
 """
 
 from __future__ import annotations
@@ -12,20 +12,34 @@ import torch
 from torch import Tensor
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of arithmetic and results for inputs of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide(x.dtype))
 
 
 def masked_token_logprobs(
     logits: Tensor, targets: Tensor, mask: Tensor | None = None, *, inplace_backward: bool = False
 ) -> Tensor:
     """log softmax(logits)[target] where masked, 0 elsewhere; [N, L]."""
-    log_probs = _wide(logits).log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    logits = _wide(logits)
+    if mask is not None:  # dead rows and their targets may hold anything: NaN, -100
+        logits, targets = logits.masked_fill(~mask.unsqueeze(-1), 0.0), targets.masked_fill(~mask, 0)
+    log_probs = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return log_probs if mask is None else log_probs.masked_fill(~mask, 0.0)
 
 
 def linear_token_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None, max_logits_bytes: int = 0
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    max_logits_bytes: int | None = None,
+    skip_below: float = 0.0,
 ) -> Tensor:
     """`masked_token_logprobs` of `hidden @ weight.T + bias`; [M]."""
     logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
@@ -39,7 +53,7 @@ def coefficients(weights: Tensor, baseline: Tensor | None, strength: float) -> T
 
 def mean_nll(log_probs: Tensor, mask: Tensor) -> Tensor:
     """Per-row mean of -log p over masked positions, 0 for a row without any; [N, L] -> [N]."""
-    return -(log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+    return 0.0 - (log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def weighted_masked_ce(
@@ -49,10 +63,15 @@ def weighted_masked_ce(
     weights: Tensor,
     baseline: Tensor | None = None,
     strength: float = 1.0,
+    *,
+    inplace_backward: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """sum_n (w_n - s * b_n) * mean NLL_n, and the mean NLLs; scalar, [N]."""
+    """sum_n a_n * mean NLL_n with a = w - s * b, and the mean NLLs, detached; scalar, [N]. A row with a = 0 is not
+    looked at: 0."""
+    a = coefficients(weights, baseline, strength)
+    mask = mask & (a != 0).unsqueeze(1)
     nll = mean_nll(masked_token_logprobs(logits, targets, mask), mask)
-    return (coefficients(weights, baseline, strength).to(nll.dtype) * nll).sum(), nll
+    return (a.to(nll.dtype) * nll).sum(), nll.detach()
 
 
 def linear_weighted_ce(
@@ -65,9 +84,11 @@ def linear_weighted_ce(
     strength: float = 1.0,
     *,
     bias: Tensor | None = None,
-    max_logits_bytes: int = 0,
+    max_logits_bytes: int | None = None,
+    skip_below: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`weighted_masked_ce` of `hidden @ weight.T + bias`."""
+    hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # NaN in a dead row must not reach the gradient of the head
     logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
     return weighted_masked_ce(logits, targets, mask, weights, baseline, strength)
 
@@ -111,29 +132,67 @@ def sample_tokens(
     seed: int,
     row_ids: Tensor | None = None,
     forbid: Sequence[int] = (),
+    mode: str = "cdf",
 ) -> tuple[Tensor, Tensor]:
-    """Draw from softmax(logits / T) by inverse CDF with one uniform a row, and the untempered probability of the draw."""
-    logits = _wide(logits).clone()
-    if forbid:
-        logits[:, list(forbid)] = float("-inf")
+    """One token a row from softmax(logits / T), and its untempered probability; int64 [M], float32 [M].
+
+    Forbidden tokens are logits of -inf, in the draw and in the probability; +inf is the largest finite number.
+    `cdf` takes the first token whose cumulative probability exceeds the row's uniform; `gumbel` takes the winner of
+    one exponential race over all tokens; T = 0 takes the first largest logit. A row with a NaN, or with nothing but
+    -inf, gives the lowest allowed token and probability NaN.
+    """
+    logits = _wide(logits).clamp(max=torch.finfo(_wide(logits).dtype).max)
+    logits[:, list(forbid)] = float("-inf")
+    logits = logits - logits.amax(-1, keepdim=True)  # before the division: (l - max) / T keeps its digits
+    probs = logits.softmax(-1)  # NaN throughout for a row that has no distribution
+    rows = torch.arange(len(logits), device=logits.device) if row_ids is None else row_ids
     if temperature == 0:
         ids = logits.argmax(-1)
+    elif mode == "gumbel":
+        race = exponentials(seed, rows, logits.shape[-1]).to(logits.dtype)
+        ids = (logits / temperature - race.log()).argmax(-1)
     else:
-        rows = torch.arange(len(logits), device=logits.device) if row_ids is None else row_ids
-        cdf = (logits / temperature).softmax(-1).double().cumsum(-1)
-        u = uniform(seed, rows).unsqueeze(-1) * cdf[:, -1:]
-        ids = torch.searchsorted(cdf, u, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    return ids, logits.softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        tempered = (logits / temperature).softmax(-1)
+        cdf = tempered.double().cumsum(-1)
+        ids = torch.searchsorted(cdf, uniform(seed, rows).unsqueeze(-1) * cdf[:, -1:], right=True).squeeze(-1)
+        last = torch.where(tempered > 0, torch.arange(logits.shape[-1], device=logits.device), 0).amax(-1)
+        ids = torch.minimum(ids, last)  # u * cdf[-1] may round up to cdf[-1]
+    allowed = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    allowed[list(forbid)] = False
+    ids = torch.where(probs.isnan().any(-1), allowed.int().argmax(-1), ids)
+    return ids, probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
+
+
+_MIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))
 
 
 def _mix(x: Tensor) -> Tensor:
     """splitmix64 finaliser (Steele, Lea & Flood 2014) on wrapping int64."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+    for shift, factor in _MIX:
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return x
 
 
+def seed_key(seed: int) -> int:
+    """The seed (any integer, taken mod 2^64) as a well-mixed signed 64-bit key: `_mix` on a Python integer."""
+    key = (seed + 0x9E3779B97F4A7C15) % (1 << 64)
+    for shift, factor in _MIX:
+        key = (key ^ (key >> shift)) * factor % (1 << 64)
+    return key - (key >> 63 << 64)
+
+
+def _row_state(seed: int, row_ids: Tensor) -> Tensor:
+    """The row's 64 random bits, a function of (seed, row id) alone; int64 [M]."""
+    return _mix(_mix(row_ids.long()) ^ seed_key(seed))
+
+
 def uniform(seed: int, row_ids: Tensor) -> Tensor:
     """Counter-based uniforms in [0, 1), float64, a function of (seed, row id) alone; [M] -> [M]."""
-    key = _mix(torch.tensor(seed, dtype=torch.int64, device=row_ids.device) + 0x1E3779B97F4A7C15)
-    return ((_mix(_mix(row_ids.long()) ^ key) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+    return ((_row_state(seed, row_ids) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+def exponentials(seed: int, row_ids: Tensor, size: int) -> Tensor:
+    """Counter-based unit exponentials -log(1 - u), float64, a function of (seed, row id, index); [M] -> [M, size]."""
+    steps = torch.arange(1, size + 1, device=row_ids.device) * -0x61C8864680B583EB
+    bits = _mix(_row_state(seed, row_ids).unsqueeze(-1) + steps) & ((1 << 63) - 1)
+    return -torch.log1p(-(bits.double() + 0.5) * 2.0**-63)

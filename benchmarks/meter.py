@@ -1,0 +1,199 @@
+"""How many bytes does an op move, how many FLOPs does it do, how much does it allocate? Counted with no GPU.
+
+Run under TRITON_INTERPRET=1. What is counted:
+
+- Triton kernels, in Triton's interpreter: every load and store, popcount(mask) x item size; an atomic is a read and
+  a write; a dot is 2mnk; a launch is one. Caches are not modelled: a tile read by two programs counts twice.
+- PyTorch ops, seen by a dispatch mode below autograd: each input read once, each output written once, views nothing;
+  gathers and scatters move what they touch; a matrix product is 2mnk and its operands and result once. That is the
+  least a kernel for the op could move, so it flatters PyTorch: its softmax, say, reads a long row more than once.
+- Peak temporary memory: the highest sum of live PyTorch allocations above what was there before, from the profiler.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+try:
+    from triton.runtime import interpreter
+except ImportError:  # PyTorch ops are counted all the same
+    interpreter = None
+
+WRITE_ONLY = {"copy_", "zero_", "fill_", "random_", "uniform_", "normal_", "exponential_"}  # self is not read
+UNCOUNTED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_", "_unsafe_view"}
+UNCOUNTED |= {"lift_fresh", "_local_scalar_dense", "set_", "is_pinned", "detach_"}
+SELECTING = {"gather", "index", "index_select", "take", "embedding", "masked_select", "nll_loss_forward"}
+PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}  # where the factors start
+SCATTERING = {"scatter_", "scatter_add_", "index_put_", "_index_put_impl_", "index_add_", "index_copy_"}
+
+
+@dataclass
+class Traffic:
+    """Counts in bytes, floating-point operations and launches; `by_op` has (bytes read, bytes written) of each name."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    flops: int = 0
+    launches: int = 0
+    peak_bytes: int = 0
+    by_op: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, name: str, read: int, written: int, flops: int = 0, launches: int = 0) -> None:
+        self.bytes_read += read
+        self.bytes_written += written
+        self.flops += flops
+        self.launches += launches
+        before = self.by_op.get(name, (0, 0))
+        self.by_op[name] = (before[0] + read, before[1] + written)
+
+
+def measure(run: Callable[[], Any]) -> Traffic:
+    """What one call of `run` moves, computes and allocates at most. Call it once before, if it autotunes or caches."""
+    traffic = Traffic()
+    with ExitStack() as stack:
+        stack.enter_context(_triton_counted(traffic))
+        stack.enter_context(_TorchCounter(traffic))
+        profile = stack.enter_context(torch.autograd.profiler.profile(profile_memory=True, use_kineto=True))
+        run()
+    changes = [(e.start_ns(), e.nbytes()) for e in profile.kineto_results.events() if e.name() == "[memory]"]
+    live = 0
+    for _, change in sorted(changes, key=lambda pair: pair[0]):
+        live += change
+        traffic.peak_bytes = max(traffic.peak_bytes, live)
+    return traffic
+
+
+# ---------------------------------------------------------------------------------------------- Triton
+
+
+@contextmanager
+def _triton_counted(traffic: Traffic) -> Iterator[None]:
+    if interpreter is None:
+        yield
+        return
+    builder, grid = interpreter.InterpreterBuilder, interpreter.GridExecutor
+    load, store, dot = builder.create_masked_load, builder.create_masked_store, builder.create_dot
+    rmw, cas, launch = builder.create_atomic_rmw, builder.create_atomic_cas, grid.__call__
+    kernel = ["?"]
+
+    def counted_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+        traffic.add(kernel[0], int(mask.data.sum()) * _itemsize(ptrs), 0)
+        return load(self, ptrs, mask, *rest)
+
+    def counted_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        traffic.add(kernel[0], 0, int(mask.data.sum()) * _itemsize(ptrs))
+        return store(self, ptrs, value, mask, *rest)
+
+    def counted_rmw(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        size = int(mask.data.sum()) * _itemsize(ptr)
+        traffic.add(kernel[0], size, size)
+        return rmw(self, op, ptr, value, mask, *rest)
+
+    def counted_cas(self: Any, ptr: Any, *rest: Any) -> Any:
+        size = ptr.data.size * _itemsize(ptr)
+        traffic.add(kernel[0], size, size)
+        return cas(self, ptr, *rest)
+
+    def counted_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        traffic.add(kernel[0], 0, 0, flops=2 * a.data.size * b.data.shape[-1])
+        return dot(self, a, b, *rest)
+
+    def counted_launch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kernel[0] = getattr(self.fn, "__name__", "?")
+        traffic.add(kernel[0], 0, 0, launches=1)
+        with _disable_current_modes():  # the interpreter's own copies are not the kernel's
+            return launch(self, *args, **kwargs)
+
+    with ExitStack() as stack:
+        for owner, name, new in (
+            (builder, "create_masked_load", counted_load),  # create_load and create_store go through these two
+            (builder, "create_masked_store", counted_store),
+            (builder, "create_atomic_rmw", counted_rmw),
+            (builder, "create_atomic_cas", counted_cas),
+            (builder, "create_dot", counted_dot),
+            (grid, "__call__", counted_launch),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, new))
+        yield
+
+
+def _itemsize(pointers: Any) -> int:
+    return max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+
+
+# ---------------------------------------------------------------------------------------------- PyTorch
+
+
+class _TorchCounter(TorchDispatchMode):
+    """Counts aten ops, and looks inside custom ops."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        super().__init__()
+        self.traffic = traffic
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace not in ("aten", "prims", "prim"):
+            with self:  # the Python implementation itself, whose own ops come back here
+                return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
+        out = func(*args, **kwargs)
+        name = func._schema.name.split("::")[1]
+        if name not in UNCOUNTED and not _is_view(func):
+            read, written = _moved(func, name, args, kwargs, out)
+            flops = 0
+            if name.rstrip("_") in PRODUCTS:
+                left, right = args[PRODUCTS[name.rstrip("_")] :][:2]
+                flops = 2 * left.numel() * (right.shape[-1] if right.dim() > left.dim() - 1 else 1)
+            self.traffic.add(name, read, written, flops=flops, launches=1)
+        return out
+
+
+def _is_view(func: Any) -> bool:
+    aliases = [r.alias_info for r in func._schema.returns]
+    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+
+
+def _moved(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> tuple[int, int]:
+    """Bytes (read, written) by one aten op."""
+    schema = func._schema.arguments
+    given = [*zip(schema, args, strict=False), *((a, kwargs[a.name]) for a in schema if a.name in kwargs)]
+    mutated = [x for a, x in given if a.alias_info is not None and a.alias_info.is_write and isinstance(x, Tensor)]
+    fixed = [leaf for a, x in given if a.alias_info is None for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+    results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if name in SCATTERING:  # index and values read, the touched entries read if added to, and written
+        touched = _bytes(fixed[-1]) if fixed else 0
+        adds = "add" in name or any(a.name == "accumulate" and x for a, x in given)
+        return sum(map(_bytes, fixed)) + (touched if adds else 0), touched
+    if name in SELECTING:  # the table is not read whole
+        return sum(map(_bytes, fixed[1:])) + _bytes(results[0]), sum(map(_bytes, results))
+    fresh = [x for x in results if all(x is not m for m in mutated)]
+    is_out = {id(kwargs[a.name]) for a in schema if a.is_out and a.name in kwargs}
+    updated = [] if name in WRITE_ONLY else [m for m in mutated if id(m) not in is_out]
+    if name == "nll_loss_backward":  # zeros and one entry a row: the log-probabilities are not read
+        fixed = [x for x in fixed if x.shape != results[0].shape]
+    return sum(map(_bytes, fixed + updated)), sum(map(_bytes, fresh + mutated))
+
+
+def _bytes(x: Tensor) -> int:
+    """Memory behind a tensor: expanded dimensions count once."""
+    elements = 1
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        elements *= size if stride or size == 0 else 1
+    return elements * x.itemsize
+
+
+def names(traffic: Traffic, top: int = 8) -> str:
+    """The ops that move most, for a look at where traffic goes."""
+    heavy = Counter({name: read + written for name, (read, written) in traffic.by_op.items()})
+    return ", ".join(f"{name} {moved / 1e6:.2f} MB" for name, moved in heavy.most_common(top))

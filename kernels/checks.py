@@ -1,0 +1,90 @@
+"""Argument checks shared by the cross-entropy kernels.
+
+Shapes, dtypes and devices are checked in the public functions. Values are checked inside the ops, on CPU tensors
+only: on a GPU a value check would stall the stream, so there a target outside [0, V) gives NaN for its row and a
+weight that is not finite reaches the loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_floating(name: str, x: object, dims: str) -> None:
+    """`x` must be a floating tensor with as many dimensions as the letters of `dims`, the last of them not empty."""
+    check_tensor(name, x)
+    assert isinstance(x, Tensor)
+    if x.dtype not in _FLOATS:
+        raise ValueError(f"{name}: got dtype {x.dtype}, want float32, bfloat16, float16 or float64")
+    if x.dim() != len(dims):
+        raise ValueError(f"{name}: got shape {list(x.shape)}, want [{', '.join(dims)}]")
+    if x.shape[-1] == 0:
+        raise ValueError(f"{name}: got shape {list(x.shape)}, want {dims[-1]} >= 1")
+
+
+def check_tensor(name: str, x: object) -> None:
+    """`x` must be a dense tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, want a torch.Tensor")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name}: got a tensor of layout {x.layout}, want a dense one")
+
+
+def check_like(name: str, x: object, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """`x` must be a tensor of this shape and dtype on the device of `like`."""
+    check_tensor(name, x)
+    assert isinstance(x, Tensor)
+    if x.dtype != dtype:
+        raise ValueError(f"{name}: got dtype {x.dtype}, want {dtype}")
+    if tuple(x.shape) != tuple(shape):
+        raise ValueError(f"{name}: got shape {list(x.shape)}, want {list(shape)}")
+    check_device(name, x, like)
+
+
+def check_device(name: str, x: Tensor, like: Tensor) -> None:
+    """`x` must live where `like` does."""
+    if x.device != like.device:
+        raise ValueError(f"{name}: got device {x.device}, want {like.device}")
+
+
+def check_row_weights(name: str, x: object, like: Tensor, rows: int) -> None:
+    """`x` must hold one constant floating weight a row: the losses are not differentiable in their weights."""
+    check_floating(name, x, "N") if not isinstance(x, Tensor) or rows else check_tensor(name, x)
+    assert isinstance(x, Tensor)
+    if tuple(x.shape) != (rows,):
+        raise ValueError(f"{name}: got shape {list(x.shape)}, want [{rows}], one weight a row")
+    check_device(name, x, like)
+    if x.requires_grad:
+        raise ValueError(f"{name}: got a tensor that requires grad, want a constant; call .detach() on it")
+
+
+def check_number(name: str, x: object) -> None:
+    """`x` must be a finite Python number."""
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(f"{name}: got {type(x).__name__}, want a number")
+    if not (-float("inf") < x < float("inf")):
+        raise ValueError(f"{name}: got {x}, want a finite number")
+
+
+def check_target_values(targets: Tensor, live: Tensor | None, vocab: int) -> None:
+    """Every target that is used must be a token id; on CPU tensors only."""
+    if targets.device.type != "cpu":
+        return
+    used = targets if live is None else targets[live]
+    if used.numel():
+        low, high = (int(v) for v in used.aminmax())
+        if low < 0 or high >= vocab:
+            raise ValueError(
+                f"targets: got values from {low} to {high} where they are used, want 0 <= target < {vocab}"
+            )
+
+
+def check_weight_values(name: str, x: Tensor | None) -> None:
+    """Every weight must be finite; on CPU tensors only."""
+    if x is not None and x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
+        raise ValueError(
+            f"{name}: got {int((~torch.isfinite(x)).sum())} values that are not finite, want finite weights"
+        )

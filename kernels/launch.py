@@ -1,0 +1,277 @@
+"""Launch parameters of every Triton kernel, the registry of production kernels, and which path a tensor takes.
+
+Launch parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (a
+file), the autotune cache (written by `autotune`, only when asked), the shipped `launch.json`, the table below. All
+four have the same form: `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where
+"2" is the size of an element in bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the plain PyTorch path needs no Triton
+    triton = None
+    tl = None
+
+ARCHITECTURES = (80, 90, 100)
+INTERPRETED = triton is not None and bool(triton.knobs.runtime.interpret)
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_KERNEL_MODULES = ("masked_ce", "linear_ce", "sampling")
+
+
+def jit(fn: Callable[..., Any]) -> Any:
+    """`triton.jit`, or the bare function where Triton is not installed (it is then never launched)."""
+    return fn if triton is None else triton.jit(fn)
+
+
+# ---------------------------------------------------------------------------------------------- which path
+
+
+_plain = os.environ.get("DMPO_PLAIN", "0") not in ("", "0")
+
+
+@contextlib.contextmanager
+def plain_path(enabled: bool = True) -> Iterator[None]:
+    """Force (or, with False, allow again) Triton off inside the block; the environment variable DMPO_PLAIN=1 does it
+    for good."""
+    global _plain
+    before, _plain = _plain, enabled
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def on_device(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current GPU: make that the one `x` is on."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()
+
+
+def uses_triton(x: Tensor) -> bool:
+    """True if ops on `x` run the Triton kernels: on a GPU, or on CPU tensors under TRITON_INTERPRET=1; never for
+    float64."""
+    if triton is None or _plain or x.dtype not in _FLOATS:
+        return False
+    return INTERPRETED if x.device.type == "cpu" else x.device.type == "cuda"
+
+
+def kernel_status(device: str = "cpu") -> tuple[bool, str]:
+    """(Triton kernels are used on `device`, why or why not), for `dmpo info`."""
+    if _plain:
+        return False, "DMPO_PLAIN=1 or plain_path() forces plain PyTorch"
+    if triton is None:
+        return False, "triton is not installed"
+    if device == "cpu":
+        return INTERPRETED, "TRITON_INTERPRET=1" if INTERPRETED else "CPU tensors take the plain PyTorch path"
+    return device == "cuda", f"triton {triton.__version__}" if device == "cuda" else f"no Triton path for {device}"
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """block: elements of one row handled in one step of a program (a power of two); num_warps; num_stages."""
+
+    block: int
+    num_warps: int
+    num_stages: int = 1
+
+
+# op -> element size -> parameters. Every thread then has 2 to 4 independent 16-byte loads in flight.
+_COMMON: dict[str, dict[int, LaunchConfig]] = {
+    "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
+    "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
+    "tile_softmax": {2: LaunchConfig(8192, 8), 4: LaunchConfig(8192, 8)},
+    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
+}
+TABLE: dict[int, dict[str, dict[int, LaunchConfig]]] = {arch: dict(_COMMON) for arch in ARCHITECTURES}
+
+
+def launch_config(op: str, vocab: int, dtype: torch.dtype, arch: int | None = None) -> LaunchConfig:
+    """Parameters of `op` for rows of `vocab` elements of `dtype` on sm_`arch` (None: the current GPU, or sm_90
+    without one).
+
+    Rows shorter than the table's block get a smaller block and fewer warps. Raises KeyError for an unknown op.
+    """
+    arch = current_arch() if arch is None else arch
+    nearest = max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
+    size = max(2, dtype.itemsize)
+    config = TABLE[nearest][op][min(size, 4)]
+    for overrides in _override_tables():
+        found = overrides.get(f"sm_{nearest}", {}).get(op, {}).get(str(size))
+        if found is not None:
+            config = found
+            break
+    block = min(config.block, max(128, 1 << max(0, vocab - 1).bit_length()))
+    warps = config.num_warps
+    while warps > 1 and block * size < warps * 32 * 16:  # at least one 16-byte load a thread
+        warps //= 2
+    return LaunchConfig(block, warps, config.num_stages)
+
+
+def current_arch() -> int:
+    """Compute capability of the current GPU as 80, 90, ...; 90 without one."""
+    return _arch_of(torch.cuda.current_device()) if torch.cuda.is_available() else 90
+
+
+@functools.cache
+def _arch_of(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def cache_file() -> Path:
+    """Where `autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dmpo" / "launch.json"
+
+
+def _override_files() -> list[Path]:
+    named = os.environ.get("DMPO_LAUNCH_JSON")
+    if named and not Path(named).is_file():
+        raise ValueError(f"DMPO_LAUNCH_JSON: no file {named!r}; want a JSON file of launch parameters")
+    files = [Path(named)] if named else []
+    return [*files, cache_file(), Path(__file__).with_name("launch.json")]
+
+
+def _override_tables() -> Iterable[dict[str, dict[str, dict[str, LaunchConfig]]]]:
+    for path in _override_files():
+        if path.is_file():
+            yield _read_table(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _read_table(path: Path, _mtime: int) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
+    try:
+        raw = json.loads(path.read_text())
+        table = {a: {o: {s: LaunchConfig(**c) for s, c in v.items()} for o, v in ops.items()} for a, ops in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"launch parameters in {path}: {error}; want the form shown in dmpo/kernels/launch.py"
+        ) from error
+    for arch, ops in table.items():
+        for op, sizes in ops.items():
+            for config in sizes.values():
+                if any(n < 1 or n & (n - 1) for n in (config.block, config.num_warps)):
+                    raise ValueError(f"{path}, {arch}, {op}: block and num_warps must be powers of two, got {config}")
+    return table
+
+
+def autotune(
+    op: str,
+    vocab: int,
+    dtype: torch.dtype,
+    run: Callable[[LaunchConfig], Any],
+    *,
+    arch: int | None = None,
+    timer: Callable[[Callable[[], Any]], float] | None = None,
+) -> LaunchConfig:
+    """Time `run(config)` over blocks and warp counts, keep the fastest in the on-disk cache, and return it.
+
+    Never called by the ops themselves. `timer` defaults to `triton.testing.do_bench` (milliseconds).
+    """
+    arch = current_arch() if arch is None else arch
+    nearest = max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
+    size = max(2, dtype.itemsize)
+    limit = max(128, 1 << max(0, vocab - 1).bit_length())
+    candidates = [
+        LaunchConfig(block, warps)
+        for block in (1024, 2048, 4096, 8192, 16384)
+        for warps in (4, 8, 16)
+        if block <= limit and 1 <= block * size // (warps * 32 * 16) <= 8
+    ] or [launch_config(op, vocab, dtype, arch)]
+    clock = triton.testing.do_bench if timer is None else timer
+    best = min(candidates, key=lambda config: clock(lambda: run(config)))
+    path = cache_file()
+    table = json.loads(path.read_text()) if path.is_file() else {}
+    table.setdefault(f"sm_{nearest}", {}).setdefault(op, {})[str(size)] = asdict(best)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(table, indent=1))
+    scratch.replace(path)
+    return best
+
+
+# ---------------------------------------------------------------------------------------------- registry
+
+
+@dataclass(frozen=True)
+class ProductionKernel:
+    """One kernel as it is launched in production, complete enough for `triton.compile(ASTSource(...))` without a GPU.
+
+    signature: argument -> Triton type ("*bf16", "i32", "constexpr"); constexprs: argument -> value; attrs: 16-byte
+    divisibility by argument position. wide_loads: rows of logits are read, so 16-byte global loads are expected.
+    tensor_cores: it has a dot.
+    """
+
+    name: str
+    fn: Any
+    arch: int
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    attrs: Mapping[tuple[int, ...], list[list[Any]]]
+    num_warps: int
+    num_stages: int
+    wide_loads: bool = True
+    tensor_cores: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def production_kernel(
+    name: str,
+    fn: Any,
+    arch: int,
+    types: Mapping[str, str],
+    constexprs: Mapping[str, Any],
+    config: LaunchConfig,
+    *,
+    wide_loads: bool = True,
+    tensor_cores: bool = False,
+    unaligned: Iterable[str] = (),
+) -> ProductionKernel:
+    """Describe a launch: `types` of the run-time arguments; all pointers and the integers Triton would find divisible
+    by 16 (all but `unaligned`) carry that hint, as at a LLaDA shape.
+    """
+    arguments = list(fn.arg_names)
+    signature = {a: "constexpr" if a in constexprs else types[a] for a in arguments}
+    hinted = [a for a, t in signature.items() if (t.startswith("*") or t in ("i32", "i64")) and a not in set(unaligned)]
+    attrs: dict[tuple[int, ...], list[list[Any]]] = {(arguments.index(a),): [["tt.divisibility", 16]] for a in hinted}
+    return ProductionKernel(
+        name,
+        fn,
+        arch,
+        signature,
+        dict(constexprs),
+        attrs,
+        config.num_warps,
+        config.num_stages,
+        wide_loads,
+        tensor_cores,
+    )
+
+
+def production_kernels() -> list[ProductionKernel]:
+    """Every configuration the ops launch, for sm_80, sm_90 and sm_100: each kernel module's `production(arch)`."""
+    modules = [importlib.import_module(f"{__package__}.{name}") for name in _KERNEL_MODULES]
+    return [
+        kernel
+        for arch in ARCHITECTURES
+        for module in modules
+        if hasattr(module, "production")
+        for kernel in module.production(arch)
+    ]

@@ -1,0 +1,245 @@
+"""The two-level token draw in Triton: one read of the logits, then one tile a row again.
+
+`_tile_stats` reduces every vocabulary tile of every row to a maximum and a sum of exponentials (at T as well, where T
+is neither 0 nor 1). `_draw` merges a row's tiles, takes a tile by its mass, reads that tile again and takes a token
+inside it. Choosing by tile mass and then within the tile is inverse-CDF sampling over the whole row, so it is exact,
+with one uniform a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes a tile written and read for the sums.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import reference
+from .launch import LaunchConfig, ProductionKernel, launch_config, production_kernel
+
+ARGMAX, PLAIN, TEMPERED, GUMBEL = 0, 1, 2, 3  # T = 0; T = 1; any other T; per-element oracle
+STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers kept of a tile
+RUN = 64  # tokens; the draw inside a tile goes by runs of so many
+
+_ARGMAX, _TEMPERED, _GUMBEL = tl.constexpr(ARGMAX), tl.constexpr(TEMPERED), tl.constexpr(GUMBEL)
+_LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
+_GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
+
+
+@triton.jit
+def _mix(x):  # type: ignore[no-untyped-def]
+    """splitmix64 finaliser on uint64, as `reference._mix`."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+@triton.jit
+def _row_state(row_ids, row, key, HAS_ROW_IDS: tl.constexpr):  # type: ignore[no-untyped-def]
+    row_id = row
+    if HAS_ROW_IDS:
+        row_id = tl.load(row_ids + row)
+    return _mix(_mix(row_id.to(tl.uint64)) ^ key.to(tl.uint64))
+
+
+@triton.jit
+def _exponential(state, index):  # type: ignore[no-untyped-def]
+    """-log(1 - u) in float32 from 63 bits; the series keeps the digits of a small u."""
+    bits = _mix(state + (index + 1).to(tl.uint64) * _GAMMA) & 0x7FFFFFFFFFFFFFFF
+    u = tl.minimum((bits.to(tl.float32) + 0.5) * 1.0842021724855044e-19, 1.0 - 5.9604644775390625e-8)
+    return tl.where(u < 0.03125, u * (1.0 + u * (0.5 + u * (0.33333333 + u * 0.25))), -tl.log(1.0 - u))
+
+
+@triton.jit
+def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
+    index = tile * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + row * stride + index, mask=index < vocab, other=float("-inf")).to(tl.float32)
+    for i in range(n_forbid):
+        x = tl.where(index == tl.load(forbid + i), float("-inf"), x)
+    return tl.minimum(x, _LARGEST, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _pick(weights, u, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """First index whose cumulative weight exceeds u * total, its weight positive; and what is left of u inside it."""
+    lane = tl.arange(0, SIZE)
+    weights = weights.to(tl.float64)
+    cum = tl.cumsum(weights, 0)
+    goal = u * tl.max(cum, 0)
+    live = weights > 0
+    first = tl.min(tl.where(live & (cum > goal), lane, SIZE), 0)
+    picked = tl.minimum(first, tl.max(tl.where(live, lane, 0), 0))  # u * total may round up to the total
+    here = lane == picked
+    weight = tl.sum(tl.where(here, weights, 0.0), 0)
+    rest = (goal - tl.sum(tl.where(here, cum, 0.0), 0) + weight) / weight
+    return picked, tl.minimum(tl.maximum(rest, 0.0), 1.0)
+
+
+@triton.jit(do_not_specialize=["key"])
+def _tile_stats(  # type: ignore[no-untyped-def]
+    logits,
+    stride,
+    stats,
+    forbid,
+    n_forbid,
+    row_ids,
+    key,
+    inv_t,
+    vocab,
+    tiles,
+    MODE: tl.constexpr,
+    STATS: tl.constexpr,
+    HAS_ROW_IDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    row, tile = (program // tiles).to(tl.int64), program % tiles
+    x = _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK)
+    top = tl.max(x, 0)
+    shifted = x - tl.where(top > float("-inf"), top, 0.0)
+    out = stats + row * STATS * tiles + tile
+    tl.store(out, top)
+    tl.store(out + tiles, tl.sum(tl.exp(shifted), 0))
+    if MODE == _TEMPERED:
+        tl.store(out + 2 * tiles, tl.sum(tl.exp(shifted * inv_t), 0))
+    if MODE == _GUMBEL:
+        lane = tl.arange(0, BLOCK)
+        state = _row_state(row_ids, row, key, HAS_ROW_IDS)
+        score = shifted * inv_t - tl.log(_exponential(state, tile * BLOCK + lane))
+        best = tl.max(score, 0)
+        tl.store(out + 2 * tiles, best)
+        tl.store(out + 3 * tiles, tl.min(tl.where(score == best, lane, BLOCK - 1), 0).to(tl.float32))
+
+
+@triton.jit(do_not_specialize=["key"])
+def _draw(  # type: ignore[no-untyped-def]
+    logits,
+    stride,
+    stats,
+    forbid,
+    n_forbid,
+    row_ids,
+    key,
+    inv_t,
+    vocab,
+    tiles,
+    ids,
+    confidence,
+    fallback,
+    MODE: tl.constexpr,
+    STATS: tl.constexpr,
+    HAS_ROW_IDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, TILES)
+    live = lane < tiles
+    at = stats + row * STATS * tiles + lane
+    tops = tl.load(at, mask=live, other=float("-inf"))
+    sums = tl.load(at + tiles, mask=live, other=0.0)
+    top = tl.max(tops, 0)
+    shifted = tl.where(live & (tops > float("-inf")), tops - top, float("-inf"))
+    total = tl.sum(sums * tl.exp(shifted), 0)  # NaN if the row holds one: NaN * 0 is NaN
+    u = ((_row_state(row_ids, row, key, HAS_ROW_IDS) >> 11).to(tl.float64)) * 1.1102230246251565e-16
+
+    if MODE == _ARGMAX:
+        tile = tl.min(tl.where(tops == top, lane, TILES - 1), 0)
+        rest = u
+    elif MODE == _GUMBEL:
+        scores = shifted * inv_t + tl.load(at + 2 * tiles, mask=live, other=0.0)
+        tile = tl.min(tl.where(scores == tl.max(scores, 0), lane, TILES - 1), 0)
+        rest = u
+    else:
+        if MODE == _TEMPERED:
+            sums = tl.load(at + 2 * tiles, mask=live, other=0.0)
+            shifted = shifted * inv_t
+        tile, rest = _pick(sums * tl.exp(shifted), u, TILES)
+
+    tile = tl.minimum(tile, tiles - 1)
+    x = _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK)
+    lanes = tl.arange(0, BLOCK)
+    tile_top = tl.max(x, 0)
+    if MODE == _ARGMAX:
+        token = tl.min(tl.where(x == tile_top, lanes, BLOCK - 1), 0)
+    elif MODE == _GUMBEL:
+        token = tl.load(stats + row * STATS * tiles + 3 * tiles + tile).to(tl.int32)
+    else:
+        weights = x - tl.where(tile_top > float("-inf"), tile_top, 0.0)
+        if MODE == _TEMPERED:
+            weights = weights * inv_t
+        # inside the tile by runs of RUN tokens, then inside one run: two scans of a few dozen numbers, none of BLOCK
+        runs = tl.reshape(tl.exp(weights), [BLOCK // RUN, RUN])
+        run, rest = _pick(tl.sum(runs, 1), rest, BLOCK // RUN)
+        inside = tl.where(tl.arange(0, BLOCK // RUN)[:, None] == run, runs, 0.0)
+        token, rest = _pick(tl.sum(inside, 0), rest, RUN)
+        token += run * RUN
+    logit = tl.sum(tl.where(lanes == token, x, 0.0), 0)
+    has_distribution = total > 0  # false for NaN and for nothing but -inf
+    tl.store(ids + row, tl.where(has_distribution, (tile * BLOCK + token).to(tl.int64), fallback))
+    tl.store(confidence + row, tl.where(has_distribution, tl.exp(logit - top) / total, float("nan")))
+
+
+def sample(
+    logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
+) -> tuple[Tensor, Tensor]:
+    """Launch both kernels; arguments already validated. logits float32, float16 or bfloat16 [M, V], last stride 1."""
+    rows, vocab = logits.shape
+    ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    if rows == 0:
+        return ids, confidence
+    kind = ARGMAX if temperature == 0 else GUMBEL if mode == "gumbel" else PLAIN if temperature == 1 else TEMPERED
+    config = launch_config("sample_tiles", vocab, logits.dtype)
+    tiles = triton.cdiv(vocab, config.block)
+    stats = torch.empty(rows, STATS[kind], tiles, dtype=torch.float32, device=logits.device)
+    fallback = min(set(range(len(forbid) + 1)) - set(forbid))
+    banned, picked = _forbidden(tuple(forbid), logits.device), ids if row_ids is None else row_ids
+    key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
+    shared = (logits, logits.stride(0), stats, banned, len(forbid), picked, key, inv_t, vocab, tiles)
+    fallback = min(set(range(len(forbid) + 1)) - set(forbid))
+    first, second = _constexprs(kind, row_ids is not None, config, tiles)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+        _tile_stats[(rows * tiles,)](*shared, **first, **options)
+        _draw[(rows,)](*shared, ids, confidence, fallback, **second, **options)
+    return ids, confidence
+
+
+@lru_cache(maxsize=64)
+def _forbidden(forbid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Forbidden ids on the device, copied there once."""
+    return torch.tensor(forbid or (-1,), dtype=torch.int64, device=device)
+
+
+def _constexprs(
+    kind: int, has_row_ids: bool, config: LaunchConfig, tiles: int
+) -> tuple[dict[str, int | bool], dict[str, int | bool]]:
+    """Compile-time arguments of `_tile_stats` (T = 0 needs what T = 1 needs) and of `_draw`."""
+    both = {"STATS": STATS[kind], "HAS_ROW_IDS": has_row_ids, "BLOCK": config.block}
+    return {**both, "MODE": kind or PLAIN}, {**both, "MODE": kind, "TILES": triton.next_power_of_2(tiles), "RUN": RUN}
+
+
+def production(arch: int) -> list[ProductionKernel]:
+    """Both kernels in every mode and dtype (the oracle in bfloat16), at a LLaDA vocabulary, with row ids."""
+    vocab = 126464
+    types = {"stride": "i32", "forbid": "*i64", "n_forbid": "i32", "row_ids": "*i64", "key": "i64", "inv_t": "fp32"}
+    types |= {"vocab": "i32", "tiles": "i32", "fallback": "i32", "stats": "*fp32", "ids": "*i64", "confidence": "*fp32"}
+    unaligned = ("key", "n_forbid", "tiles", "fallback")
+    kernels = []
+    for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+        config = launch_config("sample_tiles", vocab, dtype, arch)
+        typed = {**types, "logits": f"*{short}"}
+        for kind, mode in ((ARGMAX, "argmax"), (PLAIN, "plain"), (TEMPERED, "tempered"), (GUMBEL, "gumbel")):
+            if kind == GUMBEL and dtype != torch.bfloat16:
+                continue
+            first, second = _constexprs(kind, True, config, triton.cdiv(vocab, config.block))
+            for fn, constexprs in ((_tile_stats, first), (_draw, second)):
+                if fn is not _tile_stats or kind != ARGMAX:  # the same code as for T = 1
+                    name = f"sample{fn.__name__}_{mode}_{short}"
+                    kernels.append(production_kernel(name, fn, arch, typed, constexprs, config, unaligned=unaligned))
+    return kernels

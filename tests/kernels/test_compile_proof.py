@@ -1,0 +1,103 @@
+"""If these fail, a kernel spills, loads narrowly or does not compile for sm_80, sm_90 or sm_100."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARCHS = (80, 90, 100)
+
+
+def run_compiled(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own: here, kernels are interpreted, and only compiled ones can be compiled."""
+    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "DMPO_PLAIN")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(command, env=env, cwd=path, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Every production configuration, compiled; a list of `benchmarks.cubin.Compiled` as dictionaries."""
+    path = tmp_path_factory.mktemp("cubin") / "compiled.json"
+    done = run_compiled("-m", "benchmarks.cubin", "--json", str(path))
+    assert path.is_file(), done.stdout + done.stderr
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_spills_and_sixteen_byte_loads(compiled: list[dict[str, Any]], arch: int) -> None:
+    here = [kernel for kernel in compiled if kernel["arch"] == arch]
+    assert {kernel["name"]: kernel["faults"] for kernel in here if kernel["faults"]} == {}
+    for kernel in here:
+        assert 16 <= kernel["registers"] <= 255
+        assert kernel["spills"] == kernel["local_instructions"] == 0
+        assert not kernel["wants_wide"] or kernel["wide_loads"] >= kernel["row_loads"] >= 1
+
+
+def test_every_op_dtype_and_architecture_is_covered(compiled: list[dict[str, Any]]) -> None:
+    names = {arch: {kernel["name"] for kernel in compiled if kernel["arch"] == arch} for arch in ARCHS}
+    assert names[80] == names[90] == names[100]
+    for stem in ("ce_forward", "ce_backward", "tile_softmax", "tile_gradient", "sample_tile_stats", "sample_draw"):
+        for dtype in ("bf16", "fp16", "fp32"):
+            wide = [k["wants_wide"] for k in compiled if k["name"].startswith(stem) and k["name"].endswith(dtype)]
+            assert wide, f"no production kernel {stem}*{dtype}"
+            assert all(wide)
+
+
+BROKEN = """
+import triton, triton.language as tl
+from benchmarks.cubin import compile_kernel
+from dmpo.kernels.launch import LaunchConfig, production_kernel
+
+@triton.jit
+def hoard(logits, out, vocab, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    x = tl.load(logits + at * vocab).to(tl.float32)
+    tl.store(out + at * vocab, x * tl.sum(x, 0))
+
+types = {"logits": "*bf16", "out": "*fp32", "vocab": "i32"}
+kernel = production_kernel("broken", hoard, 90, types, {"BLOCK": 16384}, LaunchConfig(16384, 1), tensor_cores=True)
+print("\\n".join(compile_kernel(kernel).faults()))
+"""
+
+
+def test_the_proof_can_fail(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    done = run_compiled("broken.py", path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    spills, loads, dots = done.stdout.splitlines()
+    assert spills.startswith("spills: ")
+    assert loads.startswith("16-byte loads: 0")
+    assert dots == "no tensor-core instruction"
+
+
+EDGES = """
+from benchmarks.cubin import compile_kernel
+from dataclasses import replace
+from dmpo.kernels import sampling
+
+for kernel in sampling.production(90):
+    if kernel.name.endswith(("tempered_bf16", "argmax_bf16")):
+        ones = {"n_forbid": 1, "tiles": 1, "fallback": 1, "stride": 1}
+        ones = {name: value for name, value in ones.items() if name in kernel.signature}
+        types = {name: "constexpr" if name in ones else type_ for name, type_ in kernel.signature.items()}
+        constants = {**kernel.constexprs, **ones}
+        one = replace(kernel, signature=types, constexprs=constants, attrs={}, wide_loads=False)
+        print(kernel.name, compile_kernel(one).faults())
+"""
+
+
+def test_sampler_compiles_for_odd_vocabularies_and_arguments_of_one(tmp_path: Path) -> None:
+    """Triton makes an argument of 1 a constant and drops alignment it cannot see: other code than at LLaDA's shape."""
+    (tmp_path / "edges.py").write_text(EDGES)
+    done = run_compiled("edges.py", path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" ", 1)[1] for line in done.stdout.splitlines()] == ["[]"] * 3

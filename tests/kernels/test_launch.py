@@ -1,0 +1,113 @@
+"""If these fail, a kernel launches with parameters nobody asked for, or the package needs Triton to be imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dmpo.kernels import launch
+from dmpo.kernels.launch import LaunchConfig, launch_config
+
+
+@pytest.fixture(autouse=True)
+def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("DMPO_LAUNCH_JSON", raising=False)
+
+
+@pytest.mark.parametrize("op", sorted(launch.TABLE[90]))
+@pytest.mark.parametrize("vocab", [1, 100, 5003, 126464, 1 << 20])
+@pytest.mark.parametrize("arch", [75, 80, 86, 90, 100, 120, None])
+def test_every_row_gets_a_legal_launch(op: str, vocab: int, arch: int | None) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        config = launch_config(op, vocab, dtype, arch)
+        assert config.block >= 128
+        for n in (config.block, config.num_warps):
+            assert n & (n - 1) == 0
+        assert config.block < 2 * max(vocab, 128), "a block much longer than the row"
+        assert config.block * dtype.itemsize >= config.num_warps * 512 or config.num_warps == 1
+
+
+def test_order_of_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def table(block: int) -> str:
+        return json.dumps({"sm_90": {"ce_forward": {"2": {"block": block, "num_warps": 4}}}})
+
+    def now() -> int:
+        return launch_config("ce_forward", 126464, torch.bfloat16, 90).block
+
+    assert now() == launch.TABLE[90]["ce_forward"][2].block
+    launch.cache_file().parent.mkdir(parents=True)
+    launch.cache_file().write_text(table(2048))
+    assert now() == 2048
+    (tmp_path / "mine.json").write_text(table(1024))
+    monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "mine.json"))
+    assert now() == 1024
+    assert launch_config("ce_forward", 126464, torch.float32, 90) == launch.TABLE[90]["ce_forward"][4]
+
+
+@pytest.mark.parametrize(
+    "text", ["not json", "[]", '{"sm_90": {"ce_forward": {"2": {"blok": 1}}}}',
+             '{"sm_90": {"ce_forward": {"2": {"block": 100, "num_warps": 4}}}}'],
+)  # fmt: skip
+def test_a_broken_file_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "bad.json"))
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        launch_config("ce_forward", 1000, torch.bfloat16, 90)
+    monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "absent.json"))
+    with pytest.raises(ValueError, match=r"absent\.json"):
+        launch_config("ce_forward", 1000, torch.bfloat16, 90)
+
+
+def test_autotune_keeps_the_fastest_on_disk() -> None:
+    seen: list[LaunchConfig] = []
+
+    def clock(run: object) -> float:
+        assert callable(run)
+        run()
+        return abs(seen[-1].block - 4096) + seen[-1].num_warps
+
+    best = launch.autotune("ce_forward", 126464, torch.bfloat16, seen.append, arch=80, timer=clock)
+    assert len(set(seen)) > 3
+    assert best.block == 4096
+    assert launch_config("ce_forward", 126464, torch.bfloat16, 80) == best
+    assert launch_config("ce_forward", 126464, torch.bfloat16, 90) == launch.TABLE[90]["ce_forward"][2]
+
+
+def test_path_switch() -> None:
+    x = torch.zeros(1)
+    with launch.plain_path(False):
+        assert launch.uses_triton(x)
+        assert not launch.uses_triton(x.double())
+        with launch.plain_path():
+            assert not launch.uses_triton(x)
+            assert launch.kernel_status() == (False, "DMPO_PLAIN=1 or plain_path() forces plain PyTorch")
+        assert launch.uses_triton(x)
+
+
+def test_imports_and_computes_without_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, dmpo.kernels as k
+h, w = torch.randn(4, 8, requires_grad=True), torch.randn(30, 8)
+k.linear_token_logprobs(h, w, torch.arange(4)).sum().backward()
+x = torch.randn(1, 4, 30, requires_grad=True)
+targets, mask = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool)
+k.weighted_masked_ce(x, targets, mask, torch.ones(1))[0].backward()
+k.sample_tokens(x.detach()[0], 1.0, seed=0)
+assert k.launch.kernel_status("cuda") == (False, "triton is not installed")
+assert h.grad.isfinite().all() and x.grad.isfinite().all()
+"""
+    root = Path(launch.__file__).resolve().parents[1]
+    env = {k: v for k, v in os.environ.items() if k not in ("DMPO_PLAIN", "TRITON_INTERPRET")} | {
+        "PYTHONPATH": str(root)
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,168 @@
+"""If these fail, the published traffic figures are wrong, or an op moves more than it promises."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[2]))  # benchmarks/ is not installed
+
+from benchmarks.meter import measure
+from dmpo import kernels
+from dmpo.kernels import launch
+
+VOCAB = 126464
+
+
+@pytest.fixture(autouse=True)
+def triton_path() -> Iterator[None]:
+    assert launch.INTERPRETED
+    with launch.plain_path(False):
+        yield
+
+
+# ---------------------------------------------------------------------------------------------- the meter itself
+
+
+@triton.jit
+def _copy(source, sink, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(sink + at, tl.load(source + at, mask=at < n).to(tl.float32), mask=at < n - 1)
+
+
+@triton.jit
+def _product(a, b, total, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+    m, n, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
+    out = tl.dot(tl.load(a + m[:, None] * K + k[None, :]), tl.load(b + k[:, None] * N + n[None, :]))
+    tl.atomic_add(total + n, tl.sum(out, 0))
+
+
+def test_masked_loads_and_stores_are_counted_by_element() -> None:
+    source, sink = torch.zeros(100, dtype=torch.float16), torch.zeros(100)
+    found = measure(lambda: _copy[(4,)](source, sink, 100, BLOCK=32))
+    assert (found.bytes_read, found.bytes_written, found.launches, found.flops) == (200, 396, 1, 0)
+
+
+def test_dots_and_atomics_are_counted() -> None:
+    a, b, total = torch.ones(16, 32), torch.ones(32, 64), torch.zeros(64)
+    found = measure(lambda: _product[(1,)](a, b, total, M=16, N=64, K=32))
+    assert found.flops == 2 * 16 * 64 * 32
+    assert found.bytes_read == 4 * (16 * 32 + 32 * 64 + 64)
+    assert found.bytes_written == 4 * 64
+    assert total[0] == 16 * 32
+
+
+@pytest.mark.parametrize(
+    ("job", "read", "written", "flops"),
+    [
+        (lambda x: x.float(), 2000, 4000, 0),
+        (lambda x: x + x, 4000, 2000, 0),
+        (lambda x: x.mul_(2), 2000, 2000, 0),
+        (lambda x: x.zero_(), 0, 2000, 0),
+        (lambda x: x.view(10, 100).t()[3:], 0, 0, 0),
+        (lambda x: torch.add(x[:1].expand(1000), 1), 2, 2000, 0),
+        (lambda x: x[torch.arange(10)], 20 + 80, 20 + 80, 0),
+        (lambda x: torch.mm(x.view(10, 100), x.view(100, 10)), 4000, 200, 20000),
+        (lambda x: x[:100].view(10, 10).addmm_(x.view(10, 100), x.view(100, 10)), 4200, 200, 20000),
+        (lambda x: torch.mv(x.view(10, 100), x[:100]), 2200, 20, 2000),
+    ],
+)
+def test_torch_ops_read_inputs_and_write_outputs_once(
+    job: Callable[[Tensor], Tensor], read: int, written: int, flops: int
+) -> None:
+    x = torch.ones(1000, dtype=torch.bfloat16)
+    found = measure(lambda: job(x))
+    assert (found.bytes_read, found.bytes_written, found.flops) == (read, written, flops)
+
+
+def test_peak_is_the_most_alive_at_once() -> None:
+    def job() -> None:
+        for _ in range(3):
+            first = torch.zeros(100_000)
+            second = first + 1
+            del first, second
+
+    assert 800_000 <= measure(job).peak_bytes < 810_000
+
+
+# ---------------------------------------------------------------------------------------------- the ops' promises
+
+
+def loss_inputs(live: int) -> dict[str, Tensor]:
+    """2 x 4 rows of LLaDA's vocabulary in bfloat16, `live` positions of each row masked."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, :live] = True
+    return {
+        "logits": torch.randn(2, 4, VOCAB, generator=generator).bfloat16().requires_grad_(),
+        "targets": torch.randint(0, VOCAB, (2, 4), generator=generator),
+        "mask": mask,
+    }
+
+
+@pytest.mark.parametrize("live", [1, 4])
+@pytest.mark.parametrize("op", ["logprobs", "weighted"])
+def test_losses_from_logits_read_live_rows_twice_and_write_the_gradient_once(op: str, live: int) -> None:
+    inputs = loss_inputs(live)
+    weights = torch.tensor([0.7, -0.3])
+
+    def job() -> None:
+        if op == "logprobs":
+            kernels.masked_token_logprobs(**inputs).sum().backward()
+        else:
+            kernels.weighted_masked_ce(**inputs, weights=weights)[0].backward()
+
+    found = measure(job)
+    row = VOCAB * 2
+    assert 2 * live <= found.bytes_read / (2 * row) <= 2.05 * live
+    assert 4 <= found.bytes_written / (2 * row) <= 1.05 * live + (4 - live)  # dead rows: the zeros autograd wants
+    assert found.peak_bytes <= 1.01 * inputs["logits"].nbytes  # the gradient, and nothing else of that size
+
+
+def test_rows_of_coefficient_zero_are_never_read() -> None:
+    inputs = loss_inputs(4)
+    weights = torch.tensor([0.0, 1.0])
+    found = measure(lambda: kernels.weighted_masked_ce(**inputs, weights=weights)[0].backward())
+    assert found.bytes_read <= 2.05 * 4 * VOCAB * 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
+def test_a_draw_reads_the_logits_once(temperature: float) -> None:
+    logits = loss_inputs(1)["logits"].detach()[0]
+    found = measure(lambda: kernels.sample_tokens(logits, temperature, seed=0, forbid=[3]))
+    assert 1 <= found.bytes_read / logits.nbytes <= 1.1
+    assert found.bytes_written <= 0.01 * logits.nbytes
+    assert found.peak_bytes <= 0.01 * logits.nbytes
+    assert found.launches == 2
+
+
+@pytest.mark.parametrize(("trainable", "op", "products"), [
+    (False, "logprobs", 2), (False, "weighted", 2), (True, "logprobs", 4), (True, "weighted", 3),
+])  # fmt: skip
+def test_linear_losses_do_no_more_matrix_products_than_promised(trainable: bool, op: str, products: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 16, 32, generator=generator).requires_grad_()
+    weight = torch.randn(1000, 32, generator=generator).requires_grad_(trainable)
+    targets = torch.randint(0, 1000, (2, 16), generator=generator)
+    mask = torch.arange(16).expand(2, 16) < 5  # 10 of 32 rows
+
+    def job() -> None:
+        if op == "logprobs":
+            kernels.linear_token_logprobs(hidden[mask], weight, targets[mask]).sum().backward()
+        else:
+            kernels.linear_weighted_ce(hidden, weight, targets, mask, torch.tensor([0.5, 0.5]))[0].backward()
+
+    assert measure(job).flops / (2 * 32 * 1000 * 10) == pytest.approx(products, abs=0.01)
+
+
+def test_no_gradient_means_one_matrix_product() -> None:
+    hidden, weight, targets = torch.randn(10, 32), torch.randn(1000, 32), torch.arange(10)
+    found = measure(lambda: kernels.linear_token_logprobs(hidden, weight, targets))
+    assert found.flops == 2 * 32 * 1000 * 10

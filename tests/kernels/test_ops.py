@@ -1,0 +1,123 @@
+"""If these fail, the ops break torch.compile, autocast or autograd, or a second derivative is silently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernel_oracle import both_paths
+from torch import Tensor
+from torch.library import opcheck
+
+from dmpo import kernels
+from dmpo.kernels import linear_ce, masked_ce
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
+G = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(3, 5, 40, generator=G)
+HIDDEN, WEIGHT, BIAS = torch.randn(3, 5, 8, generator=G), torch.randn(40, 8, generator=G), torch.randn(40, generator=G)
+TARGETS, MASK = torch.randint(0, 40, (3, 5), generator=G), torch.rand(3, 5, generator=G) < 0.5
+WEIGHTS, BASELINE = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.5, 0.0, 0.5])
+
+
+@both_paths
+@pytest.mark.parametrize("mask", [MASK, None])
+def test_opcheck_from_logits(path: str, mask: Tensor | None) -> None:
+    x = LOGITS.clone().requires_grad_()
+    opcheck(masked_ce._logprobs_op, (x, TARGETS, mask, False))
+    _, row_max, log_sum = masked_ce._logprobs_op(LOGITS, TARGETS, mask, False)
+    arguments = (LOGITS.clone(), TARGETS, mask, row_max, log_sum, torch.ones(3, 5), None)
+    opcheck(masked_ce._backward_op, arguments)
+    opcheck(masked_ce._inplace_backward_op, arguments)
+
+
+@both_paths
+@pytest.mark.parametrize("baseline", [BASELINE, None])
+def test_opcheck_weighted(path: str, baseline: Tensor | None) -> None:
+    x = LOGITS.clone().requires_grad_()
+    opcheck(masked_ce._weighted_op, (x, TARGETS, MASK, WEIGHTS, baseline, 0.5, False))
+
+
+@both_paths
+@pytest.mark.parametrize("trained", [(True, False, False), (True, True, True)])
+def test_opcheck_linear(path: str, trained: tuple[bool, bool, bool]) -> None:
+    h, w, b = (x.clone().requires_grad_(t) for x, t in zip((HIDDEN, WEIGHT, BIAS), trained, strict=True))
+    frozen = not trained[1]
+    opcheck(
+        linear_ce._logprobs_op, (h.flatten(0, 1).detach().requires_grad_(), w, b, TARGETS.flatten(), None, 0.0, frozen)
+    )
+    opcheck(linear_ce._weighted_op, (h, w, b, TARGETS, MASK, WEIGHTS, BASELINE, 0.5, None, 0.0, list(trained)))
+    flat, targets = HIDDEN.flatten(0, 1), TARGETS.flatten()
+    stats = linear_ce._logprobs_op(flat, WEIGHT, BIAS, targets, None, 0.0, False)[1:3]
+    opcheck(linear_ce._recompute_op, (flat, WEIGHT, BIAS, targets, *stats, torch.ones(15), list(trained), None))
+
+
+def from_logits(x: Tensor) -> Tensor:
+    loss, nll = kernels.weighted_masked_ce(x * 2, TARGETS, MASK, WEIGHTS, BASELINE, 0.5)
+    return loss + kernels.masked_token_logprobs(x.tanh(), TARGETS, MASK).sum() + nll.sum()
+
+
+def from_hidden(h: Tensor) -> Tensor:
+    loss, nll = kernels.linear_weighted_ce(h * 2, WEIGHT, TARGETS, MASK, WEIGHTS, bias=BIAS)
+    return loss + kernels.linear_token_logprobs(h.tanh().flatten(0, 1), WEIGHT, TARGETS.flatten()).sum() + nll.sum()
+
+
+def from_hidden_trained(w: Tensor) -> Tensor:
+    loss, _ = kernels.linear_weighted_ce(HIDDEN, w * 2, TARGETS, MASK, WEIGHTS)
+    return loss + kernels.linear_token_logprobs(HIDDEN.flatten(0, 1), w, TARGETS.flatten()).sum()
+
+
+@both_paths
+@pytest.mark.parametrize("loss", [from_logits, from_hidden, from_hidden_trained])
+def test_compiles_as_one_graph(path: str, loss: Callable[[Tensor], Tensor]) -> None:
+    start = {from_logits: LOGITS, from_hidden: HIDDEN, from_hidden_trained: WEIGHT}[loss]
+    results = []
+    for run in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        x = start.clone().requires_grad_()
+        out = run(x)
+        out.backward()
+        results.append((out.detach(), x.grad))
+    torch._dynamo.reset()
+    torch.testing.assert_close(results[0], results[1])
+
+
+@both_paths
+def test_autocast(path: str) -> None:
+    """From logits nothing changes; hidden states and head are cast as a linear layer casts; float32 comes out."""
+    h, w = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
+    x = LOGITS.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        same = kernels.masked_token_logprobs(x, TARGETS, MASK)
+        loss, nll = kernels.linear_weighted_ce(h, w, TARGETS, MASK, WEIGHTS)
+        tokens = kernels.linear_token_logprobs(h.flatten(0, 1), w, TARGETS.flatten())
+    assert torch.equal(same, kernels.masked_token_logprobs(x, TARGETS, MASK))
+    assert {out.dtype for out in (loss, nll, tokens)} == {torch.float32}
+    low = [t.bfloat16() for t in (h, w)]
+    assert torch.equal(loss, kernels.linear_weighted_ce(*low, TARGETS, MASK, WEIGHTS)[0])
+    assert torch.equal(tokens, kernels.linear_token_logprobs(low[0].flatten(0, 1), low[1], TARGETS.flatten()))
+    (loss + tokens.sum()).backward()
+    assert h.grad.dtype == w.grad.dtype == torch.float32
+
+
+@both_paths
+@pytest.mark.parametrize("loss", [from_logits, from_hidden, from_hidden_trained])
+def test_double_backward_is_refused(path: str, loss: Callable[[Tensor], Tensor]) -> None:
+    start = {from_logits: LOGITS, from_hidden: HIDDEN, from_hidden_trained: WEIGHT}[loss]
+    x = start.clone().requires_grad_()
+
+    def twice() -> None:
+        (grad,) = torch.autograd.grad(loss(x), x, create_graph=True)
+        grad.square().sum().backward()
+
+    with pytest.raises(RuntimeError, match=r"second derivative|double backward"):
+        twice()
+
+
+@both_paths
+def test_no_grad_keeps_no_graph(path: str) -> None:
+    h = HIDDEN.flatten(0, 1).clone().requires_grad_()
+    with torch.no_grad():
+        assert not kernels.linear_token_logprobs(h, WEIGHT, TARGETS.flatten()).requires_grad
+    assert kernels.linear_token_logprobs(h, WEIGHT, TARGETS.flatten()).requires_grad
+    assert not kernels.linear_token_logprobs(h.detach(), WEIGHT, TARGETS.flatten()).requires_grad
