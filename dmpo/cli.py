@@ -106,6 +106,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
     import torch
 
+    from .kernels.launch import kernel_status
     from .kernels.remask import extension_status
 
     for name in ("dmpo", "torch", "triton", "transformers", "accelerate", "peft"):
@@ -118,5 +119,5 @@ def _info(arguments: argparse.Namespace) -> None:
     print(f"{'device':<13} {device}")
     built, reason = extension_status()
     print(f"{'remasking':<13} {'C++ extension' if built else 'plain PyTorch'} ({reason})")
-    why = "a CUDA device is here" if cuda else "no CUDA device: Triton kernels need one"
-    print(f"{'losses, draw':<13} {'Triton' if cuda else 'plain PyTorch, masked rows only'} ({why})")
+    used, why = kernel_status("cuda" if cuda else "cpu")
+    print(f"{'losses, draw':<13} {'Triton' if used else 'plain PyTorch, masked rows only'} ({why})")

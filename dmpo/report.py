@@ -89,7 +89,9 @@ def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | No
     return next((i for i, (text, row) in enumerate(rows) if not task.solved(text, row)), None)
 
 
-def plot_run(metrics: list[dict[str, Any]], timings: list[dict[str, Any]], title: str, path: Path) -> None:
+def plot_run(
+    metrics: list[dict[str, Any]], timings: list[dict[str, Any]], summary: dict[str, Any], title: str, path: Path
+) -> None:
     """Six panels: reward, accuracy, ESS, log-ratio to the reference and token entropy over steps, time per phase."""
     import matplotlib
 
@@ -104,13 +106,15 @@ def plot_run(metrics: list[dict[str, Any]], timings: list[dict[str, Any]], title
     reward.set(title="mean reward of rollouts")
     for name, colour in (("sampled", "C1"), ("greedy", "C2")):
         points = [(m["step"], m[f"{name}_accuracy"]) for m in metrics if f"{name}_accuracy" in m]
-        if points:
-            accuracy.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
-            accuracy.legend(frameon=False, loc="lower right")
-    accuracy.set(title="held-out accuracy (validation)", ylim=(0, 1))
+        accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", markersize=3, color=colour, label=name)
+        ends = [summary[f"{name}_accuracy_before"], summary[f"{name}_accuracy_after"]]
+        accuracy.plot([0, summary["steps"]], ends, "D", color=colour, markerfacecolor="white")
+    accuracy.plot([], [], "D", color="grey", markerfacecolor="white", label="test rows, before and after")
+    accuracy.legend(frameon=False, loc="lower right")
+    accuracy.set(title="held-out accuracy", ylim=(0, 1.02))
     accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     ess.plot(steps, [line["ess"] for line in metrics], color="C3")
-    ess.set(title="effective sample size, share of the group", ylim=(0, 1))
+    ess.set(title="effective sample size / group size", ylim=(0, 1))
     ratio.plot(steps, [line["log_ratio"] for line in metrics], color="C4")
     ratio.set(title="log p_cur − log p_ref of rollouts (nats)")
     entropy.plot(steps, [line["entropy"] for line in metrics], color="C5")

@@ -233,9 +233,8 @@ class DMPOTrainer:
         summary = summarise(before, after) | facts | {"torch": torch.__version__, "output_dir": self.config.output_dir}
         if self.accelerator.is_main_process:
             self.run.write_summary(summary)
-            title = f"{self.config.task}, seed {self.config.seed}"
-            plot_run(
-                self.run.read("metrics.jsonl"), self.run.read("timings.jsonl"), title, self.run.path / "training.png"
-            )
+            title = f"{self.config.model} on {self.config.task}, seed {self.config.seed}"
+            lines = (self.run.read("metrics.jsonl"), self.run.read("timings.jsonl"))
+            plot_run(*lines, summary, title, self.run.path / "training.png")
             self.reporter.closing(before, after, self.task, summary)
         return summary

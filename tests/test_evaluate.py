@@ -99,5 +99,8 @@ def test_plot(tmp_path: Path) -> None:
         {"step": s, "reward": s / 9, "ess": 0.5, "log_ratio": 0.1 * s, "entropy": 1.0, "sampled_accuracy": 0.5}
         for s in range(1, 9)
     ]
-    plot_run(metrics, [{"step": 1, "rollout": 2.0, "update": 3.0}], "a run", tmp_path / "plot.png")
+    summary = {f"{k}_accuracy_{when}": 0.5 for k in ("sampled", "greedy") for when in ("before", "after")} | {
+        "steps": 8
+    }
+    plot_run(metrics, [{"step": 1, "rollout": 2.0, "update": 3.0}], summary, "a run", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
