@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -149,16 +150,18 @@ def main() -> None:
         print(json.dumps(run_variant(options.variant, options.threads, options.steps)))
         return
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    env = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # threads that wait do not spin: fair to all on a shared machine
+    load = os.getloadavg()[0]
     for _ in range(options.rounds):
         for name in VARIANTS:
             command = [sys.executable, "-m", "benchmarks.bench_step", "--variant", name]
             command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-    report(runs, options.threads)
+    report(runs, options.threads, load)
 
 
-def report(runs: dict[str, list[dict[str, Any]]], threads: int) -> None:
+def report(runs: dict[str, list[dict[str, Any]]], threads: int, load: float) -> None:
     """Print the table and write the JSON."""
     rows = {
         name: {
@@ -178,6 +181,7 @@ def report(runs: dict[str, list[dict[str, Any]]], threads: int) -> None:
             f"{row['gib']:6.2f} {row['loss']:12.6f} {row['grad_norm']:12.6f}"
         )
     first, mine = rows["published"], rows["ours"]
+    print(f"load average before the first run: {load:.1f} on {os.cpu_count()} cores")
     print(
         f"ours: {first['seconds_best'] / mine['seconds_best']:.1f} times faster than published, "
         f"{first['gib'] / max(mine['gib'], 1e-3):.0f} times less memory; "
@@ -187,6 +191,7 @@ def report(runs: dict[str, list[dict[str, Any]]], threads: int) -> None:
     RESULTS.mkdir(exist_ok=True)
     shape = {"rows": ROWS, "length": LENGTH, "masked": MASKED, "vocab": VOCAB, "hidden": HIDDEN}
     about = {"device": platform.processor() or platform.machine(), "threads": threads, "torch": torch.__version__}
+    about |= {"load_average_before": round(load, 1), "cores": os.cpu_count()}
     path = RESULTS / f"step-cpu-{threads}-threads.json"
     path.write_text(json.dumps({"shape": shape, **about, "target": TARGET, "variants": rows}, indent=1) + "\n")
 

@@ -12,6 +12,7 @@ Run under TRITON_INTERPRET=1. What is counted:
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,6 +62,7 @@ class Traffic:
 def measure(run: Callable[[], Any]) -> Traffic:
     """What one call of `run` moves, computes and allocates at most. Call it once before, if it autotunes or caches."""
     traffic = Traffic()
+    gc.collect()  # what dies inside the window must have been born there
     with ExitStack() as stack:
         stack.enter_context(_triton_counted(traffic))
         stack.enter_context(_TorchCounter(traffic))

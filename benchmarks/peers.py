@@ -47,13 +47,13 @@ class LossInputs:
         return self.targets.masked_fill(~self.mask, IGNORE).flatten()
 
     def run(self, loss: Callable[[], Tensor]) -> Job:
-        """Forward and backward of `loss`, gradients dropped first."""
+        """Forward and backward of `loss`; gradients are dropped at the end."""
         leaves = [x for x in (self.logits, self.hidden, self.head) if x is not None and x.requires_grad]
 
         def job() -> None:
+            loss().backward()
             for leaf in leaves:
                 leaf.grad = None
-            loss().backward()
 
         return job
 
@@ -137,6 +137,8 @@ LOGITS = [
         lambda: kernels.weighted_masked_ce(i.logits, i.targets, i.mask, i.weights, i.baseline)[0])),
     Peer("dmpo masked_token_logprobs", lambda i: i.run(
         lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask).sum())),
+    Peer("dmpo masked_token_logprobs (overwrites its logits)", lambda i: i.run(
+        lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask, inplace_backward=True).sum())),
     Peer("torch cross_entropy in fp32, all positions", _torch_all),
     Peer("torch cross_entropy in fp32, masked positions", _torch_masked),
     Peer("Liger CE, mean (overwrites its logits)", _liger_ce("mean"), "liger-kernel", weighted=False),

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[2]))  # benchmarks/ is not installed
 
 from benchmarks.meter import measure
 from dmpo import kernels
@@ -123,7 +119,7 @@ def test_losses_from_logits_read_live_rows_twice_and_write_the_gradient_once(op:
     row = VOCAB * 2
     assert 2 * live <= found.bytes_read / (2 * row) <= 2.05 * live
     assert 4 <= found.bytes_written / (2 * row) <= 1.05 * live + (4 - live)  # dead rows: the zeros autograd wants
-    assert found.peak_bytes <= 1.01 * inputs["logits"].nbytes  # the gradient, and nothing else of that size
+    assert 1 <= found.peak_bytes / inputs["logits"].nbytes <= 1.01  # the gradient, and nothing else of that size
 
 
 def test_rows_of_coefficient_zero_are_never_read() -> None:
