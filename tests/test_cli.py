@@ -36,7 +36,7 @@ def test_train_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["train", "sudoku-tiny", "learning_rat=1"], "did you mean 'learning_rate'"),
         (["train", "sudoku-tinny"], "did you mean 'sudoku-tiny'"),
         (["train", "sudoku-tiny", "model=no/such/folder", "output_dir=absent"], "no/such/folder"),
-        (["train", "sudoku-tiny", "reward=nothing", "output_dir=absent"], "module:function"),
+        (["train", "sudoku-tiny", "reward=nothing", "output_dir=absent"], "module:name"),
         (["generate", "sudoku-tiny", "1234", "gen_length=1"], "gen_length"),
         (["pretrain"], "output_dir"),
     ],

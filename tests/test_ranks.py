@@ -1,4 +1,4 @@
-"""If this fails, a run on several ranks is another run than on one: other prompts, other weights or another gradient."""
+"""If this fails, a run on several ranks is another run than on one: other prompts, other weights, another gradient."""
 
 from __future__ import annotations
 
