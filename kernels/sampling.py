@@ -115,7 +115,6 @@ def _sample_plain(
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
     slow = mode == "gumbel" and temperature != 0
     scratch: list[Tensor] = []
-    slow = mode == "gumbel" and temperature != 0
     step = max(1, (_CHUNK >> 3) // vocab) if slow else max(torch.get_num_threads(), _CHUNK // vocab)
     for start in range(0, rows, step):
         part = slice(start, start + step)
