@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -183,7 +184,9 @@ def markdown(timings: list[Timing], limits: tuple[float, float], versions: dict[
     parts = [f"# Kernels, timed on {device}", head]
     parts.append(f"Measured limits: copy {limits[0] / 1e9:.1f} GB/s, matrix product {limits[1] / 1e12:.2f} TFLOP/s.")
     if device.startswith("CPU"):
+        load, cores = os.getloadavg()[1], os.cpu_count()
         parts.append("GPU: not measured. Rows of the losses are positions, 28 % of them masked.")
+        parts.append(f"Load average while measuring: {load:.1f} on {cores} cores; above the cores, others disturb.")
     for job in dict.fromkeys(t.job for t in timings):
         lines = [f"## {job}, V {VOCAB}", "", "| | rows | ms | GB/s or TFLOP/s of the floor | share of roofline |"]
         lines.append("|---|---|---|---|---|")
