@@ -7,6 +7,7 @@ checkpoint is the weights, the optimiser, the round in hand and the numbers of t
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from typing import Any
 
@@ -26,6 +27,8 @@ from .rewards import Reward, load_object, score
 from .rollout import Rollouts, collect, encode_prompts
 from .run_folder import RunFolder
 from .tasks import Task, load_task
+
+log = logging.getLogger("dmpo")
 
 
 class DMPOTrainer:
@@ -68,6 +71,10 @@ class DMPOTrainer:
         if longest > policy.config.max_position_embeddings:
             limit = policy.config.max_position_embeddings
             raise ValueError(f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens")
+        if not config.lora_r and config.dtype != "float32":
+            log.warning(
+                "training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype
+            )
         torch.manual_seed(config.seed)  # LoRA's initial weights
         if config.lora_r:
             policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)

@@ -3,18 +3,19 @@
 Three walks, by what the gradient needs (H hidden size, V vocabulary, FLOPs of one row):
 
 - `sweep`, frozen head: attention with keys = values = weight. Tiles of columns, a running maximum and sum, Σ p·weight
-in float32: log-probs and d log p / d hidden in one pass of 4·H·V (2·H·V without the gradient). - `row_chunks`,
-trainable head and row factors known beforehand: whole rows, a few at a time, gradient made on the spot: 6·H·V. -
-`recompute`, trainable head and any upstream gradient: tiles again in the backward, each tile of the head's gradient
-written once: 2·H·V forward and 6·H·V backward.
+  in float32: log-probs and d log p / d hidden in one pass of 4·H·V (2·H·V without the gradient).
+- `row_chunks`, trainable head and row factors known beforehand: whole rows, a few at a time, gradient made on the
+  spot: 6·H·V.
+- `recompute`, trainable head and any upstream gradient: tiles again in the backward, each tile of the head's gradient
+  written once: 2·H·V forward and 6·H·V backward.
 
 Which walk is kept was measured on one CPU thread at V = 126464, H = 128, 1024 rows (CPU seconds): frozen head, tiles
 0.70, row chunks 1.33 (16 MiB) to 0.97 (64 MiB); trainable head, row chunks 1.45, tiles with recomputation 0.41 +
 1.18. Tiles of 512 to 4096 columns differ by 10 %. On a GPU the same choice rests on FLOPs and traffic alone: not
 measured.
 
-Products of half-precision inputs accumulate and are kept in float32. The target's entry of a gradient is formed as 1
-- p in float32. On a GPU the steps between products are Triton kernels in place on the piece; the products are
+Products of half-precision inputs accumulate and are kept in float32. The target's entry of a gradient is formed as
+1 - p in float32. On a GPU the steps between products are Triton kernels in place on the piece; the products are
 torch's.
 """
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
-from tiny_models import DATA, edit_config, plain_checkpoint
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -23,6 +22,7 @@ from dmpo.models import (
     load_model,
     load_tokenizer,
 )
+from tests.tiny_models import DATA, edit_config, plain_checkpoint
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from tiny_models import DATA, tiny, tokens
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DynamicCache
@@ -23,6 +22,7 @@ from dmpo.models import (
     save_model,
     unwrap,
 )
+from tests.tiny_models import DATA, tiny, tokens
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import ARCHITECTURES, DATA, edit_config, plain_checkpoint, tiny, tokens
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +21,7 @@ from dmpo.models import (
     load_model,
     save_model,
 )
+from tests.tiny_models import ARCHITECTURES, DATA, edit_config, plain_checkpoint, tiny, tokens
 
 
 @pytest.fixture

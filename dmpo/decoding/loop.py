@@ -32,7 +32,11 @@ def generate(
     block_length: int,
     steps: int,
     temperature: float = 0.0,
+    threshold: float | None = None,
+    factor: float | None = None,
     cfg_scale: float = 0.0,
+    wino_threshold: float | None = None,
+    wino_threshold_back: float | None = None,
     remasking: Literal["low_confidence", "random"] = "low_confidence",
     attention_mask: Tensor | None = None,
     mask_id: int | None = None,
@@ -52,6 +56,8 @@ def generate(
         gen_length: tokens to make, a multiple of block_length.
         steps: model calls in all, a multiple of the number of blocks.
         temperature: of the draw; 0 takes the best token.
+        threshold, factor, wino_threshold, wino_threshold_back: of decoders that unmask by confidence; `topk` goes by
+            count and refuses them.
         cfg_scale: classifier-free guidance, logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u.
         remasking: rank candidates by their untempered probability, or at random.
         attention_mask: bool or int [B, P], 0 for left padding.
@@ -67,6 +73,11 @@ def generate(
     mask_id = config_mask_id if mask_id is None else mask_id
     eos_id = config_eos_id if eos_id is None else eos_id
     _check(prompt_ids, attention_mask, decoder, gen_length, block_length, steps, temperature, remasking, mask_id)
+    by_confidence = {"threshold": threshold, "factor": factor}
+    by_confidence |= {"wino_threshold": wino_threshold, "wino_threshold_back": wino_threshold_back}
+    for name, value in by_confidence.items():
+        if value is not None:
+            raise ValueError(f"{name} must be None, got {value}: decoder {decoder!r} unmasks by count")
     if early_stop and eos_id is None:
         raise ValueError("early_stop needs eos_id, and the model's config has none")
     was_training = model.training

@@ -138,6 +138,8 @@ def test_training_mode_is_kept() -> None:
         ({"steps": 64}, "steps per block"),
         ({"temperature": -0.1}, "temperature"),
         ({"remasking": "most"}, "remasking"),
+        ({"threshold": 0.9}, "threshold must be None, got 0.9: decoder 'topk' unmasks by count"),
+        ({"factor": 1.0}, "factor must be None"),
         ({"prompt_ids": torch.full((1, 4), MASK)}, "mask token"),
         ({"prompt_ids": torch.zeros(4, dtype=torch.long)}, "prompt_ids"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask"),

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
 from torch import Tensor
 
 from benchmarks.meter import measure
 from dmpo.kernels import launch, masked_token_logprobs, reference, weighted_masked_ce
+from tests.kernels.kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
 NAN, INF = float("nan"), float("inf")

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kernel_oracle import both_paths
 from torch import Tensor
 from torch.library import opcheck
 
 from dmpo import kernels
 from dmpo.kernels import linear_ce, masked_ce
+from tests.kernels.kernel_oracle import both_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
 G = torch.Generator().manual_seed(0)
