@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,27 +21,56 @@ from .models import load_model, save_model
 
 log = logging.getLogger("dmpo")
 
-STATE, MANIFEST = "trainer.json", "manifest.json"
+STATE, OPTIMIZER, MANIFEST = "trainer.json", "optimizer.safetensors", "manifest.json"
 
 
 def save_checkpoint(
+    accelerator: Accelerator,
     root: Path,
     step: int,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
-    tensors: dict[str, Tensor],
+    part: dict[str, Tensor],
     state: dict[str, Any],
     keep: int,
-) -> Path:
-    """Write `root/step-N` beside its final place and rename it there; then drop all but the newest `keep`.
+) -> None:
+    """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
-    `model/` (or `adapter/`, with LoRA) is a checkpoint of its own that `load_model` (or peft) reads; `tensors` and
-    `state` are what else the trainer needs to go on.
+    `model/` (or `adapter/`, with LoRA) is a checkpoint of its own that `load_model` (or peft) reads. `part` is what
+    this rank needs to go on, `state` what all of them do, as JSON. All but the newest `keep` checkpoints are dropped,
+    and those of later steps, which a resumed run has passed over.
     """
-    final, partial = root / f"step-{step}", root / f".partial-{step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = root / f".partial-{step}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    rank = accelerator.process_index
+    save_file({name: tensor.contiguous() for name, tensor in part.items()}, partial / f"rank-{rank}.safetensors")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        state = state | {"step": step, "world": accelerator.num_processes}
+        _finish(partial, root / f"step-{step}", model, tokenizer, optimizer, state, keep)
+    accelerator.wait_for_everyone()
+
+
+def load_part(path: Path, rank: int) -> dict[str, Tensor]:
+    """What that rank handed to `save_checkpoint` as its part."""
+    return load_file(path / f"rank-{rank}.safetensors")
+
+
+def _finish(
+    partial: Path,
+    final: Path,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    keep: int,
+) -> None:
+    """Add weights, optimiser, state and checksums, and put the folder in its place."""
+    root = final.parent
     if isinstance(model, PeftModel):
         adapter = partial / "adapter"
         model.save_pretrained(str(adapter))
@@ -48,11 +78,9 @@ def save_checkpoint(
     else:
         save_model(model, partial / "model")
         tokenizer.save_pretrained(str(partial / "model"))
-    optimizer_tensors, optimizer_values = _flatten_optimizer(model, optimizer)
-    save_file(
-        optimizer_tensors | {f"extra.{k}": v.contiguous() for k, v in tensors.items()}, partial / "trainer.safetensors"
-    )
-    (partial / STATE).write_text(json.dumps({**state, "step": step, "optimizer": optimizer_values}, indent=1))
+    tensors, values = _flatten_optimizer(model, optimizer)
+    save_file(tensors, partial / OPTIMIZER)
+    (partial / STATE).write_text(json.dumps({**state, "optimizer": values}, indent=1))
     files = sorted(p for p in partial.rglob("*") if p.is_file())
     manifest = {str(p.relative_to(partial)): _digest(p) for p in files}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -61,9 +89,10 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _sync(root)
-    for old in list_checkpoints(root)[:-keep]:
+    found = list_checkpoints(root)
+    here = found.index(final)
+    for old in [*found[here + 1 :], *found[: max(0, here + 1 - keep)]]:
         shutil.rmtree(old)
-    return final
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -82,19 +111,16 @@ def newest_checkpoint(root: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Restore weights and optimiser in place; returns the trainer's tensors and state."""
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore weights and optimiser in place; returns the trainer's state."""
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_file(path / "adapter" / "adapter_model.safetensors"))
     else:
         saved = load_model(path / "model", dtype=next(model.parameters()).dtype)
         model.load_state_dict(saved.state_dict())
-    tensors = load_file(path / "trainer.safetensors")
-    state = json.loads((path / STATE).read_text())
-    _restore_optimizer(model, optimizer, tensors, state.pop("optimizer"))
-    return {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}, state
+    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    _restore_optimizer(model, optimizer, load_file(path / OPTIMIZER), state.pop("optimizer"))
+    return state
 
 
 def _named_trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; what the user got wrong is one line and exit status 2."""
+    """Run one command; what the user got wrong is one line and exit status 2. DMPO_TRACEBACK=1 shows where."""
     parser = argparse.ArgumentParser(
         prog="dmpo", description="Reinforcement learning for masked diffusion language models."
     )
@@ -35,11 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     command("info", _info, "Device, versions, and which kernels are in use and why.")
 
     arguments = parser.parse_args(argv)
+    sys.path.append("")  # a task or reward of one's own lies in the current folder
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         arguments.run(arguments)
-    except ValueError as error:
-        print(f"dmpo {arguments.command}: {error}", file=sys.stderr)
+    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
+        if os.environ.get("DMPO_TRACEBACK"):
+            raise
+        print(f"dmpo {arguments.command}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; go on from the newest checkpoint with resume=true", file=sys.stderr)
@@ -63,8 +67,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     config = load_config(PretrainConfig, None, arguments.overrides)
     folder = Path(config.output_dir)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output_dir {folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with Progress() as progress:
         task = progress.add_task("pretraining", total=config.correct_steps + config.sloppy_steps)

@@ -77,7 +77,7 @@ class DMPOConfig:
 
     num_prompts: int = 8
     num_generations: int = 16
-    decoder: str = "topk"
+    decoder: Literal["topk"] = "topk"
     gen_length: int = 256
     block_length: int = 32
     steps: int = 128
@@ -146,7 +146,7 @@ class GenerateConfig:
     """Arguments of `dmpo generate`, as in `dmpo.generate`; device as torch names it."""
 
     device: str = "cpu"
-    decoder: str = "topk"
+    decoder: Literal["topk"] = "topk"
     gen_length: int = 128
     block_length: int = 32
     steps: int = 128

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +48,15 @@ class Evaluation:
     rows: list[Row]
     completions: list[str]
 
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the rows are the task's to make again."""
+        return {"sampled": vars(self.sampled), "greedy": vars(self.greedy), "completions": self.completions}
+
+    @classmethod
+    def from_counts(cls, counts: dict[str, Any], rows: list[Row]) -> Evaluation:
+        """The inverse of `counts`."""
+        return cls(Accuracy(**counts["sampled"]), Accuracy(**counts["greedy"]), rows, counts["completions"])
+
 
 def evaluate(
     model: nn.Module,
@@ -83,3 +95,21 @@ def evaluate(
     return Evaluation(
         Accuracy(counts[config.eval_temperature], len(rows)), Accuracy(counts[0.0], len(rows)), rows, texts[0.0]
     )
+
+
+def evaluate_on_ranks(
+    accelerator: Accelerator,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    config: DMPOConfig,
+    *,
+    split: str,
+) -> Evaluation:
+    """`evaluate` shared among all ranks: the accuracies are those of all rows, the completions this rank's."""
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    local = evaluate(model, tokenizer, task, config, split=split, rank=rank, world=world, device=device)
+    counts = torch.tensor([local.sampled.solved, local.greedy.solved], device=device)
+    sampled, greedy = accelerator.reduce(counts, "sum").tolist()
+    total = config.eval_prompts
+    return dataclasses.replace(local, sampled=Accuracy(sampled, total), greedy=Accuracy(greedy, total))

@@ -83,11 +83,18 @@ def sequence_log_prob(
 
 @torch.no_grad()
 def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id: int, max_tokens: int = 256) -> Tensor:
-    """Mean entropy in nats of the predicted distribution at masked positions, over at most `max_tokens` of them."""
+    """Mean entropy in nats of the prediction at masked positions, at most `max_tokens` evenly spaced ones."""
     was_training = model.training
     model.eval()
-    hidden = view_hidden(model, rows, mask, mask_id)[mask][:max_tokens]
+    hidden = view_hidden(model, rows, mask, mask_id)[mask]
+    hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
     weight, bias = head_weight(model)
     log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
     model.train(was_training)
     return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
+
+
+def spaced(total: int, most: int, device: torch.device) -> Tensor:
+    """At most `most` of the indices 0..total-1, evenly spaced; int64."""
+    count = min(total, most)
+    return torch.arange(count, device=device) * total // max(1, count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from .kernels import linear_token_logprobs, linear_weighted_ce, masked_token_logprobs, weighted_masked_ce
@@ -19,7 +20,7 @@ def mean_log_prob(log_probs: Tensor, mask: Tensor, length: Tensor | int, replica
 
     log_probs [R·B, L] (0 where not masked), mask bool [R·B, L], length: tokens that count, int or [B] -> [B].
     """
-    per_token = log_probs.sum(-1) / mask.sum(-1)  # [R·B]
+    per_token = log_probs.sum(-1) / mask.sum(-1).clamp(min=1)  # [R·B]
     return per_token.view(replicates, -1).mean(0) * length
 
 
@@ -64,18 +65,19 @@ class _WDCE(nn.Module):
         for name, value in (("negative_weights", negative_weights), ("log_prob_cur", log_prob_cur)):
             if value is not None and value.shape != weights.shape:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, weights has {tuple(weights.shape)}")
-        log_probs = log_prob_theta = None
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be bool, got {mask.dtype}")
+        if mask.shape != targets.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, targets has {tuple(targets.shape)}")
+        log_prob_theta = None
         if self.baseline == "theta":
-            log_probs = self._token_logprobs(inputs)  # [R·B, L]
+            with torch.no_grad():
+                log_probs = self._token_logprobs(inputs)  # [R·B, L]
             log_prob_theta = mean_log_prob(log_probs, mask, targets.shape[1], self.replicates).view_as(weights)
         baseline = baseline_weights(self.baseline, weights, negative_weights, log_prob_theta, log_prob_cur)
         weights = spread_over_views(weights, self.replicates)  # [R·B]
         baseline = None if baseline is None else spread_over_views(baseline, self.replicates)
-        if log_probs is None:
-            return self._weighted(inputs, weights, baseline)
-        assert baseline is not None
-        coefficient = weights - self.strength * baseline.to(weights.dtype)
-        return -(coefficient * log_probs.sum(-1) / mask.sum(-1)).sum()
+        return self._weighted(inputs, weights, None if baseline is None else baseline.to(weights.dtype))
 
 
 class WDCELoss(_WDCE):

@@ -42,9 +42,9 @@ class Reporter:
         self.progress.update(self.task, completed=metrics["step"], status=status)
 
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
-        """One line for an evaluation on the validation split."""
-        where = f"step {step}" if step else "start"
-        self.say(f"{where:>9}  held out: sampled {evaluation.sampled.share:.1%}, greedy {evaluation.greedy.share:.1%}")
+        """One line for an evaluation: of the test split at the start, of the validation split later."""
+        where = f"step {step:<4} validation" if step else "start     test      "
+        self.say(f"{where}  sampled {evaluation.sampled.share:.1%}, greedy {evaluation.greedy.share:.1%}")
 
     def closing(self, before: Evaluation, after: Evaluation, task: Task, summary: dict[str, Any]) -> None:
         """Accuracy before and after with 95 % intervals, and one puzzle."""
@@ -60,7 +60,7 @@ class Reporter:
             table.add_row(name, *cells)
         self.console.print(table)
         index = example_index(before, after, task)
-        if index is not None:
+        if index is not None and before.rows == after.rows:
             row = before.rows[index]
             drawn = Table(title="First test row that the start got wrong (greedy)", title_justify="left")
             drawn.add_column("before")

@@ -92,7 +92,9 @@ def score(reward: Reward, completions: list[str], columns: dict[str, list[Any]])
         ValueError: it returned another number of values, something that is no number, or a value that is not finite.
     """
     name = getattr(reward, "__name__", repr(reward))
-    values = list(reward(completions, **columns))
+    values = reward(completions, **columns)
+    if not isinstance(values, Sequence):
+        raise ValueError(f"reward {name} must return a list of numbers, got {type(values).__name__}")
     if len(values) != len(completions):
         raise ValueError(f"reward {name} returned {len(values)} values for {len(completions)} completions")
     for index, value in enumerate(values):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
 from .decoding import generate
-from .likelihood import Completions, sequence_log_prob, token_entropy
+from .likelihood import Completions, sequence_log_prob, spaced, token_entropy
 from .masked_lm import special_ids
 from .masking import completion_mask, sample_views
 from .policy import ReferencePolicy
@@ -133,7 +133,7 @@ def collect(
     """One round of rollouts on this rank. Draws depend on (seed, prompt, completion), not on ranks or batches."""
     share = config.num_prompts // world
     prompts = [round_index * config.num_prompts + rank * share + j for j in range(share)]
-    rows = [task.row("train", _row_index(config.seed, index)) for index in prompts]
+    rows = [training_row(task, config.seed, index) for index in prompts]
     group = config.num_generations
     row_ids = torch.tensor([index * group + g for index in prompts for g in range(group)], device=device)
 
@@ -170,11 +170,11 @@ def collect(
         log_prob_cur = sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
         with reference.active() as reference_model:
             log_prob_ref = sequence_log_prob(reference_model, completions, views, mask_id=mask_id, batch_size=size)
-        sample = slice(0, min(size, len(tokens)))
+        sample = spaced(len(tokens), size, device)
         entropy = token_entropy(model, completions[sample], views[sample], mask_id=mask_id)
     return Rollouts(completions, row_ids, rewards, log_prob_ref, log_prob_cur, entropy)
 
 
-def _row_index(seed: int, index: int) -> int:
-    """Which row of the training split the index-th prompt of a run is; another seed sees other rows."""
-    return derive_key(seed, "prompt", index)
+def training_row(task: Task, seed: int, index: int) -> Row:
+    """The index-th prompt of a run; another seed sees other rows."""
+    return task.row("train", derive_key(seed, "prompt", index))

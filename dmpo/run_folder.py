@@ -87,7 +87,10 @@ class RunFolder:
             (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
     def _check_same(self, config: DMPOConfig) -> None:
-        saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        try:
+            saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"cannot resume: {self.path / 'config.yaml'} cannot be read: {error}") from error
         now = yaml.safe_load(dump_config(config))
         for key, value in now.items():
             if key not in MAY_CHANGE and saved.get(key) != value:

@@ -13,18 +13,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, load_part, save_checkpoint
 from .config import DMPOConfig
-from .evaluate import Accuracy, Evaluation, evaluate
+from .evaluate import Evaluation, evaluate_on_ranks
 from .models import load_model, load_tokenizer
 from .objective import accumulate_gradient
 from .policy import ReferencePolicy, add_lora
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, load_object, score
-from .rollout import Rollouts, collect, encode_prompts
+from .rollout import Rollouts, collect, encode_prompts, training_row
 from .run_folder import RunFolder
 from .tasks import Task, load_task
 
@@ -58,6 +59,12 @@ class DMPOTrainer:
         main = self.accelerator.is_main_process
         if config.num_prompts % self.world:
             raise ValueError(f"num_prompts {config.num_prompts} must be a multiple of the {self.world} ranks")
+        if config.eval_prompts < self.world:
+            raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {self.world} ranks")
+        if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
+            raise ValueError(
+                f"report_to names {', '.join(sorted(missing))}, which accelerate knows not or finds not installed"
+            )
         self.run = RunFolder(config, writes=main)
         self.task = task or load_task(config.task, **config.task_options)
         self.reward = reward or (load_object(config.reward, "reward") if config.reward else self.task.reward)
@@ -89,18 +96,18 @@ class DMPOTrainer:
         )
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
         self.reporter = Reporter(config.max_steps, visible=main)
-        self.step = 0
+        self.step, self.seconds_before = 0, 0.0
         self.rollouts: Rollouts | None = None
         self.before: Evaluation | None = None
 
     def train(self) -> dict[str, Any]:
         """Run to `max_steps`; returns what summary.json holds."""
-        config, start = self.config, time.perf_counter()
+        config, self.start = self.config, time.perf_counter()
         if self.run.checkpoint:
             self._resume()
         self.run.start(config, self.step)
         if config.report_to:
-            self.accelerator.init_trackers("dmpo", config=dataclasses.asdict(config))
+            self.accelerator.init_trackers("dmpo", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
@@ -122,7 +129,7 @@ class DMPOTrainer:
                 if last or (config.save_steps and self.step % config.save_steps == 0):
                     self._save()
         after = self._evaluate("test")
-        summary = self._finish(self.before, after, time.perf_counter() - start)
+        summary = self._finish(self.before, after, self._seconds())
         self.accelerator.end_training()
         return summary
 
@@ -173,27 +180,17 @@ class DMPOTrainer:
         }
 
     def _check_reward_and_prompts(self) -> None:
-        """A wrong reward or a prompt too long is told now, on the first rows, before a model is loaded."""
-        rows = [self.task.row("train", index) for index in range(2)]
-        encode_prompts(self.tokenizer, rows, self.config.max_prompt_length)
-        score(self.reward, ["", ""], {name: [row[name] for row in rows] for name in rows[0]})
+        """A wrong reward, or a prompt too long among all that this run will see, is told before a model is loaded."""
+        config = self.config
+        drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
+        rows = [training_row(self.task, config.seed, index) for index in range(drawn)]
+        held_out = [self.task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
+        encode_prompts(self.tokenizer, rows + held_out, config.max_prompt_length)
+        score(self.reward, ["", ""], {name: [rows[0][name]] * 2 for name in rows[0]})
 
     def _evaluate(self, split: str) -> Evaluation:
         with self.run.clock("evaluate"):
-            local = evaluate(
-                self.policy,
-                self.tokenizer,
-                self.task,
-                self.config,
-                split=split,
-                rank=self.rank,
-                world=self.world,
-                device=self.accelerator.device,
-            )
-            counts = torch.tensor([local.sampled.solved, local.greedy.solved], device=self.accelerator.device)
-            sampled, greedy = self.accelerator.reduce(counts, "sum").tolist()
-        total = self.config.eval_prompts
-        return dataclasses.replace(local, sampled=Accuracy(sampled, total), greedy=Accuracy(greedy, total))
+            return evaluate_on_ranks(self.accelerator, self.policy, self.tokenizer, self.task, self.config, split=split)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         seconds = sum(self.run.seconds.values())
@@ -207,37 +204,39 @@ class DMPOTrainer:
         assert self.rollouts is not None
         assert self.before is not None
         with self.run.clock("checkpoint"):
-            if self.accelerator.is_main_process:
-                save_checkpoint(
-                    self.run.checkpoints,
-                    self.step,
-                    self.policy,
-                    self.tokenizer,
-                    self.optimizer.optimizer,
-                    self.rollouts.tensors(),
-                    {"before": dataclasses.asdict(self.before)},
-                    keep=self.config.save_total_limit,
-                )
-            self.accelerator.wait_for_everyone()
+            save_checkpoint(
+                self.accelerator,
+                self.run.checkpoints,
+                self.step,
+                self.policy,
+                self.tokenizer,
+                self.optimizer.optimizer,
+                self.rollouts.tensors(),
+                {"seconds": self._seconds(), "before": self.before.counts()},
+                self.config.save_total_limit,
+            )
 
     def _resume(self) -> None:
-        assert self.run.checkpoint is not None
-        tensors, state = load_checkpoint(self.run.checkpoint, self.policy, self.optimizer.optimizer)
-        self.step = state["step"]
-        self.rollouts = Rollouts.from_tensors(tensors, self.accelerator.device)
-        before = state["before"]
-        accuracies = (Accuracy(**before["sampled"]), Accuracy(**before["greedy"]))
-        self.before = Evaluation(*accuracies, before["rows"], before["completions"])
-        self.reporter.say(f"resumed from {self.run.checkpoint}, step {self.step} of {self.config.max_steps}")
+        path = self.run.checkpoint
+        assert path is not None
+        state = load_checkpoint(path, self.policy, self.optimizer.optimizer)
+        self.step, self.seconds_before = state["step"], state["seconds"]
+        if self.step % self.config.gradient_steps:
+            if state["world"] != self.world:
+                raise ValueError(f"{path} was saved amid a round by {state['world']} ranks, resumed by {self.world}")
+            self.rollouts = Rollouts.from_tensors(load_part(path, self.rank), self.accelerator.device)
+        rows = [self.task.row("test", index) for index in range(0, self.config.eval_prompts, state["world"])]
+        self.before = Evaluation.from_counts(state["before"], rows)
+        self.reporter.say(f"resumed from {path}, step {self.step} of {self.config.max_steps}")
+
+    def _seconds(self) -> float:
+        """Of the run so far, the parts before a resume included."""
+        return self.seconds_before + time.perf_counter() - self.start
 
     def _finish(self, before: Evaluation, after: Evaluation, seconds: float) -> dict[str, Any]:
-        facts = {
-            "steps": self.step,
-            "seconds": seconds,
-            "seed": self.config.seed,
-            "device": str(self.accelerator.device),
-        }
-        summary = summarise(before, after) | facts | {"torch": torch.__version__, "output_dir": self.config.output_dir}
+        facts: dict[str, Any] = {"steps": self.step, "seconds": seconds, "seed": self.config.seed}
+        facts |= {"device": str(self.accelerator.device), "torch": torch.__version__}
+        summary = summarise(before, after) | facts | {"output_dir": self.config.output_dir}
         if self.accelerator.is_main_process:
             self.run.write_summary(summary)
             title = f"{self.config.model} on {self.config.task}, seed {self.config.seed}"

@@ -51,6 +51,7 @@ def importance_weights(
 
     Raises:
         ValueError: shapes differ, a value is not finite, alpha < 0 or coeff outside (0, 1].
+        TypeError: a tensor is not floating point.
     """
     _check_group(rewards, log_prob_ref, log_prob_cur, alpha)
     c = torch.as_tensor(coeff, dtype=rewards.dtype, device=rewards.device).unsqueeze(-1)
@@ -116,6 +117,8 @@ def baseline_weights(
             raise ValueError(
                 "baseline 'theta' needs log_prob_cur, the log-probability of each completion at rollout time"
             )
+        if not bool(log_prob_cur.isfinite().all()):
+            raise ValueError("log_prob_cur must be finite")
         return (log_prob_theta.detach() - log_prob_cur.to(log_prob_theta.dtype)).softmax(-1)
     raise ValueError(f"unknown baseline {baseline!r}, choose one of {', '.join(BASELINES)}")
 
@@ -128,6 +131,8 @@ def _check_group(rewards: Tensor, log_prob_ref: Tensor, log_prob_cur: Tensor, al
     if rewards.dim() == 0 or rewards.shape[-1] == 0:
         raise ValueError(f"rewards must be [..., G] with G ≥ 1, got shape {tuple(rewards.shape)}")
     for name, value in (("rewards", rewards), ("log_prob_ref", log_prob_ref), ("log_prob_cur", log_prob_cur)):
+        if not value.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {value.dtype}")
         if value.shape != rewards.shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, rewards has {tuple(rewards.shape)}")
         if not bool(value.isfinite().all()):

@@ -55,6 +55,7 @@ def test_every_field_is_documented() -> None:
         ("steps=100", "steps must be a multiple of the 8 blocks"),
         ("replicates=3", "replicates must be even"),
         ("mask_rate_min=0.95", "mask_rate_min"),
+        ("decoder=topp", "config key 'decoder'.*'topp'"),
         ("max_steps=0", "max_steps must be ≥ 1"),
         ("seed.x=1", "'seed.x'|seed"),
         ("seed", "expected key=value"),

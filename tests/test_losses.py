@@ -104,5 +104,12 @@ def test_bad_input_is_named() -> None:
         WDCELoss(replicates=4)(logits, targets, mask, torch.ones(2), torch.ones(2))
     with pytest.raises(ValueError, match="negative_weights"):
         WDCELoss(replicates=2)(logits, targets, mask, torch.ones(2))
+    with pytest.raises(TypeError, match="mask must be bool"):
+        WDCELoss("theta", replicates=2)(logits, targets, mask.long(), torch.ones(2), None, torch.ones(2))
+    nan = torch.full((2,), float("nan"))
+    with pytest.raises(ValueError, match="log_prob_cur must be finite"):
+        WDCELoss("theta", replicates=2)(logits, targets, mask, torch.ones(2), None, nan)
+    with pytest.raises(ValueError, match="weights"):
+        WDCELoss("theta", replicates=2)(logits, targets, mask, nan, None, torch.ones(2))
     with pytest.raises(ValueError, match="negative_weights has shape"):
         WDCELoss(replicates=2)(logits, targets, mask, torch.ones(2), torch.ones(3))

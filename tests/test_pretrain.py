@@ -76,7 +76,6 @@ def test_the_shipped_model() -> None:
         split="test",
     )
     # Same rows and draws as `make train`: the start that README and summary.json report.
-    assert result.sampled.interval()[0] <= 0.2
     assert result.sampled.share <= 0.2
     assert result.greedy.share > result.sampled.share + 0.2, "it knows, but answers badly"
 

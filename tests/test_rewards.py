@@ -102,13 +102,14 @@ def test_bad_task_options(options: dict[str, Any]) -> None:
         ([float("nan")] * 2, "finite numbers, got nan"),
         ([1.0, float("inf")], "finite numbers, got inf"),
         ([1.0], "1 values for 2 completions"),
+        (None, "a list of numbers, got NoneType"),
         (["1", "2"], "finite numbers, got '1'"),
         ([None, 1.0], "finite numbers, got None"),
     ],
 )
-def test_a_wrong_reward_is_named(returned: list[Any], message: str) -> None:
+def test_a_wrong_reward_is_named(returned: Any, message: str) -> None:
     def mine(completions: list[str], **columns: list[Any]) -> list[float]:
-        return returned
+        return returned  # type: ignore[no-any-return]
 
     with pytest.raises(ValueError, match=f"reward mine .*{message}"):
         score(mine, ["a", "b"], {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,34 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-5", "step-6"]
 
 
+def test_a_damaged_newer_checkpoint_does_not_displace_a_whole_one(tmp_path: Path) -> None:
+    trainer(settings(tmp_path, save_steps=2, save_total_limit=3)).train()
+    (tmp_path / "checkpoints" / "step-6" / "trainer.json").write_text("{")
+    trainer(settings(tmp_path, save_steps=1, save_total_limit=1, max_steps=5, resume=True)).train()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-5"]
+    assert newest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-5"
+
+
+def test_rows_need_not_be_json(tmp_path: Path) -> None:
+    class Odd(CountOnes):
+        def row(self, split: str, index: int) -> dict[str, Any]:
+            return super().row(split, index) | {"odd": Fraction(1, 3)}
+
+    model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
+    DMPOTrainer(settings(tmp_path), model=model, tokenizer=character_tokenizer(), task=Odd()).train()
+    assert newest_checkpoint(tmp_path / "checkpoints") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"report_to": ["tensorbord"]}, "tensorbord"), ({"model": "no/such/model"}, "no/such/model")],
+)
+def test_nothing_is_written_for_a_mistake(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DMPOTrainer(settings(tmp_path / "run", **changes), tokenizer=character_tokenizer(), task=CountOnes())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("three years")
     with pytest.raises(ValueError, match="not empty"):
@@ -230,6 +259,13 @@ def test_a_long_prompt_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="prompt has 5 tokens, must be 1 to max_prompt_length 4"):
         DMPOTrainer(settings(tmp_path), model=tiny(), tokenizer=character_tokenizer(), task=Long())
+
+    class LongTest(CountOnes):
+        def row(self, split: str, index: int) -> dict[str, Any]:
+            return {"prompt": "12341" if (split, index) == ("test", 5) else "1", "digit": 0}
+
+    with pytest.raises(ValueError, match="prompt has 5 tokens"):
+        DMPOTrainer(settings(tmp_path), model=tiny(), tokenizer=character_tokenizer(), task=LongTest())
     with pytest.raises(ValueError, match="the model takes 6 tokens"):
         DMPOTrainer(settings(tmp_path), model=tiny(max_length=6), tokenizer=character_tokenizer(), task=CountOnes())
 

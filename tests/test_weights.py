@@ -112,6 +112,12 @@ def test_bad_input_is_named(arguments: dict[str, Any], message: str) -> None:
         importance_weights(**(good | arguments))
 
 
+def test_integers_are_a_type_error() -> None:
+    whole = torch.ones(2, dtype=torch.long)
+    with pytest.raises(TypeError, match="rewards must be floating point"):
+        importance_weights(whole, torch.zeros(2), torch.zeros(2), alpha=0.0)
+
+
 @pytest.mark.parametrize("baseline", ["negative", "theta", "typo"])
 def test_baseline_without_its_input(baseline: str) -> None:
     with pytest.raises(ValueError, match=baseline):

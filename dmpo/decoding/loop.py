@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import remask_, sample_tokens
-from ..masked_lm import hidden_states, lm_head, special_ids
+from ..masked_lm import hidden_states, lm_head, special_ids, unwrap
 from ..randomness import derive_key, uniforms
 from .policies import DECODERS
 
@@ -35,8 +35,8 @@ def generate(
     threshold: float | None = None,
     factor: float | None = None,
     cfg_scale: float = 0.0,
-    wino_threshold: float | None = None,
-    wino_threshold_back: float | None = None,
+    wino_threshold: float = 0.6,
+    wino_threshold_back: float = 0.9,
     remasking: Literal["low_confidence", "random"] = "low_confidence",
     attention_mask: Tensor | None = None,
     mask_id: int | None = None,
@@ -73,11 +73,18 @@ def generate(
     mask_id = config_mask_id if mask_id is None else mask_id
     eos_id = config_eos_id if eos_id is None else eos_id
     _check(prompt_ids, attention_mask, decoder, gen_length, block_length, steps, temperature, remasking, mask_id)
-    by_confidence = {"threshold": threshold, "factor": factor}
-    by_confidence |= {"wino_threshold": wino_threshold, "wino_threshold_back": wino_threshold_back}
-    for name, value in by_confidence.items():
-        if value is not None:
-            raise ValueError(f"{name} must be None, got {value}: decoder {decoder!r} unmasks by count")
+    vocab = unwrap(model).config.vocab_size
+    if bool(((prompt_ids < 0) | (prompt_ids >= vocab)).any()):
+        raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompt_ids.min()} to {prompt_ids.max()}")
+    given: list[tuple[str, float | None, float | None]] = [
+        ("threshold", threshold, None),
+        ("factor", factor, None),
+        ("wino_threshold", wino_threshold, 0.6),
+        ("wino_threshold_back", wino_threshold_back, 0.9),
+    ]
+    for name, value, unset in given:
+        if value != unset:
+            raise ValueError(f"{name} must be left at {unset}, got {value}: decoder {decoder!r} unmasks by count")
     if early_stop and eos_id is None:
         raise ValueError("early_stop needs eos_id, and the model's config has none")
     was_training = model.training
@@ -115,9 +122,7 @@ def generate(
                 confidence = draws.gather(1, absolute).flatten().float()
             candidates = current.scatter(1, positions, ids.view(batch, left))
             scores = confidence.new_zeros(current.shape).scatter(1, positions, confidence.view(batch, left))
-            unmasked = current.clone()
-            remask_(unmasked, candidates, scores, mask_id=mask_id, num_transfer=policy.count(step))
-            current.copy_(unmasked)
+            remask_(current, candidates, scores, mask_id=mask_id, num_transfer=policy.count(step))
         if early_stop and eos_id is not None and _finish(tokens[:, prompt_length:], mask_id, eos_id):
             break
     model.train(was_training)
@@ -167,7 +172,7 @@ def _check(
     remasking: str,
     mask_id: int | None,
 ) -> None:
-    if prompt_ids.is_floating_point() or prompt_ids.dtype == torch.bool:
+    if prompt_ids.dtype != torch.int64:
         raise TypeError(f"prompt_ids must be int64, got {prompt_ids.dtype}")
     if prompt_ids.dim() != 2 or prompt_ids.shape[0] == 0:
         raise ValueError(f"prompt_ids must be [B, P] with B ≥ 1, got shape {tuple(prompt_ids.shape)}")

@@ -138,8 +138,10 @@ def test_training_mode_is_kept() -> None:
         ({"steps": 64}, "steps per block"),
         ({"temperature": -0.1}, "temperature"),
         ({"remasking": "most"}, "remasking"),
-        ({"threshold": 0.9}, "threshold must be None, got 0.9: decoder 'topk' unmasks by count"),
-        ({"factor": 1.0}, "factor must be None"),
+        ({"threshold": 0.9}, "threshold must be left at None, got 0.9: decoder 'topk' unmasks by count"),
+        ({"factor": 1.0}, "factor must be left at None"),
+        ({"wino_threshold": 0.7}, "wino_threshold must be left at 0.6"),
+        ({"prompt_ids": torch.full((1, 4), 48)}, "prompt_ids must be in"),
         ({"prompt_ids": torch.full((1, 4), MASK)}, "mask token"),
         ({"prompt_ids": torch.zeros(4, dtype=torch.long)}, "prompt_ids"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask"),
@@ -157,6 +159,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
         generate(tiny(), **(good | change))
 
 
-def test_prompt_of_floats_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="prompt_ids"):
-        generate(tiny(), torch.zeros(1, 4), decoder="topk", gen_length=8, block_length=4, steps=4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
+def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match="prompt_ids must be int64"):
+        generate(tiny(), torch.zeros(1, 4, dtype=dtype), decoder="topk", gen_length=8, block_length=4, steps=4)
