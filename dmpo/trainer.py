@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from typing import Any
 
@@ -57,6 +58,8 @@ class DMPOTrainer:
         self.accelerator = Accelerator(log_with=config.report_to or None, project_dir=config.output_dir)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
+        if self.world == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
         if config.num_prompts % self.world:
             raise ValueError(f"num_prompts {config.num_prompts} must be a multiple of the {self.world} ranks")
         if config.eval_prompts < self.world:
@@ -130,6 +133,7 @@ class DMPOTrainer:
                     self._save()
         after = self._evaluate("test")
         summary = self._finish(self.before, after, self._seconds())
+        self.accelerator.wait_for_everyone()  # no rank leaves while another still needs it
         self.accelerator.end_training()
         return summary
 

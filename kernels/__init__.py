@@ -1,22 +1,23 @@
-"""Kernels for masked diffusion language models: masked cross-entropy, token sampling, remasking. Tensors only."""
+"""Kernels for masked diffusion language models: masked cross-entropy, token sampling, remasking. Tensors only.
 
-if __name__ == "kernels":
-    # From the root of the repository this folder would pass for the hub's `kernels` library, which transformers looks
-    # for; a second copy of this package would register every operator twice.
-    raise ImportError("this folder is the package dmpo.kernels; the library `kernels` is not installed")
+The package is `dmpo.kernels`. From the root of the repository its folder also passes for the hub's library `kernels`,
+which transformers imports to ask for its version: under that name the package is empty, since a second copy of it
+would register every operator twice.
+"""
 
-from . import reference
-from .linear_ce import linear_token_logprobs, linear_weighted_ce
-from .masked_ce import masked_token_logprobs, weighted_masked_ce
-from .remask import remask_
-from .sampling import sample_tokens
+if __name__ != "kernels":
+    from . import reference
+    from .linear_ce import linear_token_logprobs, linear_weighted_ce
+    from .masked_ce import masked_token_logprobs, weighted_masked_ce
+    from .remask import remask_
+    from .sampling import sample_tokens
 
-__all__ = [
-    "linear_token_logprobs",
-    "linear_weighted_ce",
-    "masked_token_logprobs",
-    "reference",
-    "remask_",
-    "sample_tokens",
-    "weighted_masked_ce",
-]
+    __all__ = [
+        "linear_token_logprobs",
+        "linear_weighted_ce",
+        "masked_token_logprobs",
+        "reference",
+        "remask_",
+        "sample_tokens",
+        "weighted_masked_ce",
+    ]

@@ -124,3 +124,10 @@ def test_every_dependency_is_pinned() -> None:
     asked = {name.lower() for block in lists for name in re.findall(r'^\s+"([A-Za-z0-9_-]+)', block, re.MULTILINE)}
     pins = re.findall(r"^([a-z0-9-]+)(==|<=)", (ROOT / ".ci" / "constraints.txt").read_text(), re.MULTILINE)
     assert asked <= {name for name, _ in pins}
+
+
+def test_transformers_does_not_take_the_folder_for_the_hub_library() -> None:
+    """From the root, `import kernels` finds this folder; a second copy would register every operator twice."""
+    code = "import sys, transformers.integrations.hub_kernels, dmpo.kernels; print('kernels.launch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "False"
