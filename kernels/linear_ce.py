@@ -272,6 +272,7 @@ def linear_token_logprobs(
     checks.check_like("targets", targets, hidden, hidden.shape[:1], torch.int64)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
+    targets = targets.contiguous()  # the kernels read one after the other
     return _logprobs_op(hidden, weight, bias, targets, max_logits_bytes, float(skip_below), keep_gradient)[0]
 
 

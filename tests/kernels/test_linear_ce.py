@@ -137,6 +137,20 @@ def test_half_precision_operands_as_on_a_gpu(dtype: torch.dtype, head: str, monk
 
 
 @both_paths
+def test_strided_arguments(path: str) -> None:
+    """A column of the ids, and hidden states and a head that lie transposed."""
+    hidden, weight, _, targets = problem(9, 1003, 20)
+    ids = torch.stack([torch.zeros_like(targets), targets], 1)
+    compare(
+        lambda h, w, _: linear_token_logprobs(h.t().contiguous().t(), w.t().contiguous().t(), ids[:, 1]),
+        lambda h, w, _: reference.linear_token_logprobs(h, w, targets),
+        "trainable", hidden, weight, None, scale=8.0,
+    )  # fmt: skip
+    want = linear_token_logprobs(hidden, weight, targets)
+    assert torch.equal(linear_token_logprobs(hidden, weight, ids[:, 1]), want)
+
+
+@both_paths
 def test_full_vocabulary(path: str) -> None:
     hidden, weight, _, targets = problem(4, 126464, 16)
     compare(
