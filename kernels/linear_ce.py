@@ -86,7 +86,7 @@ def _recompute_op(
         stats, c = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
         found = tiles.recompute(hidden[live], weight, bias, targets[live], stats, c, needs, max_logits_bytes)
         if found.hidden is not None:
-            found.hidden = torch.zeros_like(hidden).index_copy_(0, live, found.hidden.to(hidden.dtype))
+            found.hidden = hidden.new_zeros(hidden.shape).index_copy_(0, live, found.hidden.to(hidden.dtype))
     return _as_outputs(found, hidden, weight, bias)
 
 
@@ -197,7 +197,7 @@ def _weighted_op(
             log_probs, slope = swept.log_probs, swept.gradient
             found = tiles.Gradients(None if slope is None else slope.mul_(-c.unsqueeze(1)), None, None)
     if found.hidden is not None:
-        found.hidden = torch.zeros_like(hidden).index_put_(at, found.hidden.to(hidden.dtype))
+        found.hidden = hidden.new_zeros(hidden.shape).index_put_(at, found.hidden.to(hidden.dtype))
     nll = mean_nll(hidden.new_zeros(mask.shape, dtype=dtype).index_put_(at, log_probs), mask)
     return ((a.to(dtype) * nll).sum(), nll, *_as_outputs(found, hidden, weight, bias))
 

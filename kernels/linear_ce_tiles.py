@@ -302,9 +302,9 @@ def recompute(
     head, size, vocab = _head(hidden, weight, bias), len(hidden), len(weight)
     whole = Gradients.zeros(hidden, weight[:0], None, needs)
     if needs[1]:
-        whole.weight = torch.zeros_like(weight) if size == 0 else torch.empty_like(weight)
+        whole.weight = (weight.new_empty if size else weight.new_zeros)(weight.shape)
     if needs[2] and bias is not None:
-        whole.bias = torch.zeros_like(bias)
+        whole.bias = bias.new_zeros(bias.shape)
     if size == 0:
         return whole
     rows, columns = _pieces(head, size, _bound(limit, SWEEP_BYTES, hidden.device))
