@@ -297,14 +297,19 @@ def recompute(
     c: Tensor,
     needs: Sequence[bool],
     limit: int | None,
+    *,
+    rounded: bool = True,
 ) -> Gradients:
-    """Gradients of Σ_i c_i · log p_i from the row maxima and log-sums of a forward sweep; 2·H·V for each product."""
+    """Gradients of Σ_i c_i · log p_i from the row maxima and log-sums of a forward sweep; 2·H·V for each product.
+
+    Those of weight and bias come in their own dtypes, or wide if not `rounded`."""
     head, size, vocab = _head(hidden, weight, bias), len(hidden), len(weight)
     whole = Gradients.zeros(hidden, weight[:0], None, needs)
+    dtype = None if rounded else wide(hidden.dtype)
     if needs[1]:
-        whole.weight = (weight.new_empty if size else weight.new_zeros)(weight.shape)
+        whole.weight = (weight.new_empty if size else weight.new_zeros)(weight.shape, dtype=dtype)
     if needs[2] and bias is not None:
-        whole.bias = bias.new_zeros(bias.shape)
+        whole.bias = bias.new_zeros(bias.shape, dtype=dtype)
     if size == 0:
         return whole
     rows, columns = _pieces(head, size, _bound(limit, SWEEP_BYTES, hidden.device))
@@ -345,7 +350,7 @@ def row_chunks(
     if rows < min(size, MIN_CHUNK_ROWS):
         found = sweep(hidden, weight, bias, targets, gradient=False, limit=limit)
         stats = (found.row_max, found.log_sum)
-        return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit)
+        return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit, rounded=False)
     into = Gradients.zeros(hidden, weight, bias, needs)
     log_probs, c = hidden.new_empty(size, dtype=wide(hidden.dtype)), _poison(c, targets, vocab)
     if size:

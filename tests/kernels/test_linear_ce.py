@@ -151,6 +151,31 @@ def test_strided_arguments(path: str) -> None:
 
 
 @both_paths
+@pytest.mark.parametrize("limit", [None, 20_000])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("weight_of_row", "upstream"), [(1e-7, 65536.0), (1e6, 1e-6)])
+def test_gradients_are_rounded_after_the_upstream_scalar(
+    path: str, weight_of_row: float, upstream: float, head: str, limit: int | None
+) -> None:
+    """float16, one factor outside its range and the other inside: what torch.amp.GradScaler is for."""
+    hidden, weight, bias, targets = problem(6, 1003, 20, torch.float16)
+    mask, weights = torch.ones(1, 6, dtype=torch.bool), torch.tensor([weight_of_row])
+    names = {"frozen": [0], "trainable": [0, 1, 2], "head only": [1, 2]}[head]
+    leaves = [x.clone().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
+    wide = [x.detach().double().requires_grad_(i in names) for i, x in enumerate(leaves)]
+    rest = (targets[None], mask, weights)
+    h, w, b = leaves
+    (linear_weighted_ce(h[None], w, *rest, bias=b, max_logits_bytes=limit)[0] * upstream).backward()
+    h, w, b = wide
+    (reference.linear_weighted_ce(h[None], w, *rest, bias=b)[0] * upstream).backward()
+    for i in names:
+        mine, exact = leaves[i].grad.double(), wide[i].grad
+        # one rounding of each value: half an ulp, or half the smallest float16 below its normal numbers
+        allowed = exact.abs() * 2.0**-11 + 2.0**-25 + 1e-5 * exact.abs().max()
+        assert ((mine - exact).abs() <= allowed).all()
+
+
+@both_paths
 def test_full_vocabulary(path: str) -> None:
     hidden, weight, _, targets = problem(4, 126464, 16)
     compare(
