@@ -277,6 +277,9 @@ def linear_token_logprobs(
     at V = 126464, H = 128, 64 rows of p(target) about 0.5, 1e-3 leaves out 104 of 124 tiles and errs by up to 9 % of
     a row's gradient, and 1e-5 leaves out none. It costs one synchronisation a tile on a GPU.
 
+    On a GPU with half-precision inputs p (with a trainable head, upstream · (onehot - p)) is rounded to their dtype
+    before the second product.
+
     Under autocast hidden, weight and bias are cast to its dtype, as for a linear layer. Raises TypeError for
     arguments that are not tensors (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain
     weight), ValueError for wrong shapes, dtypes, devices and (on CPU tensors; on a GPU the row becomes NaN) targets
@@ -314,6 +317,9 @@ def linear_weighted_ce(
     before the forward, so the gradient is made in it: 4·H·V FLOPs a row with a frozen head, 6·H·V with a trainable
     one (8·H·V if fewer than 32 rows of logits fit in `max_logits_bytes`; its default is then 64 MiB on a CPU, 1 GiB
     on a GPU). The backward multiplies by the upstream scalar.
+
+    On a GPU with half-precision inputs p (with a trainable head, coefficient / m · (onehot - p)) is rounded to their
+    dtype before the second product.
 
     `max_logits_bytes`, `skip_below` (here p times |coefficient| / m; frozen heads), autocast and errors: see
     `linear_token_logprobs`.
@@ -367,8 +373,10 @@ def _check_linear(
     if bias is not None:
         checks.check_like("bias", bias, hidden, (weight.shape[0],), bias.dtype)
     if max_logits_bytes is not None:
-        checks.check_number("max_logits_bytes", max_logits_bytes)
-        if int(max_logits_bytes) != max_logits_bytes or max_logits_bytes < 1:
+        if isinstance(max_logits_bytes, bool) or not isinstance(max_logits_bytes, int):
+            kind = type(max_logits_bytes).__name__
+            raise TypeError(f"max_logits_bytes: got {max_logits_bytes!r} ({kind}), want an int, bytes")
+        if max_logits_bytes < 1:
             raise ValueError(f"max_logits_bytes: got {max_logits_bytes}, want a whole number of bytes >= 1")
     checks.check_number("skip_below", skip_below)
     if skip_below < 0:
