@@ -228,12 +228,12 @@ LINEAR = [
 def _torch_multinomial(logits: Tensor, temperature: float) -> Job:
     def job() -> tuple[Tensor, Tensor]:
         wide = logits.float()
-        probs = wide.softmax(-1)
-        if temperature == 0:
-            ids = wide.argmax(-1, keepdim=True)
+        if temperature == 1:
+            probs = wide.softmax(-1)
+            ids = probs.multinomial(1)
         else:
-            weights = probs if temperature == 1 else wide.div(temperature).softmax(-1)
-            ids = weights.multinomial(1)
+            ids = (wide / temperature).softmax(-1).multinomial(1) if temperature else wide.argmax(-1, keepdim=True)
+            probs = wide.softmax(-1)
         return ids, probs.gather(-1, ids)
 
     return job
