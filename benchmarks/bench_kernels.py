@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import LINEAR, LOGITS, SAMPLING, Peer, load, make_loss_inputs
+from benchmarks.peers import LINEAR, LOGITS, SAMPLING, Peer, easier, load, make_loss_inputs
 
 RESULTS = Path(__file__).resolve().parent / "results"
 VOCAB = 126464
@@ -142,13 +142,21 @@ def _sample_builder(peer: Peer, sweep: Sweep, device: str, rows: int, temperatur
     return build
 
 
-def run(device: str) -> tuple[list[Timing], tuple[float, float]]:
+def load_average() -> float:
+    """Processes that ran or waited to, on average over the last minute."""
+    return os.getloadavg()[0]
+
+
+def run(device: str) -> tuple[list[Timing], tuple[float, float], list[float]]:
+    """Every timing, the measured limits, and the load averages seen before each timing."""
     sweep = SWEEPS[device]
+    loads = [load_average()]
     limits = roofline(device, sweep.dtype)
     installed = {peer.name for peers in (LOGITS, LINEAR, SAMPLING) for peer in load(peers)[0]}
     found = []
     for job, peer, rows, build, floor_bytes, floor_flops in loss_jobs(sweep, device):
         timing = Timing(job, peer.name, rows, None, floor_bytes, floor_flops)
+        loads.append(load_average())
         reason = "" if peer.name in installed else f"{peer.package} is not installed"
         if device == "cpu" and peer.package is not None:
             reason = f"{peer.package} runs on a GPU only"
@@ -164,7 +172,7 @@ def run(device: str) -> tuple[list[Timing], tuple[float, float]]:
         found.append(timing)
         shown = f"{timing.milliseconds:.2f} ms" if timing.milliseconds is not None else f"not measured: {reason}"
         print(f"{job}, {rows} rows, {peer.name}: {shown}", flush=True)
-    return found, limits
+    return found, limits, loads
 
 
 def _time(build: Callable[[], Any], device: str) -> tuple[float, int | None]:
@@ -179,14 +187,23 @@ def _time(build: Callable[[], Any], device: str) -> tuple[float, int | None]:
     return clock(job, device), peak
 
 
-def markdown(timings: list[Timing], limits: tuple[float, float], versions: dict[str, str], device: str) -> str:
+def markdown(
+    timings: list[Timing], limits: tuple[float, float], loads: list[float], versions: dict[str, str], device: str
+) -> str:
     head = ", ".join(f"{name} {found}" for name, found in versions.items())
     parts = [f"# Kernels, timed on {device}", head]
     parts.append(f"Measured limits: copy {limits[0] / 1e9:.1f} GB/s, matrix product {limits[1] / 1e12:.2f} TFLOP/s.")
     if device.startswith("CPU"):
-        load, cores = os.getloadavg()[1], os.cpu_count()
+        cores = os.cpu_count() or 1
         parts.append("GPU: not measured. Rows of the losses are positions, 28 % of them masked.")
-        parts.append(f"Load average while measuring: {load:.1f} on {cores} cores; above the cores, others disturb.")
+        line = f"Load average (1 minute) while measuring: {min(loads):.1f} to {max(loads):.1f} on {cores} cores."
+        if max(loads) > cores + 0.5:
+            line += (
+                " Other work ran beside this: single figures may be off by several times, so no timing here is better"
+                " than an order of magnitude. Run again on an idle machine."
+            )
+        parts.append(line)
+    parts.append(easier(LOGITS + LINEAR))
     for job in dict.fromkeys(t.job for t in timings):
         lines = [f"## {job}, V {VOCAB}", "", "| | rows | ms | GB/s or TFLOP/s of the floor | share of roofline |"]
         lines.append("|---|---|---|---|---|")
@@ -237,13 +254,14 @@ def main() -> None:
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"CPU, {arguments.threads} threads"
     versions = load(LOGITS + LINEAR)[1] | {"python": platform.python_version()}
 
-    timings, limits = run(arguments.device)
-    text = markdown(timings, limits, versions, device)
+    timings, limits, loads = run(arguments.device)
+    text = markdown(timings, limits, loads, versions, device)
     print(text)
     stem = "kernels_" + (re.sub(r"\W+", "_", device).lower() if arguments.device == "cuda" else "cpu")
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / f"{stem}.md").write_text(text)
     whole = {"device": device, "versions": versions, "copy_bytes_per_second": limits[0]}
+    whole |= {"load_average": [min(loads), max(loads)], "cores": os.cpu_count()}
     whole |= {"matmul_flops_per_second": limits[1], "timings": [asdict(t) for t in timings]}
     (arguments.output / f"{stem}.json").write_text(json.dumps(whole, indent=1) + "\n")
     plot(timings, arguments.output / f"{stem}.png", device)

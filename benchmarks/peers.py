@@ -60,7 +60,8 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class Peer:
-    """name; package it needs, or none; build(inputs) -> job; whether it can weight each sample."""
+    """name; package it needs, or none; build(inputs) -> job; whether it computes the weighted per-sample problem, or
+    an easier one without weights."""
 
     name: str
     build: Callable[..., Job]
@@ -136,9 +137,10 @@ LOGITS = [
     Peer("dmpo weighted_masked_ce", lambda i: i.run(
         lambda: kernels.weighted_masked_ce(i.logits, i.targets, i.mask, i.weights, i.baseline)[0])),
     Peer("dmpo masked_token_logprobs", lambda i: i.run(
-        lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask).sum())),
+        lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask).sum()), weighted=False),
     Peer("dmpo masked_token_logprobs (overwrites its logits)", lambda i: i.run(
-        lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask, inplace_backward=True).sum())),
+        lambda: kernels.masked_token_logprobs(i.logits, i.targets, i.mask, inplace_backward=True).sum()),
+        weighted=False),
     Peer("torch cross_entropy in fp32, all positions", _torch_all),
     Peer("torch cross_entropy in fp32, masked positions", _torch_masked),
     Peer("Liger CE, mean (overwrites its logits)", _liger_ce("mean"), "liger-kernel", weighted=False),
@@ -210,7 +212,7 @@ LINEAR = [
     Peer("dmpo linear_weighted_ce", lambda i: i.run(
         lambda: kernels.linear_weighted_ce(i.hidden, i.head, i.targets, i.mask, i.weights, i.baseline)[0])),
     Peer("dmpo linear_token_logprobs", lambda i: i.run(
-        lambda: kernels.linear_token_logprobs(i.hidden[i.mask], i.head, i.targets[i.mask]).sum())),
+        lambda: kernels.linear_token_logprobs(i.hidden[i.mask], i.head, i.targets[i.mask]).sum()), weighted=False),
     Peer("torch logits of all positions", _torch_linear_all),
     Peer("torch logits of masked positions", _torch_linear_masked),
     Peer("torch F.linear_cross_entropy, masked positions", _torch_fused, weighted=False),
@@ -226,8 +228,13 @@ LINEAR = [
 def _torch_multinomial(logits: Tensor, temperature: float) -> Job:
     def job() -> tuple[Tensor, Tensor]:
         wide = logits.float()
-        ids = (wide / temperature).softmax(-1).multinomial(1) if temperature else wide.argmax(-1, keepdim=True)
-        return ids, wide.softmax(-1).gather(-1, ids)
+        if temperature == 1:
+            probs = wide.softmax(-1)
+            ids = probs.multinomial(1)
+        else:
+            ids = (wide / temperature).softmax(-1).multinomial(1) if temperature else wide.argmax(-1, keepdim=True)
+            probs = wide.softmax(-1)
+        return ids, probs.gather(-1, ids)
 
     return job
 
@@ -252,6 +259,12 @@ SAMPLING = [
     Peer("torch softmax and multinomial, fp32", _torch_multinomial),
     Peer("published: Gumbel noise and softmax, float64", _published_gumbel),
 ]
+
+
+def easier(peers: list[Peer]) -> str:
+    """A sentence that names the peers that solve less than the others, for reports; "" if there are none."""
+    names = ", ".join(peer.name for peer in peers if not peer.weighted)
+    return f"Easier problem, no weight for each sample: {names}." if names else ""
 
 
 def load(peers: list[Peer]) -> tuple[list[Peer], dict[str, str]]:

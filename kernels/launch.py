@@ -1,9 +1,10 @@
 """Launch parameters of every Triton kernel, the registry of production kernels, and which path a tensor takes.
 
-Launch parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (a
-file), the autotune cache (written by `autotune`, only when asked), the shipped `launch.json`, the table below. All
-four have the same form: `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where
-"2" is the size of an element in bytes.
+Launch parameters come from the first of these that names (architecture, op, element size): a running `override`,
+`DMPO_LAUNCH_JSON` (a file), the autotune cache (written by `autotune.py`, only when asked), the shipped `launch.json`,
+the table below. Files are read once a process, when an op first asks. All have the same form:
+`{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
+element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ class LaunchConfig:
     num_stages: int = 1
 
 
+_overridden: dict[str, LaunchConfig] = {}
+
 # op -> element size -> parameters. Every thread then has 2 to 4 independent 16-byte loads in flight.
 _COMMON: dict[str, dict[int, LaunchConfig]] = {
     "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
@@ -107,22 +110,73 @@ def launch_config(op: str, vocab: int, dtype: torch.dtype, arch: int | None = No
     """Parameters of `op` for rows of `vocab` elements of `dtype` on sm_`arch` (None: the current GPU, or sm_90
     without one).
 
-    Rows shorter than the table's block get a smaller block and fewer warps. Raises KeyError for an unknown op.
+    Rows shorter than the table's block get a smaller block and fewer warps, which holds for an `override` too. Raises
+    KeyError for an unknown op.
     """
     arch = current_arch() if arch is None else arch
-    nearest = max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
-    size = max(2, dtype.itemsize)
-    config = TABLE[nearest][op][min(size, 4)]
-    for overrides in _override_tables():
-        found = overrides.get(f"sm_{nearest}", {}).get(op, {}).get(str(size))
+    named = os.environ.get("DMPO_LAUNCH_JSON", "")
+    return _launch_config(op, longest_block(vocab), max(2, dtype.itemsize), arch, named, _overridden.get(op))
+
+
+def longest_block(vocab: int) -> int:
+    """The least block that holds a row, 128 at least; all that a launch depends on of a vocabulary."""
+    return max(128, 1 << max(0, vocab - 1).bit_length())
+
+
+def nearest_architecture(arch: int) -> int:
+    """The last of ARCHITECTURES that is not beyond `arch`; the first for older ones."""
+    return max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
+
+
+@functools.cache
+def _launch_config(
+    op: str, longest: int, size: int, arch: int, named: str, override_: LaunchConfig | None
+) -> LaunchConfig:
+    config = TABLE[nearest_architecture(arch)][op][min(size, 4)] if override_ is None else override_
+    for overrides in _override_tables(named) if override_ is None else ():
+        found = overrides.get(f"sm_{nearest_architecture(arch)}", {}).get(op, {}).get(str(size))
         if found is not None:
             config = found
             break
-    block = min(config.block, max(128, 1 << max(0, vocab - 1).bit_length()))
+    block = min(config.block, longest)
     warps = config.num_warps
     while warps > 1 and block * size < warps * 32 * 16:  # at least one 16-byte load a thread
         warps //= 2
     return LaunchConfig(block, warps, config.num_stages)
+
+
+@contextlib.contextmanager
+def override(op: str, config: LaunchConfig) -> Iterator[None]:
+    """Launch `op` (a key of `TABLE`) with `config` inside the block, whatever tables say, in every dtype and shape.
+
+    Raises ValueError for an unknown op, for a block or num_warps that is no power of two, and for a block of
+    "tile_softmax" other than the table's: there a row is one block, so the width of a tile decides.
+    """
+    if op not in TABLE[ARCHITECTURES[0]]:
+        raise ValueError(f"op: got {op!r}, want one of {', '.join(TABLE[ARCHITECTURES[0]])}")
+    if not _legal(config):
+        raise ValueError(f"config: got {config}, want block and num_warps powers of two")
+    if op == "tile_softmax" and config.block != TABLE[ARCHITECTURES[0]][op][4].block:
+        wanted = TABLE[ARCHITECTURES[0]][op][4].block
+        raise ValueError(f"config: got block {config.block}, want {wanted}: a row of tile_softmax is one block")
+    before = _overridden.get(op)
+    _overridden[op] = config
+    try:
+        yield
+    finally:
+        if before is None:
+            del _overridden[op]
+        else:
+            _overridden[op] = before
+
+
+def forget_files() -> None:
+    """Read the files of launch parameters again when an op next asks."""
+    _launch_config.cache_clear()
+
+
+def _legal(config: LaunchConfig) -> bool:
+    return all(n >= 1 and not n & (n - 1) for n in (config.block, config.num_warps))
 
 
 def current_arch() -> int:
@@ -137,26 +191,24 @@ def _arch_of(device: int) -> int:
 
 
 def cache_file() -> Path:
-    """Where `autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
+    """Where `autotune.autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dmpo" / "launch.json"
 
 
-def _override_files() -> list[Path]:
-    named = os.environ.get("DMPO_LAUNCH_JSON")
+def _override_files(named: str) -> list[Path]:
     if named and not Path(named).is_file():
         raise ValueError(f"DMPO_LAUNCH_JSON: no file {named!r}; want a JSON file of launch parameters")
     files = [Path(named)] if named else []
     return [*files, cache_file(), Path(__file__).with_name("launch.json")]
 
 
-def _override_tables() -> Iterable[dict[str, dict[str, dict[str, LaunchConfig]]]]:
-    for path in _override_files():
+def _override_tables(named: str) -> Iterable[dict[str, dict[str, dict[str, LaunchConfig]]]]:
+    for path in _override_files(named):
         if path.is_file():
-            yield _read_table(path, path.stat().st_mtime_ns)
+            yield _read_table(path)
 
 
-@functools.cache
-def _read_table(path: Path, _mtime: int) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
+def _read_table(path: Path) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
     try:
         raw = json.loads(path.read_text())
         table = {a: {o: {s: LaunchConfig(**c) for s, c in v.items()} for o, v in ops.items()} for a, ops in raw.items()}
@@ -167,44 +219,9 @@ def _read_table(path: Path, _mtime: int) -> dict[str, dict[str, dict[str, Launch
     for arch, ops in table.items():
         for op, sizes in ops.items():
             for config in sizes.values():
-                if any(n < 1 or n & (n - 1) for n in (config.block, config.num_warps)):
+                if not _legal(config):
                     raise ValueError(f"{path}, {arch}, {op}: block and num_warps must be powers of two, got {config}")
     return table
-
-
-def autotune(
-    op: str,
-    vocab: int,
-    dtype: torch.dtype,
-    run: Callable[[LaunchConfig], Any],
-    *,
-    arch: int | None = None,
-    timer: Callable[[Callable[[], Any]], float] | None = None,
-) -> LaunchConfig:
-    """Time `run(config)` over blocks and warp counts, keep the fastest in the on-disk cache, and return it.
-
-    Never called by the ops themselves. `timer` defaults to `triton.testing.do_bench` (milliseconds).
-    """
-    arch = current_arch() if arch is None else arch
-    nearest = max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
-    size = max(2, dtype.itemsize)
-    limit = max(128, 1 << max(0, vocab - 1).bit_length())
-    candidates = [
-        LaunchConfig(block, warps)
-        for block in (1024, 2048, 4096, 8192, 16384)
-        for warps in (4, 8, 16)
-        if block <= limit and 1 <= block * size // (warps * 32 * 16) <= 8
-    ] or [launch_config(op, vocab, dtype, arch)]
-    clock = triton.testing.do_bench if timer is None else timer
-    best = min(candidates, key=lambda config: clock(lambda: run(config)))
-    path = cache_file()
-    table = json.loads(path.read_text()) if path.is_file() else {}
-    table.setdefault(f"sm_{nearest}", {}).setdefault(op, {})[str(size)] = asdict(best)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(table, indent=1))
-    scratch.replace(path)
-    return best
 
 
 # ---------------------------------------------------------------------------------------------- registry

@@ -86,7 +86,7 @@ def _recompute_op(
         stats, c = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
         found = tiles.recompute(hidden[live], weight, bias, targets[live], stats, c, needs, max_logits_bytes)
         if found.hidden is not None:
-            found.hidden = torch.zeros_like(hidden).index_copy_(0, live, found.hidden.to(hidden.dtype))
+            found.hidden = hidden.new_zeros(hidden.shape).index_copy_(0, live, found.hidden.to(hidden.dtype))
     return _as_outputs(found, hidden, weight, bias)
 
 
@@ -163,7 +163,7 @@ torch.library.register_autograd(_logprobs_op, _backward_logprobs, setup_context=
     mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor mask, Tensor weights, "
     "Tensor? baseline, float strength, int? max_logits_bytes, float skip_below, bool[] needs) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _weighted_op(
     hidden: Tensor,
@@ -177,7 +177,9 @@ def _weighted_op(
     max_logits_bytes: int | None,
     skip_below: float,
     needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Loss, mean NLLs, indices [R] of the live rows, and the gradients of hidden's live rows, weight and bias: wide,
+    for the backward to round once, after the upstream scalar (float16 has no room for both factors one by one)."""
     checks.check_target_values(targets, mask, weight.shape[0])
     checks.check_weight_values("weights", weights)
     checks.check_weight_values("baseline", baseline)
@@ -196,10 +198,10 @@ def _weighted_op(
             )
             log_probs, slope = swept.log_probs, swept.gradient
             found = tiles.Gradients(None if slope is None else slope.mul_(-c.unsqueeze(1)), None, None)
-    if found.hidden is not None:
-        found.hidden = torch.zeros_like(hidden).index_put_(at, found.hidden.to(hidden.dtype))
     nll = mean_nll(hidden.new_zeros(mask.shape, dtype=dtype).index_put_(at, log_probs), mask)
-    return ((a.to(dtype) * nll).sum(), nll, *_as_outputs(found, hidden, weight, bias))
+    flat = at[0] * mask.shape[1] + at[1]
+    slopes = (hidden.new_empty(0, dtype=dtype) if g is None else g for g in (found.hidden, found.weight, found.bias))
+    return ((a.to(dtype) * nll).sum(), nll, flat, *slopes)  # type: ignore[return-value]
 
 
 @_weighted_op.register_fake
@@ -215,21 +217,33 @@ def _(
     max_logits_bytes: int | None,
     skip_below: float,
     needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    loss, nll = (hidden.new_empty(shape, dtype=wide(hidden.dtype)) for shape in ((), weights.shape))
-    return (loss, nll, *_empty_outputs(hidden, weight, bias, needs))
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype = wide(hidden.dtype)
+    loss, nll = (hidden.new_empty(shape, dtype=dtype) for shape in ((), weights.shape))
+    live = torch.library.get_ctx().new_dynamic_size()
+    shapes = ((live, hidden.shape[2]), weight.shape, None if bias is None else bias.shape)
+    parts = zip(shapes, needs, strict=True)
+    slopes = [hidden.new_empty(x if need and x is not None else (0,), dtype=dtype) for x, need in parts]
+    return loss, nll, targets.new_empty(live), slopes[0], slopes[1], slopes[2]
 
 
 def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[2:])
+    ctx.shape, ctx.dtypes = inputs[0].shape, [None if x is None else x.dtype for x in inputs[:3]]
 
 
 def _backward_weighted(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     _refuse_double_backward()
-    parts = zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
-    factor = grad.reshape(1)  # a dimension, so that half-precision gradients are multiplied in float32, rounded once
-    return (*(torch.mul(g, factor, out=torch.empty_like(g)) if need else None for g, need in parts), *(None,) * 8)
+    flat, *slopes = ctx.saved_tensors
+    factor = grad.reshape(1)  # a dimension, so that it takes part in the type of the product; `out` rounds that once
+    parts = zip(slopes, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
+    found = [torch.mul(g, factor, out=g.new_empty(g.shape, dtype=to)) if need else None for g, to, need in parts]
+    if found[0] is not None:
+        count, length, size = ctx.shape
+        rows = found[0].new_zeros((count * length, size)).index_copy(0, flat, found[0])
+        found[0] = rows.view(count, length, size)
+    return (*found, *(None,) * 8)
 
 
 torch.library.register_autograd(_weighted_op, _backward_weighted, setup_context=_setup_weighted)
@@ -263,6 +277,9 @@ def linear_token_logprobs(
     at V = 126464, H = 128, 64 rows of p(target) about 0.5, 1e-3 leaves out 104 of 124 tiles and errs by up to 9 % of
     a row's gradient, and 1e-5 leaves out none. It costs one synchronisation a tile on a GPU.
 
+    On a GPU with half-precision inputs p (with a trainable head, upstream · (onehot - p)) is rounded to their dtype
+    before the second product.
+
     Under autocast hidden, weight and bias are cast to its dtype, as for a linear layer. Raises TypeError for
     arguments that are not tensors (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain
     weight), ValueError for wrong shapes, dtypes, devices and (on CPU tensors; on a GPU the row becomes NaN) targets
@@ -272,6 +289,7 @@ def linear_token_logprobs(
     checks.check_like("targets", targets, hidden, hidden.shape[:1], torch.int64)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
+    targets = targets.contiguous()  # the kernels read one after the other
     return _logprobs_op(hidden, weight, bias, targets, max_logits_bytes, float(skip_below), keep_gradient)[0]
 
 
@@ -299,6 +317,9 @@ def linear_weighted_ce(
     before the forward, so the gradient is made in it: 4·H·V FLOPs a row with a frozen head, 6·H·V with a trainable
     one (8·H·V if fewer than 32 rows of logits fit in `max_logits_bytes`; its default is then 64 MiB on a CPU, 1 GiB
     on a GPU). The backward multiplies by the upstream scalar.
+
+    On a GPU with half-precision inputs p (with a trainable head, coefficient / m · (onehot - p)) is rounded to their
+    dtype before the second product.
 
     `max_logits_bytes`, `skip_below` (here p times |coefficient| / m; frozen heads), autocast and errors: see
     `linear_token_logprobs`.
@@ -352,8 +373,10 @@ def _check_linear(
     if bias is not None:
         checks.check_like("bias", bias, hidden, (weight.shape[0],), bias.dtype)
     if max_logits_bytes is not None:
-        checks.check_number("max_logits_bytes", max_logits_bytes)
-        if int(max_logits_bytes) != max_logits_bytes or max_logits_bytes < 1:
+        if isinstance(max_logits_bytes, bool) or not isinstance(max_logits_bytes, int):
+            kind = type(max_logits_bytes).__name__
+            raise TypeError(f"max_logits_bytes: got {max_logits_bytes!r} ({kind}), want an int, bytes")
+        if max_logits_bytes < 1:
             raise ValueError(f"max_logits_bytes: got {max_logits_bytes}, want a whole number of bytes >= 1")
     checks.check_number("skip_below", skip_below)
     if skip_below < 0:

@@ -21,6 +21,7 @@ torch's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,12 +97,15 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a, b, out=out) if a.dtype == out.dtype else torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
-def _accumulate(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """into += a @ b, in the dtype of `into`."""
+def _accumulate(into: Tensor, a: Tensor, b: Tensor, unit: Tensor | None = None) -> None:
+    """into += a @ b (times `unit`, half-precision operands only), in the dtype of `into`. Half precision holds the
+    product beside `into` meanwhile: a head of [V, H] once more in float32."""
     if a.dtype == into.dtype:
         torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
-    else:
+    elif unit is None:
         into.add_(_product(a, b, torch.empty_like(into)))
+    else:
+        into.addcmul_(_product(a, b, torch.empty_like(into)), unit)
 
 
 # ---------------------------------------------------------------------------------------------- one pass, frozen head
@@ -275,13 +279,28 @@ def _gradient_step(
     x[here, at] = chosen
 
 
-def _add_products(into: Gradients, operand: Tensor, hidden: Tensor, tile: Tensor, rows: slice) -> None:
+def _in_range(head: Head, c: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Factors [R] that keep c · (onehot - softmax) in the range of float16 operands, whatever the size of `c`, and the
+    unit that the products are then in; `c` itself and None for other dtypes. One unit serves a whole piece, for the
+    head's gradient adds up its rows: a row far below the largest has fewer digits."""
+    boost = kernels.boost(head.compute)
+    if not boost:
+        return c, None
+    largest = c.abs().nan_to_num(0.0, 0.0, 0.0).amax()  # a poisoned row stays alone; no synchronisation
+    unit = largest.clamp(min=1e-30) * math.exp(-boost)
+    return c / unit, unit
+
+
+def _add_products(
+    into: Gradients, operand: Tensor, hidden: Tensor, tile: Tensor, rows: slice, unit: Tensor | None
+) -> None:
     if into.hidden is not None:
-        _accumulate(into.hidden[rows], operand, tile)
+        _accumulate(into.hidden[rows], operand, tile, unit)
     if into.weight is not None:
-        _accumulate(into.weight, operand.t(), hidden)
+        _accumulate(into.weight, operand.t(), hidden, unit)
     if into.bias is not None:
-        into.bias += operand.sum(0, dtype=into.bias.dtype)
+        total = operand.sum(0, dtype=into.bias.dtype)
+        into.bias += total if unit is None else total * unit
 
 
 def _poison(c: Tensor, targets: Tensor, vocab: int) -> Tensor:
@@ -297,31 +316,37 @@ def recompute(
     c: Tensor,
     needs: Sequence[bool],
     limit: int | None,
+    *,
+    rounded: bool = True,
 ) -> Gradients:
-    """Gradients of Σ_i c_i · log p_i from the row maxima and log-sums of a forward sweep; 2·H·V for each product."""
+    """Gradients of Σ_i c_i · log p_i from the row maxima and log-sums of a forward sweep; 2·H·V for each product.
+
+    Those of weight and bias come in their own dtypes, or wide if not `rounded`."""
     head, size, vocab = _head(hidden, weight, bias), len(hidden), len(weight)
     whole = Gradients.zeros(hidden, weight[:0], None, needs)
+    dtype = None if rounded else wide(hidden.dtype)
     if needs[1]:
-        whole.weight = torch.zeros_like(weight) if size == 0 else torch.empty_like(weight)
+        whole.weight = (weight.new_empty if size else weight.new_zeros)(weight.shape, dtype=dtype)
     if needs[2] and bias is not None:
-        whole.bias = torch.zeros_like(bias)
+        whole.bias = bias.new_zeros(bias.shape, dtype=dtype)
     if size == 0:
         return whole
     rows, columns = _pieces(head, size, _bound(limit, SWEEP_BYTES, hidden.device))
-    buffers, c = _Buffers(head, rows, columns), _poison(c, targets, vocab)
+    buffers = _Buffers(head, rows, columns)
+    factors = [_in_range(head, part) for part in _poison(c, targets, vocab).split(rows)]
     for first in range(0, vocab, columns):
         tile_of = slice(first, min(first + columns, vocab))
         width = tile_of.stop - first
         part_bias = None if bias is None else bias[tile_of]
         into = Gradients.zeros(hidden[:0], weight[tile_of], part_bias, needs)  # the tile's own, so each is rounded once
         into.hidden = whole.hidden
-        for start in range(0, size, rows):
+        for start, (factor, unit) in zip(range(0, size, rows), factors, strict=True):
             part = slice(start, min(start + rows, size))
             h = hidden[part].to(head.compute)
             x, operand = buffers.logits[: len(h), :width], buffers.operand[: len(h), :width]
             tile = head.logits(h, first, x)
-            _gradient_step(x, operand, targets[part], (stats[0][part], stats[1][part]), c[part], first)
-            _add_products(into, operand, h, tile, part)
+            _gradient_step(x, operand, targets[part], (stats[0][part], stats[1][part]), factor, first)
+            _add_products(into, operand, h, tile, part, unit)
         if whole.weight is not None and into.weight is not None:
             whole.weight[tile_of] = into.weight
         if whole.bias is not None and into.bias is not None:
@@ -345,7 +370,7 @@ def row_chunks(
     if rows < min(size, MIN_CHUNK_ROWS):
         found = sweep(hidden, weight, bias, targets, gradient=False, limit=limit)
         stats = (found.row_max, found.log_sum)
-        return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit)
+        return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit, rounded=False)
     into = Gradients.zeros(hidden, weight, bias, needs)
     log_probs, c = hidden.new_empty(size, dtype=wide(hidden.dtype)), _poison(c, targets, vocab)
     if size:
@@ -356,13 +381,14 @@ def row_chunks(
             h, target = hidden[part].to(head.compute), targets[part]
             x, operand = buffers.logits[: len(h), :vocab], buffers.operand[: len(h), :vocab]
             tile = head.logits(h, 0, x)
+            factor, unit = _in_range(head, c[part])
             if launch.uses_triton(operand):
                 found3 = masked_ce_triton.forward(x.unsqueeze(1), target.unsqueeze(1), None, None, None, 0.0)
                 log_probs[part], row_max, log_sum = (s.squeeze(1) for s in found3)
-                kernels.tile_gradient(x, operand, target, row_max, log_sum, c[part], 0)
+                kernels.tile_gradient(x, operand, target, row_max, log_sum, factor, 0)
             else:
-                log_probs[part] = _plain_chunk_step(x, target, c[part])
-            _add_products(into, operand, h, tile, part)
+                log_probs[part] = _plain_chunk_step(x, target, factor)
+            _add_products(into, operand, h, tile, part, unit)
     return log_probs, into
 
 

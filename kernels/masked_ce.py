@@ -49,7 +49,6 @@ def _plain_backward(
         p = logits[at].to(row_max.dtype).sub_(row_max[at].unsqueeze(1)).sub_(log_sum[at].unsqueeze(1)).exp_()
         chosen = factor * (1.0 - p.gather(1, target))
         out[at] = p.mul_(-factor).scatter_(1, target, chosen).to(out.dtype)
-    out[~live] = 0
 
 
 # ---------------------------------------------------------------------------------------------- ops
@@ -84,6 +83,11 @@ def _forward(
     return zeros[0], zeros[1], zeros[2]
 
 
+def _fills_dead_rows(logits: Tensor) -> bool:
+    """True if the backward is one kernel over every row; elsewhere only live rows are written."""
+    return launch.uses_triton(logits) and logits.stride(-1) == 1
+
+
 def _backward(
     logits: Tensor,
     targets: Tensor,
@@ -94,12 +98,14 @@ def _backward(
     scale: Tensor | None,
     out: Tensor,
 ) -> None:
-    """Write the gradient of every row into `out`, which may be `logits`; zeros in dead rows."""
-    if launch.uses_triton(logits) and logits.stride(-1) == 1:
+    """Write the gradient of every row into `out`: what `_backward_op` allocated, or `logits`; zeros in dead rows."""
+    if _fills_dead_rows(logits):
         kernels.backward(logits, targets, mask, row_max, log_sum, grad.contiguous(), scale, out)
         return
     c = grad if scale is None else (-grad * scale).unsqueeze(1).expand(targets.shape)
     live = c != 0 if mask is None else (c != 0) & mask
+    if out is logits:
+        out[~live] = 0
     if not launch.uses_triton(logits):
         _plain_backward(logits, targets, live, row_max, log_sum, c, out)
         return
@@ -108,7 +114,6 @@ def _backward(
     target, top, log_total, factor = (x.contiguous() for x in picked)
     kernels.backward(rows, target, None, top, log_total, factor, None, rows)
     out[live] = rows.squeeze(1)
-    out[~live] = 0
 
 
 @torch.library.custom_op(
@@ -182,7 +187,7 @@ def _backward_op(
     grad: Tensor,
     scale: Tensor | None,
 ) -> Tensor:
-    out = logits.new_empty(logits.shape)
+    out = logits.new_empty(logits.shape) if _fills_dead_rows(logits) else logits.new_zeros(logits.shape)
     with launch.on_device(logits):
         _backward(logits, targets, mask, row_max, log_sum, grad, scale, out)
     return out

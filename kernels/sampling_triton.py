@@ -201,7 +201,6 @@ def sample(
     banned, picked = _forbidden(tuple(forbid), logits.device), ids if row_ids is None else row_ids
     key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
     shared = (logits, logits.stride(0), stats, banned, len(forbid), picked, key, inv_t, vocab, tiles)
-    fallback = min(set(range(len(forbid) + 1)) - set(forbid))
     first, second = _constexprs(kind, row_ids is not None, config, tiles)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():

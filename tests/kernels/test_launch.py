@@ -6,19 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from dmpo.kernels import launch
+from dmpo.kernels import launch, sampling_triton
+from dmpo.kernels.autotune import autotune
 from dmpo.kernels.launch import LaunchConfig, launch_config
 
 
 @pytest.fixture(autouse=True)
-def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("DMPO_LAUNCH_JSON", raising=False)
+    launch.forget_files()
+    yield
+    launch.forget_files()
 
 
 @pytest.mark.parametrize("op", sorted(launch.TABLE[90]))
@@ -44,6 +49,8 @@ def test_order_of_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert now() == launch.TABLE[90]["ce_forward"][2].block
     launch.cache_file().parent.mkdir(parents=True)
     launch.cache_file().write_text(table(2048))
+    assert now() == launch.TABLE[90]["ce_forward"][2].block, "files are read once"
+    launch.forget_files()
     assert now() == 2048
     (tmp_path / "mine.json").write_text(table(1024))
     monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "mine.json"))
@@ -67,17 +74,78 @@ def test_a_broken_file_is_named(text: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_autotune_keeps_the_fastest_on_disk() -> None:
     seen: list[LaunchConfig] = []
+    before = launch_config("ce_forward", 126464, torch.bfloat16, 80)
 
-    def clock(run: object) -> float:
-        assert callable(run)
+    def clock(run: Callable[[], object]) -> float:
         run()
         return abs(seen[-1].block - 4096) + seen[-1].num_warps
 
-    best = launch.autotune("ce_forward", 126464, torch.bfloat16, seen.append, arch=80, timer=clock)
+    def run() -> None:
+        seen.append(launch_config("ce_forward", 126464, torch.bfloat16, 80))
+
+    best = autotune("ce_forward", 126464, torch.bfloat16, run, arch=80, timer=clock)
     assert len(set(seen)) > 3
-    assert best.block == 4096
+    assert best == LaunchConfig(4096, 4) != before
     assert launch_config("ce_forward", 126464, torch.bfloat16, 80) == best
     assert launch_config("ce_forward", 126464, torch.bfloat16, 90) == launch.TABLE[90]["ce_forward"][2]
+
+
+@pytest.mark.parametrize("op", ["ce_forward", "ce_backward", "sample_tiles"])
+def test_autotune_drives_the_op(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[LaunchConfig] = []
+    resolve = launch.launch_config
+
+    def spy(asked: str, vocab: int, dtype: torch.dtype, arch: int | None = None) -> LaunchConfig:
+        assert asked == op
+        launched.append(resolve(asked, vocab, dtype, arch))
+        return launched[-1]
+
+    def clock(run: Callable[[], object]) -> float:
+        run()
+        return float(launched[-1] != LaunchConfig(2048, 8))
+
+    monkeypatch.setattr(launch, "launch_config", spy)  # what the launchers of the losses and the sampler call
+    monkeypatch.setattr(sampling_triton, "launch_config", spy)
+    with launch.plain_path(False):
+        best = autotune(op, 3000, torch.float32, timer=clock)
+    assert best == LaunchConfig(2048, 8)
+    assert len(launched) == len(set(launched)) > 3
+    assert resolve(op, 3000, torch.float32) == best
+
+
+def test_override_reaches_only_its_op_and_ends() -> None:
+    def now() -> LaunchConfig:
+        return launch_config("ce_forward", 126464, torch.bfloat16, 90)
+
+    before, other = now(), launch_config("ce_backward", 126464, torch.bfloat16, 90)
+    with launch.override("ce_forward", LaunchConfig(1024, 4, 2)):
+        assert now() == LaunchConfig(1024, 4, 2)
+        with launch.override("ce_forward", LaunchConfig(2048, 4)):
+            assert now() == LaunchConfig(2048, 4)
+        assert now() == LaunchConfig(1024, 4, 2)
+        assert launch_config("ce_backward", 126464, torch.bfloat16, 90) == other
+    assert now() == before
+
+
+@pytest.mark.parametrize(
+    ("op", "config", "named"),
+    [
+        ("softmax", LaunchConfig(1024, 4), "op: got 'softmax'"),
+        ("ce_forward", LaunchConfig(1000, 4), "powers of two"),
+        ("ce_forward", LaunchConfig(1024, 0), "powers of two"),
+        ("tile_softmax", LaunchConfig(1024, 4), "one block"),
+    ],
+)
+def test_override_refuses_what_would_not_work(op: str, config: LaunchConfig, named: str) -> None:
+    with pytest.raises(ValueError, match=named), launch.override(op, config):
+        pass
+
+
+def test_autotune_asks_for_a_job_it_does_not_know() -> None:
+    with launch.plain_path(False), pytest.raises(ValueError, match="a `run` that launches it"):
+        autotune("tile_softmax", 3000, torch.float32)
+    with launch.plain_path(), pytest.raises(ValueError, match="no Triton kernel here"):
+        autotune("ce_forward", 3000, torch.float32)
 
 
 def test_path_switch() -> None:

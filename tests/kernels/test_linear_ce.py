@@ -107,33 +107,78 @@ def test_weighted_loss(path: str, dtype: torch.dtype, head: str, limit: int | No
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_operands_as_on_a_gpu(dtype: torch.dtype, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("factor", "upstream"), [(1.0, 1.0), (1e-4, 1.0), (1e-6, 1e6), (1e6, 1e-5), (0.0, 1.0)])
+def test_half_precision_operands_as_on_a_gpu(
+    dtype: torch.dtype, factor: float, upstream: float, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a GPU keeps half-precision operands; here its products are played by float32 ones. Probabilities are then
-    rounded to the operands' dtype, and the error is that of one such rounding of each term."""
+    rounded to the operands' dtype, and the error is that of one such rounding of each term, whatever the size of the
+    rows' factors."""
     monkeypatch.setattr(linear_ce_tiles, "_head", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype))
     monkeypatch.setattr(linear_ce_tiles, "_product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
     rows, vocab, size = 6, 1003, 20
     hidden, weight, bias, targets = problem(rows, vocab, size, dtype, scale=2.0)
-    mask, weights = torch.ones(1, rows, dtype=torch.bool), torch.full((1,), float(rows))
+    mask, weights = torch.ones(1, rows, dtype=torch.bool), torch.full((1,), factor * rows)
     names = {"frozen": [0], "trainable": [0, 1, 2], "head only": [1, 2]}[head]
 
     def token(h: Tensor, w: Tensor, b: Tensor, limit: int | None) -> Tensor:
-        return -linear_token_logprobs(h, w, targets, bias=b, max_logits_bytes=limit).sum()
+        return -factor * linear_token_logprobs(h, w, targets, bias=b, max_logits_bytes=limit).sum()
 
     def weighted(h: Tensor, w: Tensor, b: Tensor, limit: int | None) -> Tensor:
         return linear_weighted_ce(h[None], w, targets[None], mask, weights, bias=b, max_logits_bytes=limit)[0]
 
     wide = [x.double().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
-    (-reference.linear_token_logprobs(*wide[:2], targets, bias=wide[2]).sum()).backward()
+    total = factor * upstream
+    (-total * reference.linear_token_logprobs(*wide[:2], targets, bias=wide[2]).sum()).backward()
     for run in (token, weighted):
         for limit in (None, 20_000):
             leaves = [x.detach().clone().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
             with launch.plain_path(False):
-                run(*leaves, limit).backward()
+                (upstream * run(*leaves, limit)).backward()
             for i in names:
                 mine, exact = leaves[i].grad.double(), wide[i].grad
-                largest = max(1.0, float(exact.abs().max()))
-                assert (mine - exact).abs().max() <= 4 * torch.finfo(dtype).eps * largest
+                largest = max(total, float(exact.abs().max()))
+                smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+                assert (mine - exact).abs().max() <= 4 * torch.finfo(dtype).eps * largest + smallest / 2
+
+
+@both_paths
+def test_strided_arguments(path: str) -> None:
+    """A column of the ids, and hidden states and a head that lie transposed."""
+    hidden, weight, _, targets = problem(9, 1003, 20)
+    ids = torch.stack([torch.zeros_like(targets), targets], 1)
+    compare(
+        lambda h, w, _: linear_token_logprobs(h.t().contiguous().t(), w.t().contiguous().t(), ids[:, 1]),
+        lambda h, w, _: reference.linear_token_logprobs(h, w, targets),
+        "trainable", hidden, weight, None, scale=8.0,
+    )  # fmt: skip
+    want = linear_token_logprobs(hidden, weight, targets)
+    assert torch.equal(linear_token_logprobs(hidden, weight, ids[:, 1]), want)
+
+
+@both_paths
+@pytest.mark.parametrize("limit", [None, 20_000])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("weight_of_row", "upstream"), [(1e-7, 65536.0), (1e6, 1e-6)])
+def test_gradients_are_rounded_after_the_upstream_scalar(
+    path: str, weight_of_row: float, upstream: float, head: str, limit: int | None
+) -> None:
+    """float16, one factor outside its range and the other inside: what torch.amp.GradScaler is for."""
+    hidden, weight, bias, targets = problem(6, 1003, 20, torch.float16)
+    mask, weights = torch.ones(1, 6, dtype=torch.bool), torch.tensor([weight_of_row])
+    names = {"frozen": [0], "trainable": [0, 1, 2], "head only": [1, 2]}[head]
+    leaves = [x.clone().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
+    wide = [x.detach().double().requires_grad_(i in names) for i, x in enumerate(leaves)]
+    rest = (targets[None], mask, weights)
+    h, w, b = leaves
+    (linear_weighted_ce(h[None], w, *rest, bias=b, max_logits_bytes=limit)[0] * upstream).backward()
+    h, w, b = wide
+    (reference.linear_weighted_ce(h[None], w, *rest, bias=b)[0] * upstream).backward()
+    for i in names:
+        mine, exact = leaves[i].grad.double(), wide[i].grad
+        # one rounding of each value: half an ulp, or half the smallest float16 below its normal numbers
+        allowed = exact.abs() * 2.0**-11 + 2.0**-25 + 1e-5 * exact.abs().max()
+        assert ((mine - exact).abs() <= allowed).all()
 
 
 @both_paths
@@ -335,7 +380,9 @@ GOOD: dict[str, Any] = {
         ("bias", torch.zeros(V + 1), ValueError),
         ("bias", torch.zeros(V, dtype=torch.int64), ValueError),
         ("max_logits_bytes", 0, ValueError),
-        ("max_logits_bytes", 0.5, ValueError),
+        ("max_logits_bytes", 0.5, TypeError),
+        ("max_logits_bytes", 1e6, TypeError),
+        ("max_logits_bytes", True, TypeError),
         ("max_logits_bytes", "1MB", TypeError),
         ("skip_below", -1.0, ValueError),
     ],

@@ -71,25 +71,38 @@ def test_log_probs_and_gradient(path: str, shape: tuple[int, int, int], dtype: t
 @both_paths
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(4, 5, 7), (4, 3, 1000)])
-def test_weighted_loss(path: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("first", [1.5, 1e6])
+def test_weighted_loss(path: str, first: float, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     logits, targets, mask = inputs(*shape, dtype)
     mask[1], mask[2], mask[3] = False, True, False  # none masked, all masked, m = 1
     mask[3, 2] = True
     logits[mask] = torch.where(logits[mask].isnan(), 1.5, logits[mask])
     targets[mask] = targets[mask].clamp(min=0)
-    weights, baseline = torch.tensor([1e6, 3.0, -2.0, 0.5]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    weights, baseline = torch.tensor([first, 3.0, -2.0, 0.5]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     for b, s in ((None, 1.0), (baseline, 1.0), (baseline, 0.3)):
-        compare(
-            lambda x, b=b, s=s: weighted_masked_ce(x, targets, mask, weights, b, s)[0],
-            lambda x, b=b, s=s: reference.weighted_masked_ce(x, targets, mask, weights, b, s)[0],
-            logits,
-            scale=1e6,
+        nll, plain_nll, exact_nll = (
+            op(x, targets, mask, weights, b, s)[1]
+            for op, x in (
+                (weighted_masked_ce, logits),
+                (reference.weighted_masked_ce, logits),
+                (reference.weighted_masked_ce, logits.double()),
+            )
         )
-        mine = weighted_masked_ce(logits, targets, mask, weights, b, s)[1]
-        exact, plain = (
-            reference.weighted_masked_ce(x, targets, mask, weights, b, s)[1] for x in (logits.double(), logits)
+        assert_as_exact_as_torch([nll], [plain_nll], [exact_nll])
+        mine, plain, exact = (
+            value_and_grads(lambda x, op=op, b=b, s=s: op(x, targets, mask, weights, b, s)[0], x)
+            for op, x in (
+                (weighted_masked_ce, logits),
+                (reference.weighted_masked_ce, logits),
+                (reference.weighted_masked_ce, logits.double()),
+            )
         )
-        assert_as_exact_as_torch([mine], [plain], [exact])
+        a = weights if b is None else weights - s * b
+        terms = float((a * exact_nll).abs().max())  # they may cancel in the loss
+        assert_as_exact_as_torch(mine[:1], plain[:1], exact[:1], terms)
+        assert mine[1].dtype == dtype
+        for n in range(shape[0]):  # a row with a huge weight must not widen what another is allowed
+            assert_as_exact_as_torch([mine[1][n]], [plain[1][n]], [exact[1][n]], float(a[n].abs()))
 
 
 @both_paths

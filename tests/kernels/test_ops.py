@@ -53,6 +53,22 @@ def test_opcheck_linear(path: str, trained: tuple[bool, bool, bool]) -> None:
     opcheck(linear_ce._recompute_op, (flat, WEIGHT, BIAS, targets, *stats, torch.ones(15), list(trained), None))
 
 
+@both_paths
+def test_opcheck_linear_transposed(path: str) -> None:
+    """Inputs that do not lie in order: the gradients are laid out as the fake kernels say."""
+    h, w = (x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for x in (HIDDEN, WEIGHT))
+    flat = HIDDEN.flatten(0, 1).t().contiguous().t()
+    targets, rest = TARGETS.flatten(), (MASK, WEIGHTS, BASELINE, 0.5)
+    for needs in ([True, False], [True, True]):
+        for limit in (None, 1000):  # whole rows, tiles
+            head = w.detach().requires_grad_(needs[1])
+            opcheck(linear_ce._weighted_op, (h, head, BIAS, TARGETS, *rest, limit, 0.0, [*needs, False]))
+    stats = linear_ce._logprobs_op(flat, w.detach(), BIAS, targets, None, 0.0, True)[1:3]
+    opcheck(linear_ce._logprobs_op, (flat.requires_grad_(), w.detach(), BIAS, targets, None, 0.0, True))
+    for upstream in (torch.ones(15), torch.zeros(15)):
+        opcheck(linear_ce._recompute_op, (flat.detach(), w.detach(), BIAS, targets, *stats, upstream, [True] * 3, None))
+
+
 def from_logits(x: Tensor) -> Tensor:
     loss, nll = kernels.weighted_masked_ce(x * 2, TARGETS, MASK, WEIGHTS, BASELINE, 0.5)
     return loss + kernels.masked_token_logprobs(x.tanh(), TARGETS, MASK).sum() + nll.sum()
@@ -80,6 +96,20 @@ def test_compiles_as_one_graph(path: str, loss: Callable[[Tensor], Tensor]) -> N
         results.append((out.detach(), x.grad))
     torch._dynamo.reset()
     torch.testing.assert_close(results[0], results[1])
+
+
+@both_paths
+def test_compiles_transposed(path: str) -> None:
+    def loss(x: Tensor) -> Tensor:
+        return kernels.linear_weighted_ce(x.transpose(0, 1), WEIGHT, TARGETS, MASK, WEIGHTS)[0]
+
+    grads = []
+    for run in (loss, torch.compile(loss, fullgraph=True)):
+        x = HIDDEN.transpose(0, 1).contiguous().requires_grad_()
+        run(x).backward()
+        grads.append(x.grad)
+    torch._dynamo.reset()
+    assert torch.equal(*grads)
 
 
 @both_paths

@@ -1,0 +1,77 @@
+"""The fastest launch parameters of an op on this machine, searched on request and kept where `launch.py` looks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from . import launch, masked_ce_triton, sampling
+from .launch import LaunchConfig
+
+
+def autotune(
+    op: str,
+    vocab: int,
+    dtype: torch.dtype,
+    run: Callable[[], Any] | None = None,
+    *,
+    arch: int | None = None,
+    timer: Callable[[Callable[[], Any]], float] | None = None,
+) -> LaunchConfig:
+    """Time `run()` under `override` for each block and warp count, keep the fastest on disk, and return it.
+
+    On request only, on the machine that will run: `autotune("ce_forward", 126464, torch.bfloat16)`. `run` is whatever
+    launches `op`; None: the op itself on the current GPU (or in the interpreter) at `vocab` and `dtype`, for which
+    "ce_forward", "ce_backward" and "sample_tiles" are known. Every later process, and this one, launches what was
+    found. `timer` defaults to `triton.testing.do_bench` (milliseconds). Raises ValueError for an op with neither.
+    """
+    arch = launch.current_arch() if arch is None else arch
+    size = max(2, dtype.itemsize)
+    run = _job(op, vocab, dtype) if run is None else run
+    if op == "tile_softmax":  # a row is one block
+        blocks = [launch.TABLE[launch.nearest_architecture(arch)][op][4].block]
+    else:
+        blocks = [n for n in (1024, 2048, 4096, 8192, 16384) if n <= launch.longest_block(vocab)]
+    candidates = [
+        LaunchConfig(block, warps)
+        for block in blocks
+        for warps in (4, 8, 16)
+        if 1 <= block * size // (warps * 32 * 16) <= 8
+    ] or [launch.launch_config(op, vocab, dtype, arch)]
+    clock = launch.triton.testing.do_bench if timer is None else timer
+    times = []
+    for config in candidates:
+        with launch.override(op, config):
+            times.append(clock(run))
+    best = candidates[times.index(min(times))]
+    path = launch.cache_file()
+    table = json.loads(path.read_text()) if path.is_file() else {}
+    table.setdefault(f"sm_{launch.nearest_architecture(arch)}", {}).setdefault(op, {})[str(size)] = asdict(best)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(table, indent=1))
+    scratch.replace(path)
+    launch.forget_files()
+    return best
+
+
+def _job(op: str, vocab: int, dtype: torch.dtype) -> Callable[[], Any]:
+    """One launch of `op` and little else, on as many rows as fill a GPU; a few in the interpreter."""
+    device, rows = ("cuda", 512) if torch.cuda.is_available() else ("cpu", 2)
+    x = torch.randn(1, rows, vocab, device=device).to(dtype)
+    if not launch.uses_triton(x):
+        raise ValueError(f"op: {op} of {dtype} runs no Triton kernel here ({launch.kernel_status(device)[1]})")
+    targets = torch.zeros(1, rows, dtype=torch.int64, device=device)
+    if op == "sample_tiles":
+        return lambda: sampling.sample_tokens(x[0], 1.0, seed=0)
+    if op == "ce_forward":
+        return lambda: masked_ce_triton.forward(x, targets, None, None, None, 0.0)
+    if op == "ce_backward":
+        zeros, ones, out = x.new_zeros(1, rows).float(), x.new_ones(1, rows).float(), torch.empty_like(x)
+        return lambda: masked_ce_triton.backward(x, targets, None, zeros, zeros, ones, None, out)
+    raise ValueError(f"op: got {op!r}, want ce_forward, ce_backward or sample_tiles, or a `run` that launches it")
