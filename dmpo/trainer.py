@@ -98,8 +98,7 @@ class DMPOTrainer:
             weight_decay=config.weight_decay,
         )
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
-        self.reporter = Reporter(config.max_steps, visible=main)
-        self.step, self.seconds_before = 0, 0.0
+        self.reporter, self.step, self.seconds_before = Reporter(config.max_steps, visible=main), 0, 0.0
         self.rollouts: Rollouts | None = None
         self.before: Evaluation | None = None
 

@@ -24,6 +24,7 @@ def run(folder: Path, ranks: int, *overrides: str) -> list[dict[str, float]]:
         check=True,
         env=environment,
         capture_output=True,
+        timeout=200,
     )
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
