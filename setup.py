@@ -72,7 +72,7 @@ if sys.platform == "linux":
 extension = (CUDAExtension if with_cuda else CppExtension)(
     name="dmpo._C",
     sources=["csrc/bindings.cpp", "csrc/remask_cpu.cpp"] + (["csrc/remask_cuda.cu"] if with_cuda else []),
-    depends=["csrc/checks.h", "csrc/remask.h"],
+    depends=["csrc/entries.h", "csrc/remask.h", "csrc/selection.h"],
     define_macros=[("DMPO_WITH_CUDA", str(int(with_cuda))), ("DMPO_CUDA_REASON", f'"{reason}"')],
     extra_compile_args={"cxx": host_flags, "nvcc": ["-O3"]},
     extra_link_args=link_flags,

@@ -1,10 +1,9 @@
 // Registers dmpo's operators with torch; the Python module is only the shell that loads them.
-#include <ATen/core/Tensor.h>
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
-#include <optional>
+#include "entries.h"
 
 #ifndef DMPO_WITH_CUDA
 #define DMPO_WITH_CUDA 0
@@ -13,35 +12,20 @@
 #define DMPO_CUDA_REASON "built outside setup.py"
 #endif
 
-namespace dmpo {
-
-using Remask = at::Tensor(
-    at::Tensor&,
-    const at::Tensor&,
-    const at::Tensor&,
-    int64_t,
-    std::optional<int64_t>,
-    const std::optional<at::Tensor>&,
-    std::optional<double>,
-    std::optional<double>);
-Remask remask_cpu;
-Remask remask_cuda;
-
-}  // namespace dmpo
-
 TORCH_LIBRARY(dmpo, m) {
-  m.def(
-      "remask_(Tensor(a!) tokens, Tensor candidates, Tensor confidence, int mask_id, *, SymInt? count=None, "
-      "Tensor? counts=None, float? threshold=None, float? factor=None) -> Tensor");
+  m.def(dmpo::kRemaskSchema);
+  m.def(dmpo::kRevokeSchema);
 }
 
 TORCH_LIBRARY_IMPL(dmpo, CPU, m) {
-  m.impl("remask_", &dmpo::remask_cpu);
+  m.impl("remask_", &dmpo::remask<dmpo::select_cpu>);
+  m.impl("revoke_", &dmpo::revoke<dmpo::select_cpu>);
 }
 
 #if DMPO_WITH_CUDA
 TORCH_LIBRARY_IMPL(dmpo, CUDA, m) {
-  m.impl("remask_", &dmpo::remask_cuda);
+  m.impl("remask_", &dmpo::remask<dmpo::select_cuda>);
+  m.impl("revoke_", &dmpo::revoke<dmpo::select_cuda>);
 }
 #endif
 

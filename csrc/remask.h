@@ -1,7 +1,8 @@
-// The selection rule of low-confidence remasking, one definition for host and device.
+// The selection rule of remasking, one definition for host and device.
 //
-// Candidates of a row are ranked by confidence, highest first; equal confidences go to the lower position. A row
-// unmasks the longest prefix of that ranking which its rule admits.
+// A task says which positions of a row take part and by which score. They are ranked by score, highest first; equal
+// scores go to the lower position. The row takes the longest prefix of that ranking which its rule admits, and each
+// position taken receives the task's token.
 #pragma once
 
 #include <cstdint>
@@ -23,19 +24,66 @@ struct Rule {
   double value;
 };
 
-// The confidence by which a candidate is ranked: NaN ranks last, together with -inf.
+// How many to take of each row, by Mode::count: one number a row, or one for all.
+struct Counts {
+  const int64_t* per_row;
+  int64_t shared;
+
+  DMPO_HOST_DEVICE int64_t of_row(int64_t row) const {
+    return per_row == nullptr ? shared : per_row[row];
+  }
+};
+
+// remask_: masked positions receive their candidate, the most confident first; NaN ranks last, together with -inf.
+struct Unmask {
+  int64_t mask_id;
+  const int64_t* candidates;
+  int64_t row_stride;
+  int64_t position_stride;
+
+  template <typename T>
+  DMPO_HOST_DEVICE bool takes(int64_t token, T) const {
+    return token == mask_id;
+  }
+
+  template <typename T>
+  DMPO_HOST_DEVICE T score(T confidence) const {
+    return confidence == confidence ? confidence : -std::numeric_limits<T>::infinity();
+  }
+
+  DMPO_HOST_DEVICE int64_t token(int64_t row, int64_t position) const {
+    return candidates[row * row_stride + position * position_stride];
+  }
+};
+
+// revoke_: tokens whose confidence is below the threshold become masks again, the least confident first. NaN is not
+// below anything.
+struct Revoke {
+  int64_t mask_id;
+  double threshold;
+
+  template <typename T>
+  DMPO_HOST_DEVICE bool takes(int64_t token, T confidence) const {
+    return token != mask_id && static_cast<double>(confidence) < threshold;
+  }
+
+  template <typename T>
+  DMPO_HOST_DEVICE T score(T confidence) const {
+    return -confidence;
+  }
+
+  DMPO_HOST_DEVICE int64_t token(int64_t, int64_t) const {
+    return mask_id;
+  }
+};
+
+// Whether position i beats position j. The rank of a position is how many beat it.
 template <typename T>
-DMPO_HOST_DEVICE T ranked(T confidence) {
-  return confidence == confidence ? confidence : -std::numeric_limits<T>::infinity();
+DMPO_HOST_DEVICE bool beats(T score_i, int64_t i, T score_j, int64_t j) {
+  return score_i > score_j || (score_i == score_j && i < j);
 }
 
-// Whether the candidate at position i beats the one at position j. The rank of a candidate is how many beat it.
-template <typename T>
-DMPO_HOST_DEVICE bool beats(T confidence_i, int64_t i, T confidence_j, int64_t j) {
-  return confidence_i > confidence_j || (confidence_i == confidence_j && i < j);
-}
-
-// The confidence that threshold and factor ask of a rank > 0; it never falls as the rank grows. The factor rule,
+// The score that threshold and factor ask of a rank > 0; it never falls as the rank grows. The factor rule,
 // c_(n) >= 1 - f / (n + 1) with n = rank + 1, is Fast-dLLM's (Wu et al. 2025, arXiv 2505.22618).
 DMPO_HOST_DEVICE double bound(Rule rule, int64_t rank) {
   return rule.mode == Mode::threshold ? rule.value : 1.0 - rule.value / static_cast<double>(rank + 2);
@@ -43,9 +91,9 @@ DMPO_HOST_DEVICE double bound(Rule rule, int64_t rank) {
 
 // Whether the prefix, having reached this rank (0 = best), admits it: the best always, by threshold and factor.
 template <typename T>
-DMPO_HOST_DEVICE bool admits(Rule rule, int64_t count, int64_t rank, T confidence) {
+DMPO_HOST_DEVICE bool admits(Rule rule, int64_t count, int64_t rank, T score) {
   if (rule.mode == Mode::count) return rank < count;
-  return rank == 0 || static_cast<double>(confidence) >= bound(rule, rank);
+  return rank == 0 || static_cast<double>(score) >= bound(rule, rank);
 }
 
 }  // namespace dmpo

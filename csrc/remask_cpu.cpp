@@ -1,16 +1,14 @@
-// remask_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects those that may
+// remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects those that may
 // be chosen (a bound from the best of each lane, or a histogram, spares the others), and a selection among them.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <vector>
 
-#include "checks.h"
-#include "remask.h"
+#include "selection.h"
 
 // The scoring pass is three to four times faster with AVX2; the loader picks the version for the machine. Sanitizers
 // cannot run before the loader does.
@@ -47,18 +45,18 @@ bool worse(const Candidate<T>& a, const Candidate<T>& b) {
   return better(b, a);
 }
 
-// The score of each masked position, kAbsent elsewhere; best[lane] is that of positions lane, lane + kLanes, ...
-template <typename T>
+// The score of each position that takes part, kAbsent elsewhere; best[lane] is that of positions lane, lane + kLanes, ...
+template <typename T, typename Task>
 DMPO_AVX2_CLONE void score_row(
     const int64_t* __restrict tokens,
     const T* __restrict confidence,
     int64_t length,
-    int64_t mask_id,
+    Task task,
     T* __restrict scores,
     T* __restrict best) {
   const auto score_lane = [&](int64_t j, int64_t lane) {
-    const T value = ranked(confidence[j]);
-    const T score = tokens[j] == mask_id ? value : kAbsent<T>;
+    const T value = task.score(confidence[j]);
+    const T score = task.takes(tokens[j], confidence[j]) ? value : kAbsent<T>;
     scores[j] = score;
     best[lane] = score > best[lane] ? score : best[lane];
   };
@@ -89,12 +87,12 @@ class RowSelector {
   explicit RowSelector(int64_t length)
       : length_(length), scores_(length), candidates_(length), buckets_(length) {}
 
-  // Writes the row's choice into tokens and returns how many positions that was.
-  int32_t unmask(
-      int64_t* tokens, const int64_t* drawn, const T* confidence, int64_t mask_id, Rule rule, int64_t count) {
+  // Writes the choice of a row into its tokens and returns how many positions that was.
+  template <typename Task>
+  int32_t apply(int64_t row, int64_t* tokens, const T* confidence, Task task, Rule rule, int64_t count) {
     if (rule.mode == Mode::count && count <= 0) return 0;
     std::fill(best_, best_ + kLanes, kLowest<T>);
-    score_row(tokens, confidence, length_, mask_id, scores_.data(), best_);
+    score_row(tokens, confidence, length_, task, scores_.data(), best_);
     const Candidate<T>* chosen = candidates_.data();
     int64_t number = 0;
     switch (rule.mode) {
@@ -121,7 +119,7 @@ class RowSelector {
       number = 1;
       chosen = &*std::min_element(candidates_.begin(), candidates_.begin() + found_, better<T>);
     }
-    for (const Candidate<T>* c = chosen; c != chosen + number; ++c) tokens[c->position] = drawn[c->position];
+    for (const Candidate<T>* c = chosen; c != chosen + number; ++c) tokens[c->position] = task.token(row, c->position);
     return static_cast<int32_t>(number);
   }
 
@@ -186,71 +184,49 @@ class RowSelector {
   std::vector<uint16_t> buckets_;
 };
 
-template <typename T>
-void remask_rows(
-    const at::Tensor& tokens,
-    const at::Tensor& candidates,
-    const at::Tensor& confidence,
-    int64_t mask_id,
-    Rule rule,
-    Counts counts,
-    int32_t* moved) {
+at::Tensor with_packed_rows(const at::Tensor& tensor) {
+  return tensor.stride(1) == 1 ? tensor : tensor.contiguous();
+}
+
+template <typename T, typename Task>
+void apply_to_rows(const Selection& selection, const at::Tensor& tokens, Task task) {
+  const at::Tensor confidence = with_packed_rows(selection.confidence);
   int64_t* const tokens_data = tokens.mutable_data_ptr<int64_t>();
-  const int64_t* const candidates_data = candidates.const_data_ptr<int64_t>();
   const T* const confidence_data = confidence.const_data_ptr<T>();
+  int32_t* const taken = selection.taken.mutable_data_ptr<int32_t>();
+  const Counts counts = selection.counts_of_rows();
   const int64_t length = tokens.size(1);
   constexpr int64_t kPositionsPerTask = 1 << 16;  // about 0.1 ms, well above what waking a thread costs
   const int64_t rows_per_task = std::max<int64_t>(1, kPositionsPerTask / std::max<int64_t>(1, length));
   at::parallel_for(0, tokens.size(0), rows_per_task, [&](int64_t begin, int64_t end) {
     RowSelector<T> selector(length);
     for (int64_t row = begin; row < end; ++row) {
-      moved[row] = selector.unmask(
+      taken[row] = selector.apply(
+          row,
           tokens_data + row * tokens.stride(0),
-          candidates_data + row * candidates.stride(0),
           confidence_data + row * confidence.stride(0),
-          mask_id,
-          rule,
+          task,
+          selection.rule,
           counts.of_row(row));
     }
   });
 }
 
-at::Tensor with_packed_rows(const at::Tensor& tensor) {
-  return tensor.stride(1) == 1 ? tensor : tensor.contiguous();
-}
-
 }  // namespace
 
-at::Tensor remask_cpu(
-    at::Tensor& tokens,
-    const at::Tensor& candidates,
-    const at::Tensor& confidence,
-    int64_t mask_id,
-    std::optional<int64_t> count,
-    const std::optional<at::Tensor>& counts,
-    std::optional<double> threshold,
-    std::optional<double> factor) {
-  const Rule rule = check_remask(tokens, candidates, confidence, count, counts, threshold, factor);
-  const at::Tensor per_row = counts ? counts->to(at::kLong).contiguous() : at::Tensor();
-  for (int64_t row = 0; counts && row < per_row.numel(); ++row) {
-    const int64_t number = per_row.const_data_ptr<int64_t>()[row];
+void select_cpu(const Selection& selection) {
+  const Counts counts = selection.counts_of_rows();
+  for (int64_t row = 0; row < selection.tokens.size(0); ++row) {
     TORCH_CHECK_VALUE(
-        number >= 0, "remask_: num_transfer must not be negative, got ", number, " for row ", row);
+        counts.of_row(row) >= 0, selection.op, ": ", selection.count_name, " must not be negative, got ",
+        counts.of_row(row), " for row ", row);
   }
-  at::Tensor moved = at::empty({tokens.size(0)}, tokens.options().dtype(at::kInt));
-  const at::Tensor rows = with_packed_rows(tokens);
-  AT_DISPATCH_FLOATING_TYPES(confidence.scalar_type(), "remask_", [&] {
-    remask_rows<scalar_t>(
-        rows,
-        with_packed_rows(candidates),
-        with_packed_rows(confidence),
-        mask_id,
-        rule,
-        {counts ? per_row.const_data_ptr<int64_t>() : nullptr, count.value_or(0)},
-        moved.mutable_data_ptr<int32_t>());
+  const at::Tensor tokens = with_packed_rows(selection.tokens);
+  AT_DISPATCH_FLOATING_TYPES(selection.confidence.scalar_type(), "dmpo_select", [&] {
+    const auto apply = [&](const auto& task) { apply_to_rows<scalar_t>(selection, tokens, task); };
+    std::visit(apply, selection.task);
   });
-  if (!rows.is_same(tokens)) tokens.copy_(rows);
-  return moved;
+  if (!tokens.is_same(selection.tokens)) selection.tokens.copy_(tokens);
 }
 
 }  // namespace dmpo

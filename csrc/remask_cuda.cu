@@ -1,14 +1,13 @@
-// remask_ on CUDA tensors: one block a row, every candidate counts those that beat it. No host synchronisation.
+// remask_ and revoke_ on CUDA tensors: one block a row, every position that takes part counts those that beat it. No
+// host synchronisation.
 #include <ATen/Dispatch.h>
-#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
 
-#include "checks.h"
-#include "remask.h"
+#include "selection.h"
 
 namespace dmpo {
 namespace {
@@ -22,43 +21,41 @@ struct Strides {
   int64_t position;
 };
 
-// Dynamic shared memory, sizes for a row of `length`: confidences T[length], positions uint16[length].
-template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) remask_kernel(
+// Dynamic shared memory, sizes for a row of `length`: scores T[length], positions uint16[length].
+template <typename T, typename Task>
+__global__ void __launch_bounds__(kMaxThreads) select_kernel(
     int64_t* tokens,
     Strides token_strides,
-    const int64_t* candidates,
-    Strides candidate_strides,
     const T* confidence,
     Strides confidence_strides,
     int length,
-    int64_t mask_id,
+    Task task,
     Rule rule,
     Counts counts,
-    int32_t* moved) {
+    int32_t* taken) {
   extern __shared__ __align__(16) unsigned char shared[];
   T* const scores = reinterpret_cast<T*>(shared);
   uint16_t* const positions = reinterpret_cast<uint16_t*>(scores + length);
-  __shared__ int masks;
+  __shared__ int gathered;
   __shared__ int chosen;
 
   const int64_t row = blockIdx.x;
   tokens += row * token_strides.row;
-  candidates += row * candidate_strides.row;
   confidence += row * confidence_strides.row;
-  if (threadIdx.x == 0) masks = 0;
+  if (threadIdx.x == 0) gathered = 0;
   __syncthreads();
 
-  // Gather the masked positions, in any order: ranks do not depend on it.
+  // Gather those that take part, in any order: ranks do not depend on it.
   for (int j = threadIdx.x; j < length; j += blockDim.x) {
-    if (tokens[j * token_strides.position] == mask_id) {
-      const int slot = atomicAdd(&masks, 1);
-      scores[slot] = ranked(confidence[j * confidence_strides.position]);
+    const T value = confidence[j * confidence_strides.position];
+    if (task.takes(tokens[j * token_strides.position], value)) {
+      const int slot = atomicAdd(&gathered, 1);
+      scores[slot] = task.score(value);
       positions[slot] = static_cast<uint16_t>(j);
     }
   }
   __syncthreads();
-  const int total = masks;
+  const int total = gathered;
   if (threadIdx.x == 0) chosen = total;
   __syncthreads();
 
@@ -82,52 +79,50 @@ __global__ void __launch_bounds__(kMaxThreads) remask_kernel(
   for (int k = 0; k < kPerThread; ++k) {
     const int slot = threadIdx.x + k * blockDim.x;
     if (slot < total && ranks[k] < chosen) {
-      tokens[positions[slot] * token_strides.position] = candidates[positions[slot] * candidate_strides.position];
+      tokens[positions[slot] * token_strides.position] = task.token(row, positions[slot]);
     }
   }
-  if (threadIdx.x == 0) moved[row] = chosen;
+  if (threadIdx.x == 0) taken[row] = chosen;
+}
+
+template <typename T, typename Task>
+void launch(const Selection& selection, Task task) {
+  const at::Tensor& tokens = selection.tokens;
+  const at::Tensor& confidence = selection.confidence;
+  const int length = static_cast<int>(tokens.size(1));
+  // Up to a full block: a thread then serves at most kPerThread positions.
+  unsigned threads = 64;
+  while (threads < static_cast<unsigned>(length) && threads < kMaxThreads) threads *= 2;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(tokens.size(0)));
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = length * (sizeof(T) + sizeof(uint16_t));
+  config.stream = c10::cuda::getCurrentCUDAStream();
+  C10_CUDA_CHECK(cudaLaunchKernelEx(
+      &config,
+      select_kernel<T, Task>,
+      tokens.mutable_data_ptr<int64_t>(),
+      Strides{tokens.stride(0), tokens.stride(1)},
+      confidence.const_data_ptr<T>(),
+      Strides{confidence.stride(0), confidence.stride(1)},
+      length,
+      task,
+      selection.rule,
+      selection.counts_of_rows(),
+      selection.taken.mutable_data_ptr<int32_t>()));
 }
 
 }  // namespace
 
-at::Tensor remask_cuda(
-    at::Tensor& tokens,
-    const at::Tensor& candidates,
-    const at::Tensor& confidence,
-    int64_t mask_id,
-    std::optional<int64_t> count,
-    const std::optional<at::Tensor>& counts,
-    std::optional<double> threshold,
-    std::optional<double> factor) {
-  const Rule rule = check_remask(tokens, candidates, confidence, count, counts, threshold, factor);
-  const int64_t rows = tokens.size(0), length = tokens.size(1);
+void select_cuda(const Selection& selection) {
+  const int64_t length = selection.tokens.size(1);
   TORCH_CHECK_VALUE(
-      length <= kMaxLength, "remask_: rows of at most ", kMaxLength, " positions on CUDA, got ", length);
-  const c10::cuda::CUDAGuard guard(tokens.device());
-  const at::Tensor per_row = counts ? counts->to(at::kLong).contiguous() : at::Tensor();
-  at::Tensor moved = at::empty({rows}, tokens.options().dtype(at::kInt));
-  if (rows == 0) return moved;
-  const Counts of_rows{counts ? per_row.const_data_ptr<int64_t>() : nullptr, count.value_or(0)};
-  // Up to a full block: a thread then serves at most kPerThread positions.
-  int threads = 64;
-  while (threads < length && threads < kMaxThreads) threads *= 2;
-  AT_DISPATCH_FLOATING_TYPES(confidence.scalar_type(), "remask_", [&] {
-    const size_t shared_bytes = length * (sizeof(scalar_t) + sizeof(uint16_t));
-    remask_kernel<scalar_t><<<rows, threads, shared_bytes, c10::cuda::getCurrentCUDAStream()>>>(
-        tokens.mutable_data_ptr<int64_t>(),
-        {tokens.stride(0), tokens.stride(1)},
-        candidates.const_data_ptr<int64_t>(),
-        {candidates.stride(0), candidates.stride(1)},
-        confidence.const_data_ptr<scalar_t>(),
-        {confidence.stride(0), confidence.stride(1)},
-        static_cast<int>(length),
-        mask_id,
-        rule,
-        of_rows,
-        moved.mutable_data_ptr<int32_t>());
+      length <= kMaxLength, selection.op, ": rows of at most ", kMaxLength, " positions on CUDA, got ", length);
+  if (selection.tokens.size(0) == 0) return;
+  const c10::cuda::CUDAGuard guard(selection.tokens.device());
+  AT_DISPATCH_FLOATING_TYPES(selection.confidence.scalar_type(), "dmpo_select", [&] {
+    std::visit([&](auto task) { launch<scalar_t>(selection, task); }, selection.task);
   });
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return moved;
 }
 
 }  // namespace dmpo

@@ -9,7 +9,7 @@ if __name__ != "kernels":
     from . import reference
     from .linear_ce import linear_token_logprobs, linear_weighted_ce
     from .masked_ce import masked_token_logprobs, weighted_masked_ce
-    from .remask import remask_
+    from .remask import remask_, revoke_
     from .sampling import sample_tokens
 
     __all__ = [
@@ -18,6 +18,7 @@ if __name__ != "kernels":
         "masked_token_logprobs",
         "reference",
         "remask_",
+        "revoke_",
         "sample_tokens",
         "weighted_masked_ce",
     ]

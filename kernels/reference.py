@@ -196,3 +196,16 @@ def exponentials(seed: int, row_ids: Tensor, size: int) -> Tensor:
     steps = torch.arange(1, size + 1, device=row_ids.device) * -0x61C8864680B583EB
     bits = _mix(_row_state(seed, row_ids).unsqueeze(-1) + steps) & ((1 << 63) - 1)
     return -torch.log1p(-(bits.double() + 0.5) * 2.0**-63)
+
+
+def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: float, limit: int | Tensor) -> Tensor:
+    """Mask the tokens below the threshold again, the least confident first, `limit` a row at most; int32 [B]."""
+    revoked = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
+    for row in range(tokens.shape[0]):
+        token, score = tokens[row].tolist(), confidence[row].tolist()
+        below = [j for j in range(len(token)) if token[j] != mask_id and score[j] < threshold]
+        order = sorted(below, key=lambda j: (score[j], j))
+        chosen = order[: int(limit[row]) if isinstance(limit, Tensor) else limit]
+        tokens[row, chosen] = mask_id
+        revoked[row] = len(chosen)
+    return revoked

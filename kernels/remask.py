@@ -1,126 +1,81 @@
-"""Batched low-confidence remasking: the Python side of the C++/CUDA operator in csrc/."""
+"""Batched low-confidence remasking: the Python side of the C++/CUDA operators in csrc/."""
 
 from __future__ import annotations
 
-import importlib
-import logging
 import math
-from functools import cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from . import reference
+from .extension import extension_status, run_in_place, usable
 
-logger = logging.getLogger("dmpo")
-
-_BUILD_HINT = "build it with `python setup.py build_ext --inplace`"
-
-
-def _load_extension() -> tuple[ModuleType | None, str]:
-    """dmpo._C and what it was built with, or None and why it cannot be used."""
-    try:
-        extension = importlib.import_module("dmpo._C")
-    except ImportError as error:
-        return None, f"dmpo._C is not usable ({error}); {_BUILD_HINT}"
-    built, running = extension.build_info()["torch"], torch.__version__
-    if built.split(".")[:2] != running.split(".")[:2]:
-        return None, f"dmpo._C was built against torch {built}, but torch {running} is running; {_BUILD_HINT}"
-    cuda = "with" if extension.build_info()["cuda"] else "without"
-    return extension, f"built against torch {built}, {cuda} CUDA sources ({extension.build_info()['reason']})"
+__all__ = ["extension_status", "remask_", "revoke_"]
 
 
-_extension, _status = _load_extension()
-
-if _extension is not None:
-
-    @torch.library.register_fake("dmpo::remask_")
-    def _(
-        tokens: Tensor,
-        candidates: Tensor,
-        confidence: Tensor,
-        mask_id: int,
-        *,
-        count: int | None = None,
-        counts: Tensor | None = None,
-        threshold: float | None = None,
-        factor: float | None = None,
-    ) -> Tensor:
-        return tokens.new_empty((tokens.shape[0],), dtype=torch.int32)
-
-
-def extension_status() -> tuple[bool, str]:
-    """Whether the compiled extension is in use, and how it was built or why it is not."""
-    return _extension is not None, _status
-
-
-@cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
-
-
-def _check(
-    tokens: Tensor,
-    candidates: Tensor,
-    confidence: Tensor,
-    mask_id: int,
-    num_transfer: int | Tensor | None,
-    threshold: float | None,
-    factor: float | None,
-) -> None:
-    for name, tensor in (("tokens", tokens), ("candidates", candidates), ("confidence", confidence)):
+def _check_rows(op: str, tokens: Tensor, mask_id: int, confidence: Tensor, candidates: Tensor | None = None) -> None:
+    like = {"confidence": confidence} if candidates is None else {"candidates": candidates, "confidence": confidence}
+    for name, tensor in {"tokens": tokens, **like}.items():
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"remask_: {name} must be a tensor, got {type(tensor).__name__}")
-    for name, tensor in (("tokens", tokens), ("candidates", candidates)):
-        if tensor.dtype != torch.int64:
-            raise TypeError(f"remask_: {name} must be int64, got {tensor.dtype}")
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        if name != "confidence" and tensor.dtype != torch.int64:
+            raise TypeError(f"{op}: {name} must be int64, got {tensor.dtype}")
     if not confidence.is_floating_point():
-        raise TypeError(f"remask_: confidence must be floating point, got {confidence.dtype}")
+        raise TypeError(f"{op}: confidence must be floating point, got {confidence.dtype}")
     if not isinstance(mask_id, int) or isinstance(mask_id, bool):
-        raise TypeError(f"remask_: mask_id must be an int, got {type(mask_id).__name__}")
+        raise TypeError(f"{op}: mask_id must be an int, got {type(mask_id).__name__}")
     if tokens.dim() != 2:
-        raise ValueError(f"remask_: tokens must be [B, L], got {list(tokens.shape)}")
-    for name, tensor in (("candidates", candidates), ("confidence", confidence)):
+        raise ValueError(f"{op}: tokens must be [B, L], got {list(tokens.shape)}")
+    for name, tensor in like.items():
         if tensor.shape != tokens.shape:
-            raise ValueError(f"remask_: {name} must be {list(tokens.shape)} like tokens, got {list(tensor.shape)}")
+            raise ValueError(f"{op}: {name} must be {list(tokens.shape)} like tokens, got {list(tensor.shape)}")
         if tensor.device != tokens.device:
-            raise ValueError(f"remask_: {name} must be on {tokens.device} like tokens, got {tensor.device}")
-    given = [
-        name
-        for name, value in (("num_transfer", num_transfer), ("threshold", threshold), ("factor", factor))
-        if value is not None
-    ]
+            raise ValueError(f"{op}: {name} must be on {tokens.device} like tokens, got {tensor.device}")
+
+
+def _check_count(op: str, name: str, count: int | Tensor, tokens: Tensor) -> None:
+    if isinstance(count, Tensor):
+        if count.is_floating_point() or count.is_complex() or count.dtype == torch.bool:
+            raise TypeError(f"{op}: {name} must be an int or an integer tensor, got {count.dtype}")
+        if count.shape != tokens.shape[:1]:
+            raise ValueError(f"{op}: {name} must be [{tokens.shape[0]}], one a row, got {list(count.shape)}")
+        if count.device != tokens.device:
+            raise ValueError(f"{op}: {name} must be on {tokens.device} like tokens, got {count.device}")
+        return
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{op}: {name} must be an int or an integer tensor, got {type(count).__name__}")
+    if count < 0:
+        raise ValueError(f"{op}: {name} must not be negative, got {count}")
+
+
+def _check_bound(op: str, name: str, bound: float) -> None:
+    if not isinstance(bound, (int, float)) or isinstance(bound, bool):
+        raise TypeError(f"{op}: {name} must be a float, got {type(bound).__name__}")
+    if not math.isfinite(bound):
+        raise ValueError(f"{op}: {name} must be finite, got {bound}")
+
+
+def _check_one_rule(num_transfer: int | Tensor | None, threshold: float | None, factor: float | None) -> None:
+    rules = {"num_transfer": num_transfer, "threshold": threshold, "factor": factor}
+    given = [name for name, value in rules.items() if value is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
         raise ValueError(f"remask_: give exactly one of num_transfer, threshold and factor, got {got}")
-    if isinstance(num_transfer, Tensor):
-        _check_counts(num_transfer, tokens)
-    elif num_transfer is not None:
-        if not isinstance(num_transfer, int) or isinstance(num_transfer, bool):
-            raise TypeError(
-                f"remask_: num_transfer must be an int or an integer tensor, got {type(num_transfer).__name__}"
-            )
-        if num_transfer < 0:
-            raise ValueError(f"remask_: num_transfer must not be negative, got {num_transfer}")
-    for name, bound in (("threshold", threshold), ("factor", factor)):
-        if bound is None:
-            continue
-        if not isinstance(bound, (int, float)) or isinstance(bound, bool):
-            raise TypeError(f"remask_: {name} must be a float, got {type(bound).__name__}")
-        if not math.isfinite(bound):
-            raise ValueError(f"remask_: {name} must be finite, got {bound}")
-        if name == "factor" and bound < 0:
-            raise ValueError(f"remask_: factor must not be negative, got {bound}")
 
 
-def _check_counts(counts: Tensor, tokens: Tensor) -> None:
-    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
-        raise TypeError(f"remask_: num_transfer must be an int or an integer tensor, got {counts.dtype}")
-    if counts.shape != tokens.shape[:1]:
-        raise ValueError(f"remask_: num_transfer must be [{tokens.shape[0]}], one a row, got {list(counts.shape)}")
-    if counts.device != tokens.device:
-        raise ValueError(f"remask_: num_transfer must be on {tokens.device} like tokens, got {counts.device}")
+def _refuse_negative(op: str, name: str, counts: int | Tensor | None) -> None:
+    """The check of values, which the compiled operator makes on the CPU."""
+    if isinstance(counts, Tensor) and bool((counts < 0).any()):
+        raise ValueError(f"{op}: {name} must not be negative, got {int(counts.min())}")
+
+
+def _one_or_each(count: int | Tensor | None) -> tuple[int | None, Tensor | None]:
+    """The operator's two arguments for a count: one for all rows, or one a row."""
+    return (None, count) if isinstance(count, Tensor) else (count, None)
+
+
+def _comparable(confidence: Tensor) -> Tensor:
+    return (confidence if confidence.dtype == torch.float64 else confidence.float()).detach()
 
 
 def remask_(
@@ -161,46 +116,21 @@ def remask_(
         TypeError: a dtype or a Python type other than the above.
         ValueError: a shape, device, count or bound other than the above, or not exactly one rule.
     """
-    _check(tokens, candidates, confidence, mask_id, num_transfer, threshold, factor)
-    if confidence.dtype != torch.float64:
-        confidence = confidence.float()
-    confidence = confidence.detach()
-    if _extension is None:
-        return _remask_by_reference(tokens, candidates, confidence, mask_id, num_transfer, threshold, factor)
-    counts = num_transfer if isinstance(num_transfer, Tensor) else None
-    count = None if isinstance(num_transfer, Tensor) else num_transfer
-    if tokens.device.type == "cpu" or (tokens.device.type == "cuda" and _extension.build_info()["cuda"]):
-        return torch.ops.dmpo.remask_(
-            tokens, candidates, confidence, mask_id, count=count, counts=counts, threshold=threshold, factor=factor
-        )
-    _warn_once(f"remask_ copies {tokens.device.type} tensors to the CPU and back: dmpo._C is {_status}")
-    host = tokens.cpu()
-    moved = torch.ops.dmpo.remask_(
-        host,
-        candidates.cpu(),
-        confidence.cpu(),
-        mask_id,
-        count=count,
-        counts=None if counts is None else counts.cpu(),
-        threshold=threshold,
-        factor=factor,
-    )
-    tokens.copy_(host)
-    return moved.to(tokens.device)
-
-
-def _remask_by_reference(
-    tokens: Tensor,
-    candidates: Tensor,
-    confidence: Tensor,
-    mask_id: int,
-    num_transfer: int | Tensor | None,
-    threshold: float | None,
-    factor: float | None,
-) -> Tensor:
-    _warn_once(f"remask_ runs its slow Python reference: {_status}")
-    if isinstance(num_transfer, Tensor) and bool((num_transfer < 0).any()):
-        raise ValueError(f"remask_: num_transfer must not be negative, got {int(num_transfer.min())}")
+    _check_rows("remask_", tokens, mask_id, confidence, candidates)
+    _check_one_rule(num_transfer, threshold, factor)
+    if num_transfer is not None:
+        _check_count("remask_", "num_transfer", num_transfer, tokens)
+    for name, bound in (("threshold", threshold), ("factor", factor)):
+        if bound is not None:
+            _check_bound("remask_", name, bound)
+    if factor is not None and factor < 0:
+        raise ValueError(f"remask_: factor must not be negative, got {factor}")
+    confidence = _comparable(confidence)
+    if usable("remask_"):
+        count, counts = _one_or_each(num_transfer)
+        rule = {"count": count, "counts": counts, "threshold": threshold, "factor": factor}
+        return run_in_place("remask_", tokens, candidates, confidence, mask_id, **rule)
+    _refuse_negative("remask_", "num_transfer", num_transfer)
     return reference.remask_(
         tokens,
         candidates,
@@ -210,3 +140,36 @@ def _remask_by_reference(
         threshold=threshold,
         factor=factor,
     )
+
+
+def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: float, limit: int | Tensor) -> Tensor:
+    """Turn the least confident tokens of each row back into masks, in place; returns how many, int32 [B].
+
+    Positions where `tokens != mask_id` and `confidence < threshold` take part. They are ranked by confidence, lowest
+    first, equal confidences by position (lowest first), and at most `limit` of a row become `mask_id`. NaN is not below
+    any threshold: such a position keeps its token. So does one that the caller excludes with a confidence of +inf.
+
+    Args:
+        tokens: int64 [B, L], any strides, without internal overlap; written in place.
+        confidence: floating [B, L]. Compared in float64 if that is its dtype, otherwise in float32 (which is exact for
+            bfloat16 and float16), with the threshold in float64. No gradient flows.
+        mask_id: the mask token.
+        threshold: finite.
+        limit: how many positions of a row at most, an int or an integer tensor [B]; none at 0.
+
+    On CUDA, L is at most 4096 and a negative entry of a `limit` tensor counts as 0, since looking would wait for the
+    device; on the CPU it is refused.
+
+    Raises:
+        TypeError: a dtype or a Python type other than the above.
+        ValueError: a shape, device, limit or threshold other than the above.
+    """
+    _check_rows("revoke_", tokens, mask_id, confidence)
+    _check_bound("revoke_", "threshold", threshold)
+    _check_count("revoke_", "limit", limit, tokens)
+    confidence = _comparable(confidence)
+    if usable("revoke_"):
+        shared, each = _one_or_each(limit)
+        return run_in_place("revoke_", tokens, confidence, mask_id, float(threshold), limit=shared, limits=each)
+    _refuse_negative("revoke_", "limit", limit)
+    return reference.revoke_(tokens, confidence, mask_id=mask_id, threshold=threshold, limit=limit)

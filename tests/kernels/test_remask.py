@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import dmpo.kernels.remask as remask
+import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, remask_
 
 MASK = 99
@@ -65,7 +65,7 @@ def assert_as_reference(tokens: Tensor, candidates: Tensor, confidence: Tensor, 
 
 
 def test_extension_is_built() -> None:
-    built, reason = remask.extension_status()
+    built, reason = extension.extension_status()
     assert built, reason
 
 
@@ -227,11 +227,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-@pytest.mark.parametrize("extension", [True, False], ids=["extension", "reference"])
-def test_bad_input_is_refused_and_nothing_written(case: str, extension: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
+def test_bad_input_is_refused_and_nothing_written(case: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     changes, error, message = BAD_INPUT[case]
-    if not extension:
-        monkeypatch.setattr(remask, "_extension", None)
+    if not compiled:
+        monkeypatch.setattr(extension, "_module", None)
     named = arguments(**changes)
     before = named["tokens"].clone() if isinstance(named["tokens"], Tensor) else None
     with pytest.raises(error, match=message):
@@ -311,8 +311,8 @@ def test_a_missing_extension_is_told_once_and_changes_no_result(
     rows = make_rows(10, 30)
     expected = rows[0].clone()
     expected_moved = remask_(expected, *rows[1:], mask_id=MASK, num_transfer=4)
-    monkeypatch.setattr(remask, "_extension", None)
-    monkeypatch.setattr(remask, "_status", "dmpo._C was left out by a test")
+    monkeypatch.setattr(extension, "_module", None)
+    monkeypatch.setattr(extension, "_status", "dmpo._C was left out by a test")
     with caplog.at_level(logging.WARNING, logger="dmpo"):
         for _ in range(2):
             actual = rows[0].clone()
@@ -322,23 +322,23 @@ def test_a_missing_extension_is_told_once_and_changes_no_result(
     ]
     assert torch.equal(actual, expected)
     assert torch.equal(moved, expected_moved)
-    assert remask.extension_status() == (False, "dmpo._C was left out by a test")
+    assert extension.extension_status() == (False, "dmpo._C was left out by a test")
 
 
 def test_an_unusable_extension_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def import_module(name: str) -> Any:
         raise ImportError("undefined symbol: at_something")
 
-    monkeypatch.setattr(remask.importlib, "import_module", import_module)
-    extension, reason = remask._load_extension()
-    assert extension is None
+    monkeypatch.setattr(extension.importlib, "import_module", import_module)
+    module, reason = extension._load()
+    assert module is None
     assert "undefined symbol: at_something" in reason
     assert "setup.py build_ext" in reason
 
 
 def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(build_info=lambda: {"torch": "1.13.0", "cuda": False, "reason": ""})
-    monkeypatch.setattr(remask.importlib, "import_module", lambda name: other)
-    extension, reason = remask._load_extension()
-    assert extension is None
+    monkeypatch.setattr(extension.importlib, "import_module", lambda name: other)
+    module, reason = extension._load()
+    assert module is None
     assert "built against torch 1.13.0" in reason

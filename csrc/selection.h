@@ -1,0 +1,35 @@
+// What an operator's entry, having checked its arguments, hands to the code of a device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <variant>
+
+#include "remask.h"
+
+namespace dmpo {
+
+struct Selection {
+  const char* op;          // names for messages
+  const char* count_name;
+  const at::Tensor& tokens;  // int64 [B, L], written in place
+  const at::Tensor& confidence;  // float32 or float64 [B, L]
+  std::variant<Unmask, Revoke> task;
+  Rule rule;
+  int64_t count;  // for every row, unless there are `counts`
+  std::optional<at::Tensor> counts;  // int64 [B], contiguous
+  const at::Tensor& taken;  // int32 [B], out: how many of each row
+
+  Counts counts_of_rows() const {
+    return {counts ? counts->const_data_ptr<int64_t>() : nullptr, count};
+  }
+};
+
+using Select = void (*)(const Selection&);
+
+// Both write tokens and taken. On CUDA the work is put on the current stream of the tokens' device.
+void select_cpu(const Selection& selection);
+void select_cuda(const Selection& selection);
+
+}  // namespace dmpo
