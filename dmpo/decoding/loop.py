@@ -1,25 +1,46 @@
-"""The block loop that every decoder shares: model → candidate rows → head → draw → unmask."""
+"""The block loop that every decoder shares: model → candidate rows → head and draw → unmask."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import remask_, sample_tokens
-from ..masked_lm import hidden_states, lm_head, special_ids, unwrap
+from ..kernels import linear_token_logprobs, sample_tokens
+from ..masked_lm import head_weight, lm_head, special_ids, unwrap
 from ..randomness import derive_key, uniforms
-from .policies import DECODERS
+from .canvas import Canvas
+from .policies import Row, Step
+from .settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
 
 
 @dataclass(frozen=True)
 class Generation:
-    """sequences: int64 [B, P + gen_length], prompt and completion; forwards: model calls."""
+    """What `generate` made, and what it took.
+
+    sequences: int64 [B, P + gen_length], prompt and completion.
+    forwards: model calls; row_forwards: rows that went through them, with guidance two for each sequence.
+    seconds: wall clock, until the last kernel was launched.
+    log_probs: float32 [B, gen_length], the model's untempered log-probability (nats) of each token when it was drawn;
+        0 where the token was not drawn but follows an EOS.
+    order: int32 [B, gen_length], the row's own step at which the token was drawn, -1 where it was not.
+    """
 
     sequences: Tensor
     forwards: int
+    row_forwards: int
+    seconds: float
+    log_probs: Tensor
+    order: Tensor
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens drawn and kept for each row that went through the model."""
+        return float((self.order >= 0).sum()) / self.row_forwards
 
 
 @torch.no_grad()
@@ -27,7 +48,7 @@ def generate(
     model: nn.Module,
     prompt_ids: Tensor,
     *,
-    decoder: str,
+    decoder: Decoder,
     gen_length: int,
     block_length: int,
     steps: int,
@@ -35,9 +56,9 @@ def generate(
     threshold: float | None = None,
     factor: float | None = None,
     cfg_scale: float = 0.0,
-    wino_threshold: float = 0.6,
-    wino_threshold_back: float = 0.9,
-    remasking: Literal["low_confidence", "random"] = "low_confidence",
+    wino_threshold: float | None = None,
+    wino_threshold_back: float | None = None,
+    remasking: Remasking = "low_confidence",
     attention_mask: Tensor | None = None,
     mask_id: int | None = None,
     eos_id: int | None = None,
@@ -50,17 +71,31 @@ def generate(
     Only the masked positions of the current block pass through lm_head and the draw; the mask token is never drawn. A
     row's draws depend on (seed, its row id) alone, not on the rows beside it. No dropout is live.
 
+    Decoders:
+        topk: `steps` model calls in all, the most confident tokens each (LLaDA, Nie et al. 2025, arXiv 2502.09992).
+        parallel: as topk, or with `threshold` or `factor` as many tokens as are confident enough (Fast-dLLM, Wu et al.
+            2025, arXiv 2505.22618).
+        prefix_cache, dual_cache: as parallel, but keys and values of what precedes the block, or of all but the block,
+            are those of the block's first step.
+        wino: unmasks boldly and takes back what a shadow of the block does not confirm (Hong et al. 2025,
+            arXiv 2507.18578). Needs sdpa or eager attention.
+        random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
+            log-probability of the completion in its `order` (at temperature 1 that of the draw itself).
+    Without a cache a row that is done with its block goes on to the next; with one it leaves the batch until the others
+    are done, too.
+
     Args:
         prompt_ids: int64 [B, P].
-        decoder: `topk`.
         gen_length: tokens to make, a multiple of block_length.
-        steps: model calls in all, a multiple of the number of blocks.
+        steps: model calls in all, a multiple of the number of blocks; what threshold, factor, wino and random_order
+            need depends on the model, or is gen_length, and not on this.
         temperature: of the draw; 0 takes the best token.
-        threshold, factor, wino_threshold, wino_threshold_back: of decoders that unmask by confidence; `topk` goes by
-            count and refuses them.
+        threshold: unmask every candidate at least so probable, and always the best one.
+        factor: unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one.
         cfg_scale: classifier-free guidance, logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u.
+        wino_threshold, wino_threshold_back: unmask above the first, take back below the second; None: 0.6 and 0.9.
         remasking: rank candidates by their untempered probability, or at random.
-        attention_mask: bool or int [B, P], 0 for left padding.
+        attention_mask: bool or int [B, P], 0 for left padding; every row needs a 1.
         mask_id, eos_id: default to the model's config.
         early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS.
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
@@ -69,131 +104,210 @@ def generate(
         ValueError: an argument out of range, named.
         TypeError: prompt_ids is not an integer tensor.
     """
+    settings = Settings(
+        decoder=decoder,
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        temperature=temperature,
+        threshold=threshold,
+        factor=factor,
+        cfg_scale=cfg_scale,
+        wino_threshold=WINO_THRESHOLD if wino_threshold is None else wino_threshold,
+        wino_threshold_back=WINO_THRESHOLD_BACK if wino_threshold_back is None else wino_threshold_back,
+        remasking=remasking,
+        early_stop=early_stop,
+        seed=seed,
+    )
     config_mask_id, config_eos_id = special_ids(model)
     mask_id = config_mask_id if mask_id is None else mask_id
     eos_id = config_eos_id if eos_id is None else eos_id
-    _check(prompt_ids, attention_mask, decoder, gen_length, block_length, steps, temperature, remasking, mask_id)
-    vocab = unwrap(model).config.vocab_size
-    if bool(((prompt_ids < 0) | (prompt_ids >= vocab)).any()):
-        raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompt_ids.min()} to {prompt_ids.max()}")
-    given: list[tuple[str, float | None, float | None]] = [
-        ("threshold", threshold, None),
-        ("factor", factor, None),
-        ("wino_threshold", wino_threshold, 0.6),
-        ("wino_threshold_back", wino_threshold_back, 0.9),
-    ]
-    for name, value, unset in given:
-        if value != unset:
-            raise ValueError(f"{name} must be left at {unset}, got {value}: decoder {decoder!r} unmasks by count")
     if early_stop and eos_id is None:
         raise ValueError("early_stop needs eos_id, and the model's config has none")
+    _check(prompt_ids, attention_mask, row_ids, mask_id, unwrap(model).config.vocab_size)
+    start = time.perf_counter()
+    batch, prompt_length = prompt_ids.shape
+    attended = position_ids = None
+    if attention_mask is not None and not bool(attention_mask.all()):
+        attended = torch.cat([attention_mask.bool(), attention_mask.new_ones(batch, gen_length).bool()], 1)
+        position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
+    tokens = torch.cat([prompt_ids, prompt_ids.new_full((batch, gen_length), mask_id)], 1)
+    canvas = Canvas(model, tokens, attended, position_ids, prompt_length, cfg_scale, mask_id)
+    row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
+    with _without_dropout(model):
+        loop = _BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
+        loop.run()
+    seconds = time.perf_counter() - start
+    return Generation(tokens, loop.forwards, loop.row_forwards, seconds, loop.log_probs, loop.order)
+
+
+class _BlockLoop:
+    """State of one `generate`; a row's place is on the host, its tokens are on the device."""
+
+    def __init__(self, canvas: Canvas, settings: Settings, row_ids: Tensor, eos_id: int | None) -> None:
+        self.canvas, self.settings, self.row_ids, self.eos_id = canvas, settings, row_ids, eos_id
+        self.policy, self.model_pass = settings.policy(), settings.model_pass(canvas)
+        batch, device = len(canvas.tokens), canvas.tokens.device
+        self.waiting = [Row(index, settings.block_length) for index in range(batch)]
+        self.steps = torch.zeros(batch, dtype=torch.int64, device=device)  # each row's own
+        self.unmasked = torch.zeros(batch, dtype=torch.int32, device=device)  # by each row's last step
+        self.log_probs = torch.zeros(batch, settings.gen_length, device=device)
+        self.order = torch.full((batch, settings.gen_length), -1, dtype=torch.int32, device=device)
+        self.forwards = self.row_forwards = 0
+        self._placed: list[tuple[int, int]] = []
+
+    def run(self) -> None:
+        while self.waiting:
+            group = self.waiting
+            if not self.model_pass.own_pace:
+                block = min(row.block for row in group)
+                group = [row for row in group if row.block == block]
+            ended = self._step(group)
+            self.waiting = [row for row in self.waiting if row.block < self.settings.blocks and row.index not in ended]
+
+    def _step(self, group: list[Row]) -> set[int]:
+        """One model call for these rows; returns the indices of rows that ended with an EOS."""
+        canvas, settings = self.canvas, self.settings
+        index, start = self._place(group)
+        first = canvas.prompt_length + group[0].block * settings.block_length if group[0].step == 0 else None
+        span = start.unsqueeze(1) + torch.arange(settings.block_length, device=start.device)  # [R, B], on the canvas
+        hidden, shadow_hidden = self.model_pass(index, start, first)
+        self.forwards += 1
+        self.row_forwards += len(canvas.doubled(index))
+
+        window = canvas.tokens[index.unsqueeze(1), span]
+        masked = window == canvas.mask_id
+        masks = sum(row.left for row in group)  # known on the host, so no kernel's shape waits for the device
+        places = masked.flatten().int().argsort(descending=True, stable=True)  # masked positions first, in order
+        candidates, confidence, ranking = self._draw(hidden, places[:masks], index, span)
+        shadow = None
+        if shadow_hidden is not None:
+            shadow = self._verify(shadow_hidden, window, places[masks:])
+        step = Step(group, window, candidates, ranking, shadow, self.unmasked[index], canvas.mask_id)
+        unmasked, revoked = self.policy(step)
+        self.unmasked[index] = unmasked
+        self._record(index, span, masked, window, confidence)
+        return self._advance(group, index, unmasked, revoked)
+
+    def _place(self, group: list[Row]) -> tuple[Tensor, Tensor]:
+        """Batch index and first canvas position of each row's block, int64 [R] each; rebuilt when a row moves."""
+        placed = [(row.index, row.block) for row in group]
+        if placed != self._placed:
+            self._placed = placed
+            table = torch.tensor(placed, device=self.row_ids.device).T.contiguous()
+            self._index = table[0]
+            self._start = self.canvas.prompt_length + table[1] * self.settings.block_length
+        return self._index, self._start
+
+    def _draw(self, hidden: Tensor, places: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a token at each of `places` in the flattened window; token, probability and rank by [R, B]."""
+        settings, length = self.settings, self.settings.gen_length
+        position = span - self.canvas.prompt_length  # [R, B], in the completion
+        # Unique for (row, its step, position): a row has at most as many steps as tokens.
+        counter = self.row_ids[index] * length + self.steps[index]
+        draws = counter.unsqueeze(1) * length + position
+        ids, confidence = sample_tokens(
+            lm_head(self.canvas.model, hidden.flatten(0, 1)[places]),
+            settings.temperature,
+            seed=derive_key(settings.seed, "draw"),
+            row_ids=draws.flatten()[places],
+            forbid=(self.canvas.mask_id,),
+        )
+        candidates = ids.new_zeros(span.numel()).scatter(0, places, ids).view(span.shape)
+        confidence = confidence.new_zeros(span.numel()).scatter(0, places, confidence).view(span.shape)
+        if not settings.ranks_at_random:
+            return candidates, confidence, confidence
+        ranking = uniforms(derive_key(settings.seed, "remask"), counter, length).gather(1, position).float()
+        return candidates, confidence, ranking
+
+    def _verify(self, hidden: Tensor, window: Tensor, places: Tensor) -> Tensor:
+        """The shadow's probability of the tokens at `places` in the flattened window, +inf elsewhere; [R, B]."""
+        weight, bias = head_weight(self.canvas.model)
+        rows = hidden.flatten(0, 1)[places].to(weight.dtype)
+        known = linear_token_logprobs(rows, weight, window.flatten()[places], bias=bias).exp()
+        unknown = known.new_full((window.numel(),), float("inf"))
+        return unknown.scatter(0, places, known).view(window.shape)
+
+    def _record(self, index: Tensor, span: Tensor, masked: Tensor, window: Tensor, confidence: Tensor) -> None:
+        """Write a block back, with the log-probability and the step of what is new in it."""
+        row, position = index.unsqueeze(1), span - self.canvas.prompt_length
+        now_masked = window == self.canvas.mask_id
+        new, steps = masked & ~now_masked, self.steps[row].int()
+        self.canvas.tokens[row, span] = window
+        log_prob = confidence.clamp(min=torch.finfo(torch.float32).tiny).log()
+        log_prob = torch.where(new, log_prob, self.log_probs[row, position])
+        self.log_probs[row, position] = log_prob.masked_fill(now_masked, 0.0)
+        self.order[row, position] = torch.where(new, steps, self.order[row, position]).masked_fill(now_masked, -1)
+        self.steps[index] += 1
+
+    def _advance(self, group: list[Row], index: Tensor, unmasked: Tensor, revoked: Tensor | None) -> set[int]:
+        """Move each row on to where it stands now: by the schedule, or after one look at the device."""
+        if self.policy.scheduled:
+            moved = [self.policy.count(row) for row in group]
+            back = [0] * len(group)
+            block_done = all(row.left == count for row, count in zip(group, moved, strict=True))
+            ended = self._end(index).tolist() if block_done and self.eos_id is not None else back
+        else:
+            ends = torch.zeros_like(unmasked) if self.eos_id is None else self._end(index).int()
+            looked = torch.stack([unmasked, torch.zeros_like(unmasked) if revoked is None else revoked, ends])
+            moved, back, ended = looked.tolist()
+        for row, new, old in zip(group, moved, back, strict=True):
+            row.left += old - new
+            row.step += 1
+            if row.left == 0:
+                row.block, row.step, row.left = row.block + 1, 0, self.settings.block_length
+        return {row.index for row, end in zip(group, ended, strict=True) if end}
+
+    def _end(self, index: Tensor) -> Tensor:
+        """Fill with EOS what follows an EOS that has no mask before it; whether a row has one, bool [R].
+
+        Where tokens can be taken back, only once the EOS's block holds no mask at all.
+        """
+        assert self.eos_id is not None
+        completion = self.canvas.tokens[index, self.canvas.prompt_length :]
+        masked = completion == self.canvas.mask_id
+        settled = masked.cumsum(1) == 0
+        if self.policy.revokes:
+            settled = settled.view(len(index), -1, self.settings.block_length).all(-1, keepdim=True)
+            settled = settled.expand(-1, -1, self.settings.block_length).flatten(1)
+        ended = ((completion == self.eos_id) & settled).cumsum(1) > 0
+        after = ended.cumsum(1) > 1
+        self.canvas.tokens[index, self.canvas.prompt_length :] = completion.masked_fill(after, self.eos_id)
+        self.log_probs[index] = self.log_probs[index].masked_fill(after, 0.0)
+        self.order[index] = self.order[index].masked_fill(after, -1)
+        return ended.any(1)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
-
-    batch, prompt_length = prompt_ids.shape
-    device = prompt_ids.device
-    row_ids = torch.arange(batch, device=device) if row_ids is None else row_ids.to(device)
-    prompt_mask = torch.ones_like(prompt_ids) if attention_mask is None else attention_mask.to(prompt_ids.dtype)
-    tokens = torch.cat([prompt_ids, prompt_ids.new_full((batch, gen_length), mask_id)], 1)
-    attention = torch.cat([prompt_mask, prompt_mask.new_ones(batch, gen_length)], 1)
-    blocks = gen_length // block_length
-    policy = DECODERS[decoder](block_length, steps // blocks)
-    forwards = 0
-
-    for block in range(blocks):
-        start = prompt_length + block * block_length
-        current = tokens[:, start : start + block_length]  # a view: unmasking writes into tokens
-        for step in range(policy.steps_per_block):
-            # Counts are known on the host, so the candidates have a known shape: masked positions first, in order.
-            left = policy.left(step)
-            positions = (current != mask_id).int().argsort(dim=1, stable=True)[:, :left]  # [B, left]
-            logits = _candidate_logits(model, tokens, attention, start + positions, prompt_length, cfg_scale, mask_id)
-            forwards += 1
-            absolute = start - prompt_length + positions  # within the completion
-            ids, confidence = sample_tokens(
-                logits.flatten(0, 1),
-                temperature,
-                seed=derive_key(seed, "draw", block, step),
-                row_ids=(row_ids.unsqueeze(1) * gen_length + absolute).flatten(),
-                forbid=(mask_id,),
-            )
-            if remasking == "random":
-                draws = uniforms(derive_key(seed, "remask", block, step), row_ids, gen_length)
-                confidence = draws.gather(1, absolute).flatten().float()
-            candidates = current.scatter(1, positions, ids.view(batch, left))
-            scores = confidence.new_zeros(current.shape).scatter(1, positions, confidence.view(batch, left))
-            remask_(current, candidates, scores, mask_id=mask_id, num_transfer=policy.count(step))
-        if early_stop and eos_id is not None and _finish(tokens[:, prompt_length:], mask_id, eos_id):
-            break
-    model.train(was_training)
-    return Generation(tokens, forwards)
-
-
-def _candidate_logits(
-    model: nn.Module,
-    tokens: Tensor,
-    attention: Tensor,
-    positions: Tensor,
-    prompt_length: int,
-    cfg_scale: float,
-    mask_id: int,
-) -> Tensor:
-    """Logits of the candidate positions, guided where asked; positions int64 [B, K] -> [B, K, V]."""
-    if cfg_scale:
-        unconditional = tokens.clone()
-        unconditional[:, :prompt_length] = mask_id
-        tokens, attention = torch.cat([tokens, unconditional]), attention.repeat(2, 1)
-        positions = positions.repeat(2, 1)
-    hidden = hidden_states(model, tokens, attention)  # [B, P+L, H]
-    rows = hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-    logits = lm_head(model, rows)
-    if cfg_scale:
-        conditional, unguided = logits.chunk(2)
-        logits = unguided + (1 + cfg_scale) * (conditional - unguided)
-    return logits
-
-
-def _finish(completion: Tensor, mask_id: int, eos_id: int) -> bool:
-    """Fill what follows an EOS that has no mask before it with EOS, in place; whether no mask is left (a host sync)."""
-    before_mask = (completion == mask_id).cumsum(1) == 0
-    ended = ((completion == eos_id) & before_mask).cumsum(1) > 0
-    completion.masked_fill_(ended, eos_id)
-    return not bool((completion == mask_id).any())
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _check(
-    prompt_ids: Tensor,
-    attention_mask: Tensor | None,
-    decoder: str,
-    gen_length: int,
-    block_length: int,
-    steps: int,
-    temperature: float,
-    remasking: str,
-    mask_id: int | None,
+    prompt_ids: Tensor, attention_mask: Tensor | None, row_ids: Tensor | None, mask_id: int | None, vocab: int
 ) -> None:
     if prompt_ids.dtype != torch.int64:
         raise TypeError(f"prompt_ids must be int64, got {prompt_ids.dtype}")
     if prompt_ids.dim() != 2 or prompt_ids.shape[0] == 0:
         raise ValueError(f"prompt_ids must be [B, P] with B ≥ 1, got shape {tuple(prompt_ids.shape)}")
-    if attention_mask is not None and attention_mask.shape != prompt_ids.shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, prompt_ids {tuple(prompt_ids.shape)}"
-        )
-    if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder!r}, choose one of {', '.join(DECODERS)}")
-    if block_length < 1 or gen_length < 1 or gen_length % block_length:
-        raise ValueError(f"gen_length must be a positive multiple of block_length, got {gen_length} and {block_length}")
-    blocks = gen_length // block_length
-    if steps < 1 or steps % blocks:
-        raise ValueError(f"steps must be a positive multiple of the {blocks} blocks, got {steps}")
-    if steps // blocks > block_length:
-        raise ValueError(f"steps per block must be at most block_length {block_length}, got {steps // blocks}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be ≥ 0, got {temperature}")
-    if remasking not in ("low_confidence", "random"):
-        raise ValueError(f"unknown remasking {remasking!r}, choose low_confidence or random")
+    if attention_mask is not None:
+        if attention_mask.shape != prompt_ids.shape:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, prompt_ids {tuple(prompt_ids.shape)}"
+            )
+        empty = (~attention_mask.bool().any(1)).nonzero().flatten().tolist()
+        if empty and prompt_ids.shape[1]:
+            raise ValueError(f"attention_mask has no token in row {empty[0]}: the prompt is all padding")
+    if row_ids is not None and (row_ids.dtype != torch.int64 or row_ids.shape != prompt_ids.shape[:1]):
+        raise ValueError(f"row_ids must be int64 [{len(prompt_ids)}], got {row_ids.dtype} {list(row_ids.shape)}")
     if mask_id is None:
         raise ValueError("mask_id is None and the model's config has no mask_token_id")
+    if bool(((prompt_ids < 0) | (prompt_ids >= vocab)).any()):
+        raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompt_ids.min()} to {prompt_ids.max()}")
     if bool((prompt_ids == mask_id).any()):
         raise ValueError(f"prompt_ids contains the mask token {mask_id}")

@@ -1,25 +1,133 @@
-"""Which candidates of a block to unmask at each step."""
+"""How many candidates of a block to unmask at each step, and which tokens to take back (algorithm, section 8)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels import remask_, revoke_
+
+_BEFORE_FIRST_STEP = 30  # what WINO takes for the number of tokens unmasked before a block's first step
+
+
+@dataclass
+class Row:
+    """Where one row stands; lives on the host.
+
+    index: in the batch. block: being filled. step: model calls spent on that block. left: masks in it.
+    """
+
+    index: int
+    left: int
+    block: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True)
-class TopK:
-    """LLaDA's schedule: a fixed number of the most confident candidates a step, known before the block starts."""
+class Step:
+    """What a policy decides on, for R rows and B positions of a block.
+
+    window int64 [R, B], the block's tokens, written in place; candidates int64 and confidence float32 [R, B], read
+    where window is masked; shadow float32 [R, B], the verifier's probability of each token that was unmasked before
+    the step and +inf elsewhere (None: no verifier); previous int [R], how many tokens the row's last step unmasked.
+    """
+
+    rows: list[Row]
+    window: Tensor
+    candidates: Tensor
+    confidence: Tensor
+    shadow: Tensor | None
+    previous: Tensor
+    mask_id: int
+
+
+class Policy(Protocol):
+    """Unmasks in place; returns how many tokens of each row were unmasked and how many taken back, int [R]."""
+
+    scheduled: bool  # `count` tells the number before the step, so nobody waits for the device
+    revokes: bool  # tokens may become masks again
+
+    def count(self, row: Row) -> int: ...
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """LLaDA's schedule: a fixed number of the most confident candidates a step."""
 
     block_length: int
-    steps_per_block: int
+    steps: int
+    scheduled = True
+    revokes = False
 
-    def count(self, step: int) -> int:
-        """k_t = ⌊n/S⌋, plus 1 for the first n mod S steps; n masks, S steps."""
-        whole, rest = divmod(self.block_length, self.steps_per_block)
-        return whole + (step < rest)
+    def count(self, row: Row) -> int:
+        """k_t = ⌊n/S⌋, plus 1 for the first n mod S steps; n masks at the block's start, S steps."""
+        whole, rest = divmod(self.block_length, self.steps)
+        return whole + (row.step < rest)
 
-    def left(self, step: int) -> int:
-        """Masks left in the block before a step."""
-        return self.block_length - sum(self.count(t) for t in range(step))
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        count = self.count(step.rows[0])
+        return remask_(step.window, step.candidates, step.confidence, mask_id=step.mask_id, num_transfer=count), None
 
 
-DECODERS = {"topk": TopK}
+@dataclass(frozen=True)
+class Confident:
+    """Fast-dLLM's parallel rules (Wu et al. 2025, arXiv 2505.22618): by threshold or by factor, at least one."""
+
+    threshold: float | None
+    factor: float | None
+    scheduled = False
+    revokes = False
+
+    def count(self, row: Row) -> int:
+        raise NotImplementedError("the number is found on the device")
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        moved = remask_(
+            step.window,
+            step.candidates,
+            step.confidence,
+            mask_id=step.mask_id,
+            threshold=self.threshold,
+            factor=self.factor,
+        )
+        return moved, None
+
+
+@dataclass(frozen=True)
+class WideInNarrowOut:
+    """WINO (Hong et al. 2025, arXiv 2507.18578): unmask boldly, take back what the shadow block does not confirm.
+
+    At most max(5, min(20, 7/10 of the masks)) are unmasked in a step, and fewer are taken back than the step before
+    unmasked: a block ends after at most its length in steps.
+    """
+
+    threshold: float
+    threshold_back: float
+    scheduled = False
+    revokes = True
+
+    def count(self, row: Row) -> int:
+        raise NotImplementedError("the number is found on the device")
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        assert step.shadow is not None
+        masked = step.window == step.mask_id
+        confident = ((step.confidence > self.threshold) & masked).sum(1)  # [R]
+        most = (masked.sum(1) * 7 // 10).clamp(5, 20)
+        unmasked = remask_(
+            step.window,
+            step.candidates,
+            step.confidence,
+            mask_id=step.mask_id,
+            num_transfer=torch.minimum(confident, most).clamp(min=1),
+        )
+        previous = torch.where(masked.all(1), _BEFORE_FIRST_STEP, step.previous)
+        limit = torch.where(unmasked > 1, previous - 1, 0)
+        return unmasked, revoke_(
+            step.window, step.shadow, mask_id=step.mask_id, threshold=self.threshold_back, limit=limit
+        )

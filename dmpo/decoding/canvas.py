@@ -1,0 +1,172 @@
+"""The canvas that the model sees: prompt and completion, padding, positions, guidance; and its three kinds of pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..masked_lm import hidden_states, unwrap
+from .cache import BlockCache
+
+
+@dataclass
+class Canvas:
+    """Prompts and completions of B rows, T = P + G positions.
+
+    tokens int64 [B, T]; attended bool [B, T], None where nothing is padded; position_ids int64 [B, T], None: from 0.
+    """
+
+    model: nn.Module
+    tokens: Tensor
+    attended: Tensor | None
+    position_ids: Tensor | None
+    prompt_length: int
+    cfg_scale: float
+    mask_id: int
+
+    @property
+    def shift(self) -> int:
+        """1 where a position is predicted at its left neighbour (Dream), else 0."""
+        return unwrap(self.model).prediction_shift
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """Tokens of chosen rows; with guidance followed by the same rows without their prompt. [R or 2R, T]."""
+        tokens = self.tokens[index]
+        if not self.cfg_scale:
+            return tokens
+        unconditional = tokens.clone()
+        unconditional[:, : self.prompt_length] = self.mask_id
+        return torch.cat([tokens, unconditional])
+
+    def guided(self, hidden: Tensor) -> Tensor:
+        """One hidden state per row. The head is affine, so guiding its input guides the logits: h_u + (1+s)(h_c - h_u)
+        instead of l_u + (1+s)(l_c - l_u), at half the cost. [R or 2R, ...] -> [R, ...]."""
+        if not self.cfg_scale:
+            return hidden
+        conditional, unconditional = hidden.float().chunk(2) if hidden.dtype.itemsize < 4 else hidden.chunk(2)
+        return (unconditional + (1 + self.cfg_scale) * (conditional - unconditional)).to(hidden.dtype)
+
+    def doubled(self, index: Tensor) -> Tensor:
+        """Row indices of `inputs`, for what is kept per row."""
+        return index.repeat(2) if self.cfg_scale else index
+
+    def run(
+        self,
+        inputs: Tensor,
+        index: Tensor,
+        start: int = 0,
+        mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: BlockCache | None = None,
+    ) -> Tensor:
+        """One model call on `inputs` [R or 2R, q], canvas positions from `start` on; hidden states [R or 2R, q, H]."""
+        rows, width = self.doubled(index), inputs.shape[1]
+        if position_ids is None:
+            if self.position_ids is not None:
+                position_ids = self.position_ids[rows, start : start + width]
+            elif cache is not None:
+                position_ids = torch.arange(start, start + width, device=inputs.device).unsqueeze(0)
+        if mask is None and self.attended is not None:
+            mask = self.attended[rows]
+            if unwrap(self.model).config._attn_implementation in ("sdpa", "eager"):
+                # Ready-made, so that transformers does not look inside it, which would wait for the device.
+                mask = mask[:, None, None, :].expand(-1, 1, width, -1)
+        kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        return hidden_states(self.model, inputs, mask, position_ids, **kwargs)
+
+
+class FullPass:
+    """The model runs on the whole canvas at every step; every row goes at its own pace."""
+
+    own_pace = True
+
+    def __init__(self, canvas: Canvas, block_length: int) -> None:
+        self.canvas, self.block_length = canvas, block_length
+
+    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
+        """Hidden states of the block's positions, and of its shadow if there is one; [R, B, H] each."""
+        hidden = self.canvas.run(self.canvas.inputs(index), index)
+        return self.canvas.guided(_at(hidden, self.canvas.doubled(start), self.block_length)), None
+
+
+class CachedPass:
+    """A block's first step runs on the whole canvas and keeps keys and values; later ones run on the block and, without
+    `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave."""
+
+    own_pace = False
+
+    def __init__(self, canvas: Canvas, block_length: int, suffix_cached: bool) -> None:
+        self.canvas, self.block_length, self.suffix_cached = canvas, block_length, suffix_cached
+        self.cache: BlockCache | None = None
+        self.cached = torch.empty(0)
+
+    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
+        """As `FullPass`; `first` is the block's first position at its first step, else None."""
+        canvas = self.canvas
+        inputs = canvas.inputs(index)
+        if first is not None:
+            self.cache, self.first = BlockCache(unwrap(canvas.model).config.num_hidden_layers), first
+            hidden = canvas.run(inputs, index, cache=self.cache)
+            self.cached = index
+            return canvas.guided(_at(hidden, canvas.doubled(start), self.block_length)), None
+        assert self.cache is not None
+        if len(index) < len(self.cached):
+            kept = torch.searchsorted(self.cached, index)
+            twin = [kept, kept + len(self.cached)] if canvas.cfg_scale else [kept]
+            self.cache.batch_select_indices(torch.cat(twin))
+            self.cached = index
+        begin = max(0, self.first - canvas.shift)
+        stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
+        self.cache.pass_on(begin, stop, inputs.device)
+        hidden = canvas.run(inputs[:, begin:stop], index, start=begin, cache=self.cache)
+        offset = self.first - begin
+        return canvas.guided(hidden[:, offset : offset + self.block_length]), None
+
+
+class ShadowPass:
+    """WINO's pass: the canvas and, appended, a shadow of the block that sees everything but the token it verifies.
+
+    The shadow's inputs are mask tokens at the block's positions. A model that predicts at the left neighbour has its
+    shadow one position further left, with one more token at the end that nobody attends to.
+    """
+
+    own_pace = True
+
+    def __init__(self, canvas: Canvas, block_length: int) -> None:
+        self.canvas, self.block_length = canvas, block_length
+        attention = unwrap(canvas.model).config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(f"decoder 'wino' needs attn_implementation sdpa or eager for its mask, got {attention!r}")
+
+    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
+        """As `FullPass`."""
+        canvas, width = self.canvas, self.block_length + self.canvas.shift
+        inputs, rows, start = canvas.inputs(index), canvas.doubled(index), canvas.doubled(start)
+        length, device = inputs.shape[1], inputs.device
+        shadow = torch.arange(width, device=device)
+        position = torch.arange(length, device=device)
+        position_ids = position.expand(len(rows), -1) if canvas.position_ids is None else canvas.position_ids[rows]
+        behind = (start.unsqueeze(1) - canvas.shift + shadow).clamp(0, length - 1)
+        attends = torch.zeros(len(rows), length + width, length + width, dtype=torch.bool, device=device)
+        attends[:, :, :length] = True if canvas.attended is None else canvas.attended[rows].unsqueeze(1)
+        verified = (start.unsqueeze(1) + shadow).unsqueeze(-1) == position  # [R, width, T]
+        verified[:, self.block_length :] = False
+        attends[:, length:, :length] &= ~verified
+        attends[:, length:, length : length + self.block_length] = True
+        hidden = canvas.run(
+            torch.cat([inputs, inputs.new_full((len(rows), width), canvas.mask_id)], 1),
+            index,
+            mask=attends.unsqueeze(1),
+            position_ids=torch.cat([position_ids, position_ids.gather(1, behind)], 1),
+        )
+        block = _at(hidden, start, self.block_length)
+        return canvas.guided(block), canvas.guided(hidden[:, length + canvas.shift :])
+
+
+def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
+    """Positions start to start + width - 1 of each row; [R, T, H], [R] -> [R, width, H]."""
+    span = start.unsqueeze(1) + torch.arange(width, device=hidden.device)
+    return hidden.gather(1, span.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))

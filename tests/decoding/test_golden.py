@@ -1,0 +1,52 @@
+"""If these fail, a decoder's tokens are not the published one's, or it calls the model more often."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from dmpo import generate, load_model
+from tests.tiny_models import DATA
+
+GOLDEN = json.loads((DATA / "golden" / "decoders.json").read_text())
+OPTIONS = (
+    "decoder",
+    "gen_length",
+    "block_length",
+    "steps",
+    "threshold",
+    "cfg_scale",
+    "wino_threshold",
+    "wino_threshold_back",
+)
+
+
+@pytest.fixture(scope="module")
+def golden_model() -> Any:
+    return load_model(DATA / GOLDEN["checkpoint"], dtype="float32")
+
+
+def _name(run: dict[str, Any]) -> str:
+    rule = run["threshold"] or run["wino_threshold"] or "count"
+    return f"{run['decoder']}-{rule}-cfg{run['cfg_scale']}-B{run['batch']}-{run['gen_length']}"
+
+
+@pytest.mark.parametrize("run", GOLDEN["runs"], ids=_name)
+def test_decoder_is_token_exact(golden_model: Any, run: dict[str, Any], record_property: Any) -> None:
+    """A fragile run flips under a relative weight noise of 1e-6; whether it agrees is reported, not demanded."""
+    result = generate(golden_model, torch.tensor(run["prompt"]), **{name: run[name] for name in OPTIONS})
+    same = result.sequences[:, run["prompt_length"] :].tolist() == run["output"]
+    if run["fragile"]:
+        record_property("agrees", same)
+        print(f"fragile run {_name(run)}: {'agrees' if same else 'differs'}")
+    else:
+        assert same
+        assert result.forwards <= run["forwards"]
+
+
+def test_two_runs_are_fragile() -> None:
+    assert sum(run["fragile"] for run in GOLDEN["runs"]) == 2
+    assert {run["decoder"] for run in GOLDEN["runs"]} == {"topk", "parallel", "prefix_cache", "dual_cache", "wino"}
