@@ -150,6 +150,12 @@ cut-cross-entropy may tune itself to blocks of 256 rows, half of which are then 
 to twice what a batch of full blocks would cost a row."""
 
 
+COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill, {faults} with any fault. Kernels that
+end on `_odd` are what logits get whose rows do not start on 16 bytes, as an odd vocabulary makes them: elements are
+loaded one by one there. Those on `_one` handle rows gathered before the launch, or one column; on `_last` the
+vocabulary's last tile; on `_far` strides of 2^31 and more."""
+
+
 def meter_markdown(tables: dict[str, Any]) -> str:
     from benchmarks.peers import LINEAR, LOGITS, easier
 
@@ -178,7 +184,7 @@ def markdown(whole: dict[str, Any]) -> str:
         rows = [Compiled(**{k: v for k, v in row.items() if k != "faults"}) for row in compiled]
         faults = sum(bool(row["faults"]) for row in compiled)
         spilled = sum(row.spills > 0 for row in rows)
-        text += ["## Compiled code", f"{len(rows)} kernels; {spilled} spill, {faults} with any fault.", table(rows)]
+        text += ["## Compiled code", COMPILED.format(kernels=len(rows), spilled=spilled, faults=faults), table(rows)]
     return "\n\n".join(text) + "\n"
 
 

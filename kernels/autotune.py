@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import launch, masked_ce_triton, sampling
-from .launch import LaunchConfig
+from .launch_table import TABLE, LaunchConfig, cache_file, nearest_architecture
 
 
 def autotune(
@@ -34,7 +34,7 @@ def autotune(
     size = max(2, dtype.itemsize)
     run = _job(op, vocab, dtype) if run is None else run
     if op == "tile_softmax":  # a row is one block
-        blocks = [launch.TABLE[launch.nearest_architecture(arch)][op][4].block]
+        blocks = [TABLE[nearest_architecture(arch)][op][4].block]
     else:
         blocks = [n for n in (1024, 2048, 4096, 8192, 16384) if n <= launch.longest_block(vocab)]
     candidates = [
@@ -49,9 +49,9 @@ def autotune(
         with launch.override(op, config):
             times.append(clock(run))
     best = candidates[times.index(min(times))]
-    path = launch.cache_file()
+    path = cache_file()
     table = json.loads(path.read_text()) if path.is_file() else {}
-    table.setdefault(f"sm_{launch.nearest_architecture(arch)}", {}).setdefault(op, {})[str(size)] = asdict(best)
+    table.setdefault(f"sm_{nearest_architecture(arch)}", {}).setdefault(op, {})[str(size)] = asdict(best)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(table, indent=1))

@@ -1,10 +1,6 @@
-"""Launch parameters of every Triton kernel, the registry of production kernels, and which path a tensor takes.
+"""Which path a tensor takes, how a Triton kernel is launched, and the registry of production kernels.
 
-Launch parameters come from the first of these that names (architecture, op, element size): a running `override`,
-`DMPO_LAUNCH_JSON` (a file), the autotune cache (written by `autotune.py`, only when asked), the shipped `launch.json`,
-the table below. Files are read once a process, when an op first asks. All have the same form:
-`{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
-element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
+A launch's parameters are those of a running `override`, or what `launch_table.py` finds in files and its table.
 """
 
 from __future__ import annotations
@@ -12,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .launch_table import ARCHITECTURES, TABLE, LaunchConfig, legal, nearest_architecture, override_tables
 
 try:
     import triton
@@ -29,7 +25,6 @@ except ImportError:  # the plain PyTorch path needs no Triton
     triton = None
     tl = None
 
-ARCHITECTURES = (80, 90, 100)
 INTERPRETED = triton is not None and bool(triton.knobs.runtime.interpret)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _KERNEL_MODULES = ("masked_ce", "linear_ce", "sampling")
@@ -85,25 +80,7 @@ def kernel_status(device: str = "cpu") -> tuple[bool, str]:
 # ---------------------------------------------------------------------------------------------- parameters
 
 
-@dataclass(frozen=True)
-class LaunchConfig:
-    """block: elements of one row handled in one step of a program (a power of two); num_warps; num_stages."""
-
-    block: int
-    num_warps: int
-    num_stages: int = 1
-
-
 _overridden: dict[str, LaunchConfig] = {}
-
-# op -> element size -> parameters. Every thread then has 2 to 4 independent 16-byte loads in flight.
-_COMMON: dict[str, dict[int, LaunchConfig]] = {
-    "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
-    "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
-    "tile_softmax": {2: LaunchConfig(8192, 8), 4: LaunchConfig(8192, 8)},
-    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
-}
-TABLE: dict[int, dict[str, dict[int, LaunchConfig]]] = {arch: dict(_COMMON) for arch in ARCHITECTURES}
 
 
 def launch_config(op: str, vocab: int, dtype: torch.dtype, arch: int | None = None) -> LaunchConfig:
@@ -123,17 +100,12 @@ def longest_block(vocab: int) -> int:
     return max(128, 1 << max(0, vocab - 1).bit_length())
 
 
-def nearest_architecture(arch: int) -> int:
-    """The last of ARCHITECTURES that is not beyond `arch`; the first for older ones."""
-    return max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
-
-
 @functools.cache
 def _launch_config(
     op: str, longest: int, size: int, arch: int, named: str, override_: LaunchConfig | None
 ) -> LaunchConfig:
     config = TABLE[nearest_architecture(arch)][op][min(size, 4)] if override_ is None else override_
-    for overrides in _override_tables(named) if override_ is None else ():
+    for overrides in override_tables(named) if override_ is None else ():
         found = overrides.get(f"sm_{nearest_architecture(arch)}", {}).get(op, {}).get(str(size))
         if found is not None:
             config = found
@@ -154,7 +126,7 @@ def override(op: str, config: LaunchConfig) -> Iterator[None]:
     """
     if op not in TABLE[ARCHITECTURES[0]]:
         raise ValueError(f"op: got {op!r}, want one of {', '.join(TABLE[ARCHITECTURES[0]])}")
-    if not _legal(config):
+    if not legal(config):
         raise ValueError(f"config: got {config}, want block and num_warps powers of two")
     if op == "tile_softmax" and config.block != TABLE[ARCHITECTURES[0]][op][4].block:
         wanted = TABLE[ARCHITECTURES[0]][op][4].block
@@ -175,10 +147,6 @@ def forget_files() -> None:
     _launch_config.cache_clear()
 
 
-def _legal(config: LaunchConfig) -> bool:
-    return all(n >= 1 and not n & (n - 1) for n in (config.block, config.num_warps))
-
-
 def current_arch() -> int:
     """Compute capability of the current GPU as 80, 90, ...; 90 without one."""
     return _arch_of(torch.cuda.current_device()) if torch.cuda.is_available() else 90
@@ -188,40 +156,6 @@ def current_arch() -> int:
 def _arch_of(device: int) -> int:
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
-
-
-def cache_file() -> Path:
-    """Where `autotune.autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dmpo" / "launch.json"
-
-
-def _override_files(named: str) -> list[Path]:
-    if named and not Path(named).is_file():
-        raise ValueError(f"DMPO_LAUNCH_JSON: no file {named!r}; want a JSON file of launch parameters")
-    files = [Path(named)] if named else []
-    return [*files, cache_file(), Path(__file__).with_name("launch.json")]
-
-
-def _override_tables(named: str) -> Iterable[dict[str, dict[str, dict[str, LaunchConfig]]]]:
-    for path in _override_files(named):
-        if path.is_file():
-            yield _read_table(path)
-
-
-def _read_table(path: Path) -> dict[str, dict[str, dict[str, LaunchConfig]]]:
-    try:
-        raw = json.loads(path.read_text())
-        table = {a: {o: {s: LaunchConfig(**c) for s, c in v.items()} for o, v in ops.items()} for a, ops in raw.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"launch parameters in {path}: {error}; want the form shown in dmpo/kernels/launch.py"
-        ) from error
-    for arch, ops in table.items():
-        for op, sizes in ops.items():
-            for config in sizes.values():
-                if not _legal(config):
-                    raise ValueError(f"{path}, {arch}, {op}: block and num_warps must be powers of two, got {config}")
-    return table
 
 
 # ---------------------------------------------------------------------------------------------- registry
@@ -259,21 +193,30 @@ def production_kernel(
     *,
     wide_loads: bool = True,
     tensor_cores: bool = False,
-    unaligned: Iterable[str] = (),
+    unaligned: Collection[str] = (),
+    integers: Mapping[str, int] | None = None,
 ) -> ProductionKernel:
-    """Describe a launch: `types` of the run-time arguments; all pointers and the integers Triton would find divisible
-    by 16 (all but `unaligned`) carry that hint, as at a LLaDA shape.
+    """Describe a launch: `types` of the run-time arguments, `constexprs` of the others; what `fn` does not take is left
+    out. All pointers and integers but `unaligned` carry the hint that they divide by 16.
+
+    `integers` are run-time integers by example, which Triton compiles for as it does at such a launch: those of 1 are
+    constants, those from 2^31 on are i64, and only multiples of 16 carry the hint.
     """
+    given = {a: v for a, v in (integers or {}).items() if a in fn.arg_names}
+    types = {**types, **{a: "i32" if v < 2**31 else "i64" for a, v in given.items()}}
+    constexprs = {a: v for a, v in constexprs.items() if a in fn.arg_names}
+    constexprs |= {a: v for a, v in given.items() if v == 1}
+    unaligned = {*unaligned, *(a for a, v in given.items() if v % 16)}
     arguments = list(fn.arg_names)
     signature = {a: "constexpr" if a in constexprs else types[a] for a in arguments}
-    hinted = [a for a, t in signature.items() if (t.startswith("*") or t in ("i32", "i64")) and a not in set(unaligned)]
+    hinted = [a for a, t in signature.items() if (t.startswith("*") or t in ("i32", "i64")) and a not in unaligned]
     attrs: dict[tuple[int, ...], list[list[Any]]] = {(arguments.index(a),): [["tt.divisibility", 16]] for a in hinted}
     return ProductionKernel(
         name,
         fn,
         arch,
         signature,
-        dict(constexprs),
+        constexprs,
         attrs,
         config.num_warps,
         config.num_stages,

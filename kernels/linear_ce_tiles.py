@@ -86,7 +86,7 @@ class _Buffers:
     agree."""
 
     def __init__(self, head: Head, rows: int, columns: int) -> None:
-        pitch = -(-columns // kernels.VEC) * kernels.VEC
+        pitch = -(-columns // kernels.PITCH) * kernels.PITCH
         self.logits = head.weight.new_empty(rows, pitch, dtype=wide(head.compute))
         same = head.compute == self.logits.dtype
         self.operand = self.logits if same else head.weight.new_empty(rows, pitch, dtype=head.compute)

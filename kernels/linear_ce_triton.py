@@ -1,8 +1,8 @@
 """Triton steps between the two matrix products of linear cross-entropy: a tile of logits becomes probabilities or a
 gradient.
 
-A tile is float32 [R, columns] with rows `pitch` elements apart (a multiple of 16 bytes, so loads stay wide at any
-vocabulary); one program handles one row of it, read once and written once.
+A tile is float32 [R, columns] with rows `pitch` elements apart, a multiple of PITCH, so loads stay 16 bytes wide at
+any vocabulary; one program handles one row of it, read once and written once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from . import launch
 from .launch import ProductionKernel, jit, production_kernel, tl
 from .masked_ce_triton import narrow, rounds_by_hand
 
+PITCH = 16  # elements; Triton sees no alignment in a stride that 16 does not divide
 VEC = 4  # float32 elements of a 16-byte access
 FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
 
@@ -114,17 +115,25 @@ def tile_gradient(
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Every kernel of this file as launched at V = 126464 on sm_`arch`."""
+    """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last, one column."""
     statistics = ("chosen", "row_max", "total", "alpha", "peak", "log_sum", "factor")
     types = dict.fromkeys((*statistics, "tile"), "*fp32") | {"targets": "*i64"}
-    types |= dict.fromkeys(("first", "columns", "pitch", "probs_pitch", "gradient_pitch"), "i32")
     found = []
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         named = types | {"probs": f"*{short}", "gradient": f"*{short}"}
-        config = launch.launch_config("tile_softmax", 1 << 30, torch.float32, arch)
-        constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
-        found.append(production_kernel(f"tile_softmax_{short}", _tile_softmax_kernel, arch, named, constants, config))
-        config = launch.launch_config("ce_backward", 1 << 30, torch.float32, arch)
-        constants = {"VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
-        found.append(production_kernel(f"tile_gradient_{short}", _tile_gradient_kernel, arch, named, constants, config))
+        for tile, (first, columns) in {"": (0, 8192), "_last": (122881, 3583), "_one": (8193, 1)}.items():
+            integers = dict.fromkeys(("pitch", "probs_pitch", "gradient_pitch"), 8192)
+            integers |= {"first": first, "columns": columns}
+            for name, op, fn in (
+                ("tile_softmax", "tile_softmax", _tile_softmax_kernel),
+                ("tile_gradient", "ce_backward", _tile_gradient_kernel),
+            ):
+                config = launch.launch_config(op, columns, torch.float32, arch)
+                constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
+                found.append(
+                    production_kernel(
+                        f"{name}_{short}{tile}", fn, arch, named, constants, config,
+                        integers=integers, wide_loads=columns > 1,
+                    )
+                )  # fmt: skip
     return found

@@ -5,12 +5,18 @@ keeps a running maximum and sum for each group of 16 bytes a thread loads, so it
 row's maximum and the logarithm of its sum apart: (x - max) - log(sum) keeps the digits that x - lse loses at |x| =
 1e4.
 
+Loads are 16 bytes wide where the vocabulary and the strides of the logits, in bytes, divide by 16 and the logits start
+on 16 bytes (V a multiple of 8 in bfloat16, as LLaDA's and Dream's); of other logits every element is a load of its
+own, the results are the same.
+
 Traffic of a live row, in units of the row: forward 1 read; backward 1 read and 1 write. A dead row costs one write of
 zeros, in the backward, and nothing else. (Making the gradient in the forward would need the row, 253 KB at V = 126464
 in bf16, to stay in the registers of one program. It does not fit, and without that it reads twice as well.)
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -205,31 +211,65 @@ def weighted_mean_nll(
     return term.sum(), nll, scale
 
 
+# What a launch is compiled for: mask, weights and baseline are optional, `scale` is the weighted loss's own.
+_VARIANTS = {
+    "token": ("weights", "baseline", "scale"),
+    "token_unmasked": ("mask", "weights", "baseline", "scale"),
+    "weighted": (),
+    "weighted_alone": ("baseline",),
+    "weighted_double": (),
+}
+_SHAPES = {  # suffix: positions, vocabulary, variants
+    "": (4096, 126464, tuple(_VARIANTS)),  # LLaDA's
+    "_one": (1, 126464, ("token_unmasked",)),  # rows gathered before the launch
+    "_far": (200001, 126472, ("token", "weighted")),  # rows 2^31 apart, and no integer a multiple of 16
+    "_odd": (7, 126463, tuple(_VARIANTS)[:4]),  # no 16-byte access
+}
+
+
+def _examples(length: int, row: int) -> dict[str, int]:
+    """The integers of a launch on contiguous logits with `row` vectors a row."""
+    strides = {f"{out}stride_{dim}": step for out in ("", "out_") for dim, step in (("n", length * row), ("l", row))}
+    return {"length": length, "vectors": row, **strides}
+
+
 def production(arch: int) -> list[ProductionKernel]:
-    """Every kernel of this file as launched at V = 126464 on sm_`arch`."""
+    """Every kernel of this file as launched on sm_`arch`, in every combination of what is optional."""
+    statistics = dict.fromkeys(("log_probs", "row_max", "log_sum", "grad", "scale", "nll", "term"), "*fp32")
     found = []
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
-        rows = {"logits": f"*{short}", "grad_logits": f"*{short}", "targets": "*i64", "mask": "*i1", "strength": "fp32"}
-        stats = dict.fromkeys(("log_probs", "row_max", "log_sum", "grad", "scale", "weights", "baseline"), "*fp32")
-        counts = dict.fromkeys(("length", "vectors", "stride_n", "stride_l", "out_stride_n", "out_stride_l"), "i32")
-        types = rows | stats | counts
-        vector = 16 // dtype.itemsize
-        for variant, without in (("token", ("weights", "baseline", "scale")), ("weighted", ())):
-            for op, fn in (("ce_forward", _forward_kernel), ("ce_backward", _backward_kernel)):
-                config = launch.launch_config(op, 126464, dtype, arch)
-                constants: dict[str, int | None] = {"VEC": vector, "LANES": config.block // vector}
-                constants |= {name: None for name in without if name in fn.arg_names}
-                constants |= {"ROUND": False} if "ROUND" in fn.arg_names else {}
-                name = f"{op}_{variant}_{short}"
+        types = {"logits": f"*{short}", "grad_logits": f"*{short}", "targets": "*i64", "mask": "*i1"} | statistics
+        for shape, (length, vocab, variants) in _SHAPES.items():
+            vector = 1 if shape == "_odd" else 16 // dtype.itemsize
+            integers = _examples(length, vocab // vector)
+            for variant, (op, fn) in itertools.product(variants, _KERNELS.items()):
+                if fn is _backward_kernel and variant.startswith("weighted_"):
+                    continue  # the same code as "weighted"
+                config = launch.launch_config(op, vocab, dtype, arch)
+                constants: dict[str, int | None] = dict.fromkeys(_VARIANTS[variant])
+                constants |= {"VEC": vector, "LANES": config.block // vector, "ROUND": False}
+                name, typed = f"{op}_{variant}_{short}{shape}", types | _weight_types(variant)
                 found.append(
                     production_kernel(
-                        name, fn, arch, types, constants, config, unaligned=("length", "stride_n", "vectors")
+                        name, fn, arch, typed, constants, config, integers=integers, wide_loads=vector > 1
                     )
                 )
-    types = {"log_probs": "*fp32", "mask": "*i1", "weights": "*fp32", "baseline": "*fp32", "strength": "fp32"}
-    types |= {"nll": "*fp32", "term": "*fp32", "scale": "*fp32", "length": "i32"}
-    config = LaunchConfig(MEAN_BLOCK, 4)
-    found.append(
-        production_kernel("mean_nll", _mean_nll_kernel, arch, types, {"BLOCK": MEAN_BLOCK}, config, wide_loads=False)
-    )
+    for variant in ("weighted", "weighted_alone", "weighted_double"):
+        typed, constants = types | _weight_types(variant), dict.fromkeys(_VARIANTS[variant])
+        constants["BLOCK"] = MEAN_BLOCK
+        config, name = LaunchConfig(MEAN_BLOCK, 4), f"mean_nll_{variant}"
+        integers = {"length": 4095}
+        found.append(
+            production_kernel(
+                name, _mean_nll_kernel, arch, typed, constants, config, integers=integers, wide_loads=False
+            )
+        )
     return found
+
+
+_KERNELS = {"ce_forward": _forward_kernel, "ce_backward": _backward_kernel}
+
+
+def _weight_types(variant: str) -> dict[str, str]:
+    dtype = "*fp64" if variant == "weighted_double" else "*fp32"
+    return {"weights": dtype, "baseline": dtype, "strength": "fp32"}

@@ -1,4 +1,5 @@
-"""If these fail, a kernel spills, loads narrowly or does not compile for sm_80, sm_90 or sm_100."""
+"""If these fail, a kernel spills, loads narrowly where its rows allow 16 bytes, or does not compile for sm_80, sm_90 or
+sm_100."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ def run_compiled(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProc
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Every production configuration, compiled; a list of `benchmarks.cubin.Compiled` as dictionaries."""
     path = tmp_path_factory.mktemp("cubin") / "compiled.json"
-    done = run_compiled("-m", "benchmarks.cubin", "--json", str(path))
+    done = run_compiled("-m", "benchmarks.cubin", "--ptx", "--json", str(path))
     assert path.is_file(), done.stdout + done.stderr
     return json.loads(path.read_text())
 
@@ -43,13 +44,47 @@ def test_no_spills_and_sixteen_byte_loads(compiled: list[dict[str, Any]], arch: 
 
 
 def test_every_op_dtype_and_architecture_is_covered(compiled: list[dict[str, Any]]) -> None:
-    names = {arch: {kernel["name"] for kernel in compiled if kernel["arch"] == arch} for arch in ARCHS}
-    assert names[80] == names[90] == names[100]
-    for stem in ("ce_forward", "ce_backward", "tile_softmax", "tile_gradient", "sample_tile_stats", "sample_draw"):
-        for dtype in ("bf16", "fp16", "fp32"):
-            wide = [k["wants_wide"] for k in compiled if k["name"].startswith(stem) and k["name"].endswith(dtype)]
-            assert wide, f"no production kernel {stem}*{dtype}"
-            assert all(wide)
+    """Also rows that 16 bytes do not fit (an odd vocabulary), a vocabulary's last tile, and every optional argument."""
+    wide = {arch: {k["name"]: k["wants_wide"] for k in compiled if k["arch"] == arch} for arch in ARCHS}
+    assert wide[80] == wide[90] == wide[100]
+    for dtype in ("bf16", "fp16", "fp32"):
+        for stem in ("sample_tile_stats", "sample_draw"):
+            found = [name for name in wide[90] if name.startswith(stem) and name.endswith(dtype)]
+            assert found, f"no production kernel {stem}*{dtype}"
+            assert all(wide[90][name] for name in found)
+        for stem in ("tile_softmax", "tile_gradient"):
+            assert wide[90][f"{stem}_{dtype}"]
+            assert wide[90][f"{stem}_{dtype}_last"]
+        forward, backward = (
+            {n.removeprefix(stem): w for n, w in wide[90].items() if n.startswith(stem) and f"_{dtype}" in n}
+            for stem in ("ce_forward_", "ce_backward_")
+        )
+        for variant in ("token", "token_unmasked", "weighted", "weighted_alone"):
+            names = [f"{variant}_{dtype}{shape}" for shape in ("", "_odd")]
+            assert [forward[name] for name in names] == [True, False]
+            assert variant == "weighted_alone" or [backward[name] for name in names] == [True, False]
+        assert forward[f"token_{dtype}_far"]
+        assert backward[f"weighted_{dtype}_far"]
+
+
+SASS = """
+from benchmarks.cubin import compile_kernel
+from dmpo.kernels.launch import production_kernels
+
+names = ("ce_forward_weighted_bf16", "ce_backward_token_fp32", "tile_softmax_fp16_last", "sample_draw_plain_bf16",
+         "ce_forward_token_bf16_odd")
+for kernel in production_kernels():
+    if kernel.arch == 90 and kernel.name in names:
+        ptx, sass = compile_kernel(kernel, ptx=True), compile_kernel(kernel)
+        print(kernel.name, ptx.wide_loads == sass.wide_loads, ptx.spills == sass.local_instructions == 0)
+"""
+
+
+def test_machine_code_loads_as_ptx_says(tmp_path: Path) -> None:
+    (tmp_path / "sass.py").write_text(SASS)
+    done = run_compiled("sass.py", path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1:] for line in done.stdout.splitlines()] == [["True", "True"]] * 5
 
 
 BROKEN = """
@@ -65,7 +100,8 @@ def hoard(logits, out, vocab, BLOCK: tl.constexpr):
 
 types = {"logits": "*bf16", "out": "*fp32", "vocab": "i32"}
 kernel = production_kernel("broken", hoard, 90, types, {"BLOCK": 16384}, LaunchConfig(16384, 1), tensor_cores=True)
-print("\\n".join(compile_kernel(kernel).faults()))
+for ptx in (False, True):
+    print("\\n".join(compile_kernel(kernel, ptx=ptx).faults()))
 """
 
 
@@ -73,10 +109,11 @@ def test_the_proof_can_fail(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(BROKEN)
     done = run_compiled("broken.py", path=tmp_path)
     assert done.returncode == 0, done.stderr
-    spills, loads, dots = done.stdout.splitlines()
-    assert spills.startswith("spills: ")
-    assert loads.startswith("16-byte loads: 0")
-    assert dots == "no tensor-core instruction"
+    faults = done.stdout.splitlines()
+    for spills, loads, dots in (faults[:3], faults[3:]):
+        assert spills.startswith("spills: ")
+        assert loads.startswith("16-byte loads: 0")
+        assert dots == "no tensor-core instruction"
 
 
 EDGES = """

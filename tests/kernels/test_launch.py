@@ -14,7 +14,8 @@ import torch
 
 from dmpo.kernels import launch, sampling_triton
 from dmpo.kernels.autotune import autotune
-from dmpo.kernels.launch import LaunchConfig, launch_config
+from dmpo.kernels.launch import launch_config
+from dmpo.kernels.launch_table import ARCHITECTURES, TABLE, LaunchConfig, cache_file
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     launch.forget_files()
 
 
-@pytest.mark.parametrize("op", sorted(launch.TABLE[90]))
+@pytest.mark.parametrize("op", sorted(TABLE[90]))
 @pytest.mark.parametrize("vocab", [1, 100, 5003, 126464, 1 << 20])
 @pytest.mark.parametrize("arch", [75, 80, 86, 90, 100, 120, None])
 def test_every_row_gets_a_legal_launch(op: str, vocab: int, arch: int | None) -> None:
@@ -39,6 +40,16 @@ def test_every_row_gets_a_legal_launch(op: str, vocab: int, arch: int | None) ->
         assert config.block * dtype.itemsize >= config.num_warps * 512 or config.num_warps == 1
 
 
+@pytest.mark.parametrize(
+    ("arch", "bandwidth", "processors"), [(80, 2.0e12, 108), (90, 3.35e12, 132), (100, 8.0e12, 148)]
+)  # bytes a second and multiprocessors of A100, H100, B200
+def test_a_forward_program_hides_the_latency_of_its_loads(arch: int, bandwidth: float, processors: int) -> None:
+    """Little's law: one program on a multiprocessor must have bandwidth · latency / multiprocessors in flight."""
+    for size, config in TABLE[arch]["ce_forward"].items():
+        assert config.block * size >= bandwidth * 0.6e-6 / processors
+    assert TABLE.keys() == set(ARCHITECTURES)
+
+
 def test_order_of_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def table(block: int) -> str:
         return json.dumps({"sm_90": {"ce_forward": {"2": {"block": block, "num_warps": 4}}}})
@@ -46,21 +57,23 @@ def test_order_of_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def now() -> int:
         return launch_config("ce_forward", 126464, torch.bfloat16, 90).block
 
-    assert now() == launch.TABLE[90]["ce_forward"][2].block
-    launch.cache_file().parent.mkdir(parents=True)
-    launch.cache_file().write_text(table(2048))
-    assert now() == launch.TABLE[90]["ce_forward"][2].block, "files are read once"
+    assert now() == TABLE[90]["ce_forward"][2].block
+    cache_file().parent.mkdir(parents=True)
+    cache_file().write_text(table(2048))
+    assert now() == TABLE[90]["ce_forward"][2].block, "files are read once"
     launch.forget_files()
     assert now() == 2048
     (tmp_path / "mine.json").write_text(table(1024))
     monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "mine.json"))
     assert now() == 1024
-    assert launch_config("ce_forward", 126464, torch.float32, 90) == launch.TABLE[90]["ce_forward"][4]
+    assert launch_config("ce_forward", 126464, torch.float32, 90) == TABLE[90]["ce_forward"][4]
 
 
 @pytest.mark.parametrize(
     "text", ["not json", "[]", '{"sm_90": {"ce_forward": {"2": {"blok": 1}}}}',
-             '{"sm_90": {"ce_forward": {"2": {"block": 100, "num_warps": 4}}}}'],
+             '{"sm_90": {"ce_forward": {"2": {"block": 100, "num_warps": 4}}}}',
+             '{"sm90": {}}', '{"sm_90": {"ce": {}}}',
+             '{"sm_90": {"ce_forward": {"bf16": {"block": 64, "num_warps": 4}}}}'],
 )  # fmt: skip
 def test_a_broken_file_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.json").write_text(text)
@@ -87,7 +100,7 @@ def test_autotune_keeps_the_fastest_on_disk() -> None:
     assert len(set(seen)) > 3
     assert best == LaunchConfig(4096, 4) != before
     assert launch_config("ce_forward", 126464, torch.bfloat16, 80) == best
-    assert launch_config("ce_forward", 126464, torch.bfloat16, 90) == launch.TABLE[90]["ce_forward"][2]
+    assert launch_config("ce_forward", 126464, torch.bfloat16, 90) == TABLE[90]["ce_forward"][2]
 
 
 @pytest.mark.parametrize("op", ["ce_forward", "ce_backward", "sample_tiles"])

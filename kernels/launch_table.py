@@ -1,0 +1,104 @@
+"""The table of launch parameters of every Triton kernel, one for each architecture, and the files that override it.
+
+Parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (an environment
+variable with the path of a file), the autotune cache (written by `autotune.py`, only when asked), the `launch.json`
+that is shipped, `TABLE`. Files are read once a process, when an op first asks. All have the same form:
+`{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
+element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ARCHITECTURES = (80, 90, 100)
+OverrideTable = dict[str, dict[str, dict[str, "LaunchConfig"]]]
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """block: elements of one row handled in one step of a program (a power of two); num_warps; num_stages."""
+
+    block: int
+    num_warps: int
+    num_stages: int = 1
+
+
+# op -> element size -> parameters. Every thread then has 2 to 4 independent 16-byte loads in flight.
+_COMMON: dict[str, dict[int, LaunchConfig]] = {
+    "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
+    "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
+    "tile_softmax": {2: LaunchConfig(8192, 8), 4: LaunchConfig(8192, 8)},
+    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
+}
+
+# What differs by architecture: predictions, none of them measured. A forward program walks its row alone, so where rows
+# are few its block is all that a multiprocessor has in flight, and hiding a load's latency of about 0.6 microseconds
+# takes bandwidth · latency / multiprocessors bytes: 11 KB on an A100 (2.0 TB/s, 108), 15 KB on an H100 (3.35 TB/s,
+# 132), 32 KB on a B200 (8 TB/s, 148). A block of 16 KB serves the first two. Registers (64 K) and threads (2048) of a
+# multiprocessor are the same on all three, shared memory holds reductions only, and the other kernels launch many
+# programs a row, which overlap: nothing there asks for another block.
+_OWN: dict[int, dict[str, dict[int, LaunchConfig]]] = {
+    100: {"ce_forward": {2: LaunchConfig(16384, 16), 4: LaunchConfig(8192, 16)}},
+}
+TABLE = {arch: _COMMON | _OWN.get(arch, {}) for arch in ARCHITECTURES}
+
+
+def nearest_architecture(arch: int) -> int:
+    """The last of ARCHITECTURES that is not beyond `arch`; the first for older ones."""
+    return max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
+
+
+def legal(config: LaunchConfig) -> bool:
+    """block and num_warps are powers of two."""
+    return all(n >= 1 and not n & (n - 1) for n in (config.block, config.num_warps))
+
+
+def cache_file() -> Path:
+    """Where `autotune.autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dmpo" / "launch.json"
+
+
+def _override_files(named: str) -> list[Path]:
+    if named and not Path(named).is_file():
+        raise ValueError(f"DMPO_LAUNCH_JSON: no file {named!r}; want a JSON file of launch parameters")
+    files = [Path(named)] if named else []
+    return [*files, cache_file(), Path(__file__).with_name("launch.json")]
+
+
+def override_tables(named: str) -> Iterator[OverrideTable]:
+    """The files that exist, the one that counts most first; `named` is DMPO_LAUNCH_JSON.
+
+    Raises ValueError for a file that is missing, broken, or names what is unknown.
+    """
+    for path in _override_files(named):
+        if path.is_file():
+            yield _read_table(path)
+
+
+def _read_table(path: Path) -> OverrideTable:
+    try:
+        raw = json.loads(path.read_text())
+        table = {a: {o: {s: LaunchConfig(**c) for s, c in v.items()} for o, v in ops.items()} for a, ops in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"launch parameters in {path}: {error}; want the form shown in dmpo/kernels/launch_table.py"
+        ) from error
+    for arch, ops in table.items():
+        _check_key(path, arch, [f"sm_{known}" for known in ARCHITECTURES])
+        for op, sizes in ops.items():
+            _check_key(path, op, TABLE[ARCHITECTURES[0]])
+            for size, config in sizes.items():
+                _check_key(path, size, ("2", "4"))
+                if not legal(config):
+                    raise ValueError(f"{path}, {arch}, {op}: block and num_warps must be powers of two, got {config}")
+    return table
+
+
+def _check_key(path: Path, key: str, known: Collection[str]) -> None:
+    if key not in known:
+        raise ValueError(f"launch parameters in {path}: got {key!r}, want one of {', '.join(known)}")
