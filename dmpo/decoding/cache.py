@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -57,7 +56,3 @@ class BlockCache(Cache):
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[BlockLayer(self) for _ in range(layers)])
-
-    def pass_on(self, start: int, stop: int, device: torch.device) -> None:
-        """Announce that the next pass runs on positions start to stop - 1."""
-        self.positions = torch.arange(start, stop, device=device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,12 +14,15 @@ from torch import Tensor, nn
 from ..masked_lm import hidden_states, unwrap
 from .cache import BlockCache
 
+logger = logging.getLogger("dmpo")
+
 
 @dataclass
 class Canvas:
     """Prompts and completions of B rows, T = P + G positions.
 
     tokens int64 [B, T]; attended bool [B, T], None where nothing is padded; position_ids int64 [B, T], None: from 0.
+    forwards and row_forwards count model calls and the rows that went through them.
     """
 
     model: nn.Module
@@ -26,6 +32,8 @@ class Canvas:
     prompt_length: int
     cfg_scale: float
     mask_id: int
+    forwards: int = 0
+    row_forwards: int = 0
 
     @property
     def shift(self) -> int:
@@ -61,8 +69,11 @@ class Canvas:
         mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: BlockCache | None = None,
+        call: Callable[..., Tensor] = hidden_states,
     ) -> Tensor:
         """One model call on `inputs` [R or 2R, q], canvas positions from `start` on; hidden states [R or 2R, q, H]."""
+        self.forwards += 1
+        self.row_forwards += len(inputs)
         rows, width = self.doubled(index), inputs.shape[1]
         if position_ids is None:
             if self.position_ids is not None:
@@ -75,7 +86,7 @@ class Canvas:
                 # Ready-made, so that transformers does not look inside it, which would wait for the device.
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        return hidden_states(self.model, inputs, mask, position_ids, **kwargs)
+        return call(self.model, inputs, mask, position_ids, **kwargs)
 
 
 class FullPass:
@@ -94,36 +105,45 @@ class FullPass:
 
 class CachedPass:
     """A block's first step runs on the whole canvas and keeps keys and values; later ones run on the block and, without
-    `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave."""
+    `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave.
+
+    compiled: later steps are compiled, on a GPU into a CUDA graph; rows then stay until all are done, for one shape.
+    """
 
     own_pace = False
 
-    def __init__(self, canvas: Canvas, block_length: int, suffix_cached: bool) -> None:
+    def __init__(self, canvas: Canvas, block_length: int, suffix_cached: bool, compiled: bool = False) -> None:
         self.canvas, self.block_length, self.suffix_cached = canvas, block_length, suffix_cached
-        self.cache: BlockCache | None = None
-        self.cached = torch.empty(0)
+        self.call = _compiled_hidden_states(canvas.tokens.device.type) if compiled else hidden_states
+        self.compiled = compiled
+        self.everyone = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
+        self.cached = self.everyone  # the rows whose keys and values are kept, ascending
 
     def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
         """As `FullPass`; `first` is the block's first position at its first step, else None."""
         canvas = self.canvas
-        inputs = canvas.inputs(index)
         if first is not None:
             self.cache, self.first = BlockCache(unwrap(canvas.model).config.num_hidden_layers), first
-            hidden = canvas.run(inputs, index, cache=self.cache)
-            self.cached = index
-            return canvas.guided(_at(hidden, canvas.doubled(start), self.block_length)), None
-        assert self.cache is not None
-        if len(index) < len(self.cached):
-            kept = torch.searchsorted(self.cached, index)
-            twin = [kept, kept + len(self.cached)] if canvas.cfg_scale else [kept]
-            self.cache.batch_select_indices(torch.cat(twin))
-            self.cached = index
-        begin = max(0, self.first - canvas.shift)
-        stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
-        self.cache.pass_on(begin, stop, inputs.device)
-        hidden = canvas.run(inputs[:, begin:stop], index, start=begin, cache=self.cache)
+            self.cached = self.everyone if self.compiled else index
+        elif len(index) < len(self.cached) and not self.compiled:
+            self._keep(index)
+        inputs = canvas.inputs(self.cached)
+        if first is not None:
+            hidden, begin = canvas.run(inputs, self.cached, cache=self.cache), 0
+        else:
+            begin = max(0, self.first - canvas.shift)
+            stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
+            self.cache.positions = torch.arange(begin, stop, device=inputs.device)
+            hidden = canvas.run(inputs[:, begin:stop], self.cached, begin, cache=self.cache, call=self.call)
         offset = self.first - begin
-        return canvas.guided(hidden[:, offset : offset + self.block_length]), None
+        hidden = canvas.guided(hidden[:, offset : offset + self.block_length])
+        return (hidden[index] if self.compiled else hidden), None
+
+    def _keep(self, index: Tensor) -> None:
+        """Drop the keys and values of all other rows."""
+        kept = torch.searchsorted(self.cached, index)
+        self.cache.batch_select_indices(torch.cat([kept, kept + len(self.cached)]) if self.canvas.cfg_scale else kept)
+        self.cached = index
 
 
 class ShadowPass:
@@ -170,3 +190,24 @@ def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
     """Positions start to start + width - 1 of each row; [R, T, H], [R] -> [R, width, H]."""
     span = start.unsqueeze(1) + torch.arange(width, device=hidden.device)
     return hidden.gather(1, span.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+@cache
+def _compiled_hidden_states(device: str) -> Callable[..., Tensor]:
+    """`hidden_states`, compiled; where that fails, one log line says why and the plain one runs."""
+    options: dict[str, Any] = {"mode": "reduce-overhead"} if device == "cuda" else {}
+    compiled = torch.compile(hidden_states, dynamic=False, **options)
+    failed = False
+
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        nonlocal failed
+        if not failed:
+            try:
+                hidden: Tensor = compiled(*args, **kwargs)
+                return hidden.clone() if device == "cuda" else hidden  # a CUDA graph writes there again
+            except torch._dynamo.exc.TorchDynamoException as error:
+                failed = True
+                logger.warning("dual_cache runs uncompiled: %s", " ".join(str(error).split())[:200])
+        return hidden_states(*args, **kwargs)
+
+    return call

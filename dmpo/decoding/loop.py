@@ -65,6 +65,7 @@ def generate(
     early_stop: bool = False,
     seed: int = 0,
     row_ids: Tensor | None = None,
+    compiled: bool = False,
 ) -> Generation:
     """Fill a completion of masks block by block, the most confident tokens first (algorithm, section 8).
 
@@ -99,6 +100,8 @@ def generate(
         mask_id, eos_id: default to the model's config.
         early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS.
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
+        compiled: of dual_cache, compile the steps that run on the block alone (on a GPU, capture them in a CUDA graph).
+            Costs a compilation for each shape; where it fails, the steps run as they are and a log line says why.
 
     Raises:
         ValueError: an argument out of range, named.
@@ -118,6 +121,7 @@ def generate(
         remasking=remasking,
         early_stop=early_stop,
         seed=seed,
+        compiled=compiled,
     )
     config_mask_id, config_eos_id = special_ids(model)
     mask_id = config_mask_id if mask_id is None else mask_id
@@ -138,7 +142,7 @@ def generate(
         loop = _BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
         loop.run()
     seconds = time.perf_counter() - start
-    return Generation(tokens, loop.forwards, loop.row_forwards, seconds, loop.log_probs, loop.order)
+    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order)
 
 
 class _BlockLoop:
@@ -153,7 +157,6 @@ class _BlockLoop:
         self.unmasked = torch.zeros(batch, dtype=torch.int32, device=device)  # by each row's last step
         self.log_probs = torch.zeros(batch, settings.gen_length, device=device)
         self.order = torch.full((batch, settings.gen_length), -1, dtype=torch.int32, device=device)
-        self.forwards = self.row_forwards = 0
         self._placed: list[tuple[int, int]] = []
 
     def run(self) -> None:
@@ -172,8 +175,6 @@ class _BlockLoop:
         first = canvas.prompt_length + group[0].block * settings.block_length if group[0].step == 0 else None
         span = start.unsqueeze(1) + torch.arange(settings.block_length, device=start.device)  # [R, B], on the canvas
         hidden, shadow_hidden = self.model_pass(index, start, first)
-        self.forwards += 1
-        self.row_forwards += len(canvas.doubled(index))
 
         window = canvas.tokens[index.unsqueeze(1), span]
         masked = window == canvas.mask_id

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from .canvas import CachedPass, Canvas, FullPass, ShadowPass
 from .policies import Confident, Policy, Schedule, WideInNarrowOut
@@ -14,15 +13,7 @@ Decoder = Literal["topk", "parallel", "prefix_cache", "dual_cache", "wino", "ran
 Remasking = Literal["low_confidence", "random"]
 
 WINO_THRESHOLD, WINO_THRESHOLD_BACK = 0.6, 0.9  # the paper's
-_PASSES: dict[str, Callable[[Canvas, int], Pass]] = {
-    "topk": FullPass,
-    "parallel": FullPass,
-    "prefix_cache": lambda canvas, width: CachedPass(canvas, width, suffix_cached=False),
-    "dual_cache": lambda canvas, width: CachedPass(canvas, width, suffix_cached=True),
-    "wino": ShadowPass,
-    "random_order": FullPass,
-}
-DECODERS = tuple(_PASSES)
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 _BY_CONFIDENCE = ("parallel", "prefix_cache", "dual_cache")
 
 
@@ -43,6 +34,7 @@ class Settings:
     remasking: Remasking = "low_confidence"
     early_stop: bool = False
     seed: int = 0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.decoder not in DECODERS:
@@ -63,6 +55,8 @@ class Settings:
             raise ValueError(f"cfg_scale must be finite, got {self.cfg_scale}")
         if self.remasking not in ("low_confidence", "random"):
             raise ValueError(f"unknown remasking {self.remasking!r}, choose low_confidence or random")
+        if self.compiled and self.decoder != "dual_cache":
+            raise ValueError(f"compiled must be False for {self.decoder!r}: only dual_cache's steps keep their shape")
         self._check_rules()
 
     def _check_rules(self) -> None:
@@ -109,4 +103,6 @@ class Settings:
 
     def model_pass(self, canvas: Canvas) -> Pass:
         """What the model runs on."""
-        return _PASSES[self.decoder](canvas, self.block_length)
+        if self.decoder in ("prefix_cache", "dual_cache"):
+            return CachedPass(canvas, self.block_length, self.decoder == "dual_cache", self.compiled)
+        return (ShadowPass if self.decoder == "wino" else FullPass)(canvas, self.block_length)
