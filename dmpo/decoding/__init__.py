@@ -1,5 +1,5 @@
 """Semi-autoregressive decoding of masked diffusion language models (algorithm, section 8)."""
 
-from .loop import Generation, generate
+from .generation import Generation, generate
 
 __all__ = ["Generation", "generate"]
