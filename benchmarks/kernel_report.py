@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 # From logits: LLaDA's vocabulary, few rows. Linear: LLaDA's V / H = 31 and 28 % of positions masked, all smaller;
-# 128 masked rows: a full row block of everybody's but cut-cross-entropy, whose largest is 256 (UNITS says so).
+# 256 masked rows (28 % of 457, twice) fill the largest row block of every peer, cut-cross-entropy's.
 LOGIT_ROWS, LOGIT_LENGTH, VOCAB = 2, 8, 126464
-LINEAR_ROWS, LINEAR_LENGTH, LINEAR_HIDDEN, LINEAR_VOCAB = 2, 228, 128, 3968
+LINEAR_ROWS, LINEAR_LENGTH, LINEAR_HIDDEN, LINEAR_VOCAB = 2, 457, 128, 3968
 MASKED = 0.28
 SAMPLED_ROWS = 8
 
@@ -145,9 +145,8 @@ logits, so 1.0 is each live logit read, or written, once; a dead row's gradient 
 written. From hidden states: reads and writes in bytes of lm_head, FLOPs in H·V per masked row (one matrix product is
 2), peak in bytes of the masked rows' logits. Peak is the most that was allocated at once above the inputs, gradients
 included. At these small sizes the masked rows' logits, in float32, fit the one piece that dmpo and PyTorch may hold
-(tens of MB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 128 rows are masked:
-cut-cross-entropy may tune itself to blocks of 256 rows, half of which are then empty, so its FLOPs can be counted up
-to twice what a batch of full blocks would cost a row."""
+(tens of MB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 256 rows are masked, which fills
+the row blocks of every peer; those that do not gather masked rows meet them among the others."""
 
 
 COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill, {faults} with any fault. Kernels that

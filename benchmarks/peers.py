@@ -263,7 +263,7 @@ SAMPLING = [
 
 def easier(peers: list[Peer]) -> str:
     """A sentence that names the peers that solve less than the others, for reports; "" if there are none."""
-    names = ", ".join(peer.name for peer in peers if not peer.weighted)
+    names = "; ".join(peer.name for peer in peers if not peer.weighted)
     return f"Easier problem, no weight for each sample: {names}." if names else ""
 
 
