@@ -209,3 +209,19 @@ def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: floa
         tokens[row, chosen] = mask_id
         revoked[row] = len(chosen)
     return revoked
+
+
+def linear_sample_tokens(
+    hidden: Tensor,
+    weight: Tensor,
+    temperature: float,
+    *,
+    seed: int,
+    row_ids: Tensor | None = None,
+    forbid: Sequence[int] = (),
+    bias: Tensor | None = None,
+    max_logits_bytes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`sample_tokens` of `hidden @ weight.T + bias`."""
+    logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
+    return sample_tokens(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)

@@ -11,11 +11,18 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dmpo.kernels import launch, reference, sample_tokens, sampling
+from dmpo.kernels import launch, reference, sample_tokens, sampling_plain
 from dmpo.kernels.sampling_triton import _pick
+from tests.kernels.sampling_oracle import (
+    INF,
+    NAN,
+    assert_confidence_is_as_exact_as_torch,
+    assert_same_draw,
+    chi_square_p,
+    random_logits,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
-NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(params=["plain", "triton"])
@@ -27,7 +34,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
         monkeypatch.setattr(sampling_triton, "launch_config", lambda *_: launch.LaunchConfig(128, 1))
     else:
-        monkeypatch.setattr(sampling, "_TILE", 128)
+        monkeypatch.setattr(sampling_plain, "TILE", 128)
     with launch.plain_path(request.param == "plain"):
         yield request.param
 
@@ -46,42 +53,6 @@ def plain() -> Iterator[None]:
         yield
 
 
-def random_logits(
-    rows: int, vocab: int, dtype: torch.dtype = torch.float32, scale: float = 3.0, seed: int = 0
-) -> Tensor:
-    return (torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
-
-
-def chi_square_p(counts: Tensor, probs: Tensor) -> float:
-    """Upper tail of Pearson's statistic; classes expected fewer than 10 times are pooled."""
-    expected = probs.double() / probs.double().sum() * counts.sum()
-    rare = expected < 10
-    assert counts[expected == 0].sum() == 0
-    seen = torch.cat([counts[~rare].double(), counts[rare].sum().double().reshape(1)])
-    wanted = torch.cat([expected[~rare], expected[rare].sum().reshape(1)])
-    seen, wanted = seen[wanted > 0], wanted[wanted > 0]
-    statistic = ((seen - wanted) ** 2 / wanted).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(seen) - 1) / 2).double(), statistic / 2))
-
-
-def assert_same_draw(
-    ids: Tensor, logits: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int]
-) -> None:
-    """Equal to the float64 definition, but where the uniform lies within rounding of a step of the cumulative sum."""
-    want, _ = reference.sample_tokens(logits.double(), temperature, seed=seed, row_ids=row_ids, forbid=forbid)
-    if temperature == 0:
-        assert torch.equal(ids, want)
-        return
-    wide = logits.double()
-    wide[:, forbid] = -INF
-    cdf = (wide / temperature).softmax(-1).cumsum(-1)
-    low, high = torch.minimum(ids, want).unsqueeze(-1), torch.maximum(ids, want).unsqueeze(-1)
-    edges = torch.cat([cdf.gather(-1, low), cdf.gather(-1, (high - 1).clamp(min=0))], -1)  # every step between the two
-    gap = (edges - reference.uniform(seed, row_ids).unsqueeze(-1)).abs().amax(-1)
-    assert ((ids == want) | (gap < 2e-6)).all()
-    assert (ids == want).double().mean() > 0.9
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0, 1.5])
 @pytest.mark.parametrize("vocab", [1, 2, 129, 1000])  # less than a tile; one over; several with a ragged end
@@ -96,15 +67,6 @@ def test_draws_and_confidence_match_the_definition(
     assert confidence.dtype == torch.float32
     assert_same_draw(ids, logits, temperature, 7, row_ids, forbid)
     assert_confidence_is_as_exact_as_torch(ids, confidence, logits, forbid)
-
-
-def assert_confidence_is_as_exact_as_torch(ids: Tensor, confidence: Tensor, logits: Tensor, forbid: list[int]) -> None:
-    allowed = logits.float().clone()
-    allowed[:, forbid] = -INF
-    at = ids.unsqueeze(-1)
-    exact = allowed.double().softmax(-1).gather(-1, at).squeeze(-1)
-    torch_error = (allowed.softmax(-1).gather(-1, at).squeeze(-1).double() - exact).abs().max()
-    assert (confidence.double() - exact).abs().max() <= 2 * torch_error + 2**-23
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
@@ -128,7 +90,7 @@ def test_huge_and_flat_logits(path: str, scale: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 1.5])
 def test_chi_square_of_a_million_draws(plain: None, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
-    monkeypatch.setattr(sampling, "_TILE", 16)  # 6 tiles of 100 tokens
+    monkeypatch.setattr(sampling_plain, "TILE", 16)  # 6 tiles of 100 tokens
     logits = random_logits(1, 100, scale=1.0)
     ids, _ = sample_tokens(logits.expand(1_000_000, -1), temperature, seed=11, forbid=[4, 50])
     logits[:, [4, 50]] = -INF
@@ -187,7 +149,7 @@ def test_draws_do_not_depend_on_the_batch(path: str, temperature: float, mode: s
 def test_batch_of_a_full_vocabulary_in_any_chunks(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = random_logits(7, 126463)
     whole = sample_tokens(logits, 0.7, seed=4)
-    monkeypatch.setattr(sampling, "_CHUNK", 1)
+    monkeypatch.setattr(sampling_plain, "CHUNK", 1)
     threads = torch.get_num_threads()
     try:
         for count in (1, 3):
@@ -279,7 +241,7 @@ def test_a_pick_at_the_ends_of_the_unit_interval_has_weight(path: str, u: float,
     """0 must skip leading zeros; a product rounded up to the total must not fall off the end or onto a zero."""
     weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]).double()
     if path == "plain":
-        picked, left = sampling._pick(weights[None], torch.tensor([[u]], dtype=torch.float64))
+        picked, left = sampling_plain.pick(weights[None], torch.tensor([[u]], dtype=torch.float64))
     else:
         picked, left = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
         _pick_once[(1,)](weights, torch.tensor([u], dtype=torch.float64), picked, left)
@@ -364,10 +326,10 @@ def test_plain_path_is_bounded_in_memory() -> None:
     """Chunks only, and nothing in float64 or int64 as long as the vocabulary: no random number per logit."""
     logits = random_logits(24, 126464, torch.bfloat16)
     with _Sizes() as sizes:
-        sampling._sample_plain(logits, 0.3, 0, None, [5], "cdf")
+        sampling_plain.sample(logits, 0.3, 0, None, [5], "cdf")
     new = [(dtype, n) for dtype, n in sizes.seen if dtype != torch.bfloat16]
-    assert max(n for _, n in new) <= sampling._CHUNK + 126464
-    assert max(n for dtype, n in new if dtype in (torch.float64, torch.int64)) <= sampling._TILE * 24
+    assert max(n for _, n in new) <= sampling_plain.CHUNK + 126464
+    assert max(n for dtype, n in new if dtype in (torch.float64, torch.int64)) <= sampling_plain.TILE * 24
     assert len(new) > 20
 
 
