@@ -16,43 +16,8 @@ from torch import Tensor
 import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, remask_
 
-MASK = 99
-NAN, INF = float("nan"), float("inf")
-RULES: list[dict[str, Any]] = [
-    {"num_transfer": 0},
-    {"num_transfer": 1},
-    {"num_transfer": 3},
-    {"num_transfer": 64},
-    {"num_transfer": 90},
-    {"num_transfer": 10**9},
-    {"threshold": 0.9},
-    {"threshold": 0.3},
-    {"threshold": -1.0},
-    {"threshold": 2.0},
-    {"factor": 0.0},
-    {"factor": 1.0},
-    {"factor": 2.9},
-    {"factor": 1e6},
-]
-
-
-def rule_name(rule: dict[str, Any]) -> str:
-    return "-".join(f"{key}={value}" for key, value in rule.items())
-
-
-def make_rows(
-    rows: int, length: int, seed: int = 0, dtype: torch.dtype = torch.float32, masked: float = 0.7
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Random rows; every third is coarse (many ties), every fourth has NaN, infinities and signed zeros."""
-    rng = torch.Generator().manual_seed(seed)
-    candidates = torch.randint(0, MASK, (rows, length), generator=rng)
-    tokens = torch.where(torch.rand(rows, length, generator=rng) < masked, MASK, candidates - 1)
-    confidence = torch.rand(rows, length, generator=rng, dtype=torch.float64)
-    confidence[::3] = (confidence[::3] * 4).round() / 4
-    special = torch.tensor([NAN, INF, -INF, 0.0, -0.0])[torch.randint(0, 5, (rows, length), generator=rng)]
-    strange = torch.rand(rows, length, generator=rng) < 0.3
-    strange[torch.arange(rows) % 4 != 0] = False
-    return tokens, candidates, torch.where(strange, special.double(), confidence).to(dtype)
+from .remask_rows import INF, MASK, NAN, make_rows, rule_name
+from .remask_rows import REMASK_RULES as RULES
 
 
 def assert_as_reference(tokens: Tensor, candidates: Tensor, confidence: Tensor, **rule: Any) -> None:
