@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import opcheck
 
 from dmpo import kernels
-from dmpo.kernels import linear_ce, masked_ce
+from dmpo.kernels import linear_ce, masked_ce_ops
 from tests.kernels.kernel_oracle import both_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
@@ -25,18 +25,18 @@ WEIGHTS, BASELINE = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.5, 0.0, 0.5]
 @pytest.mark.parametrize("mask", [MASK, None])
 def test_opcheck_from_logits(path: str, mask: Tensor | None) -> None:
     x = LOGITS.clone().requires_grad_()
-    opcheck(masked_ce._logprobs_op, (x, TARGETS, mask, False))
-    _, row_max, log_sum = masked_ce._logprobs_op(LOGITS, TARGETS, mask, False)
+    opcheck(masked_ce_ops.logprobs_op, (x, TARGETS, mask, False))
+    _, row_max, log_sum = masked_ce_ops.logprobs_op(LOGITS, TARGETS, mask, False)
     arguments = (LOGITS.clone(), TARGETS, mask, row_max, log_sum, torch.ones(3, 5), None)
-    opcheck(masked_ce._backward_op, arguments)
-    opcheck(masked_ce._inplace_backward_op, arguments)
+    opcheck(masked_ce_ops.backward_op, arguments)
+    opcheck(masked_ce_ops.inplace_backward_op, arguments)
 
 
 @both_paths
 @pytest.mark.parametrize("baseline", [BASELINE, None])
 def test_opcheck_weighted(path: str, baseline: Tensor | None) -> None:
     x = LOGITS.clone().requires_grad_()
-    opcheck(masked_ce._weighted_op, (x, TARGETS, MASK, WEIGHTS, baseline, 0.5, False))
+    opcheck(masked_ce_ops.weighted_op, (x, TARGETS, MASK, WEIGHTS, baseline, 0.5, False))
 
 
 @both_paths
