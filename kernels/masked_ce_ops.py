@@ -132,7 +132,8 @@ def _(
     return loss, nll, scale, row_max, log_sum
 
 
-_BACKWARD_ARGUMENTS = "Tensor targets, Tensor? mask, Tensor row_max, Tensor log_sum, Tensor grad, Tensor? scale"  # as `_backward` has them
+# those of `_backward`
+_BACKWARD_ARGUMENTS = "Tensor targets, Tensor? mask, Tensor row_max, Tensor log_sum, Tensor grad, Tensor? scale"
 
 
 @torch.library.custom_op(
