@@ -81,7 +81,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from .config import GenerateConfig, load_config
+    from .config import GenerateConfig, decoding_options, load_config
     from .decoding import generate
     from .models import load_model, load_tokenizer
     from .rollout import decode_text, encode_prompts
@@ -94,16 +94,11 @@ def _generate(arguments: argparse.Namespace) -> None:
         model,
         prompt_ids.to(model.device),
         attention_mask=prompt_mask.to(model.device),
-        decoder=config.decoder,
-        gen_length=config.gen_length,
-        block_length=config.block_length,
-        steps=config.steps,
-        temperature=config.temperature,
-        cfg_scale=config.cfg_scale,
-        early_stop=config.early_stop,
-        seed=config.seed,
+        **decoding_options(config),
     )
     print(decode_text(tokenizer, result.sequences[:, prompt_ids.shape[1] :])[0])
+    speed = f"{result.tokens_per_forward:.2f} tokens a row-forward, {result.seconds:.2f} s"
+    print(f"{result.forwards} forwards, {result.row_forwards} row-forwards, {speed}", file=sys.stderr)
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -13,15 +13,16 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
 from .weights import Baseline
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
-    *("max_prompt_length", "num_prompts", "gen_length", "block_length", "steps", "rollout_batch_size"),
+    *("max_prompt_length", "num_prompts", "rollout_batch_size"),
     *("replicates", "score_views", "max_steps", "gradient_steps", "save_total_limit", "eval_prompts"),
 )
 _AT_LEAST_ZERO = (
-    *("lora_r", "alpha", "strength", "temperature", "eval_temperature", "eval_decode_steps"),
+    *("lora_r", "alpha", "strength", "eval_temperature", "eval_decode_steps"),
     *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "save_steps", "eval_steps", "seed"),
 )
 
@@ -41,7 +42,8 @@ class DMPOConfig:
         max_prompt_length: tokens; a longer prompt is an error, never cut.
     Rollouts
         num_prompts: prompts a round, over all ranks. num_generations: completions of each, the group size G.
-        decoder, gen_length, block_length, steps, temperature, early_stop: as in `dmpo.generate`.
+        decoder, gen_length, block_length, steps, temperature, threshold, factor, cfg_scale, remasking, wino_threshold,
+            wino_threshold_back, compiled, early_stop: as in `dmpo.generate`. Evaluation decodes the same way.
         rollout_batch_size: sequences of one forward without gradient (decoding and scoring).
     Objective
         alpha: temperature of the target p_ref·exp(r/α), in units of reward. coeff: proximal coefficient c in (0, 1].
@@ -77,11 +79,18 @@ class DMPOConfig:
 
     num_prompts: int = 8
     num_generations: int = 16
-    decoder: Literal["topk"] = "topk"
+    decoder: Decoder = "topk"
     gen_length: int = 256
     block_length: int = 32
     steps: int = 128
     temperature: float = 0.2
+    threshold: float | None = None
+    factor: float | None = None
+    cfg_scale: float = 0.0
+    remasking: Remasking = "low_confidence"
+    wino_threshold: float = WINO_THRESHOLD
+    wino_threshold_back: float = WINO_THRESHOLD_BACK
+    compiled: bool = False
     early_stop: bool = True
     rollout_batch_size: int = 16
 
@@ -130,12 +139,14 @@ class DMPOConfig:
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)
         _require("mask_rate_min, mask_rate_max", rates, 0 <= rates[0] <= rates[1] <= 1, "0 ≤ min ≤ max ≤ 1")
-        fits = self.gen_length % self.block_length == 0
-        _require("gen_length", self.gen_length, fits, f"a multiple of block_length {self.block_length}")
-        blocks = self.gen_length // self.block_length
-        for name in ("steps", "eval_decode_steps"):
-            fits = getattr(self, name) % blocks == 0 and getattr(self, name) <= self.gen_length
-            _require(name, getattr(self, name), fits, f"a multiple of the {blocks} blocks, at most gen_length")
+        decoding_options(self)
+        if self.eval_decode_steps:
+            try:
+                decoding_options(self, steps=self.eval_decode_steps)
+            except ValueError as error:
+                raise ValueError(f"eval_decode_steps: {error}") from None
+        sees_masks = self.decoder != "wino" or self.attn_implementation in ("sdpa", "eager")
+        _require("attn_implementation", self.attn_implementation, sees_masks, "sdpa or eager for decoder 'wino'")
         if self.antithetic:
             for name in ("replicates", "score_views"):
                 _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
@@ -146,14 +157,34 @@ class GenerateConfig:
     """Arguments of `dmpo generate`, as in `dmpo.generate`; device as torch names it."""
 
     device: str = "cpu"
-    decoder: Literal["topk"] = "topk"
+    decoder: Decoder = "topk"
     gen_length: int = 128
     block_length: int = 32
     steps: int = 128
     temperature: float = 0.0
+    threshold: float | None = None
+    factor: float | None = None
     cfg_scale: float = 0.0
+    remasking: Remasking = "low_confidence"
+    wino_threshold: float = WINO_THRESHOLD
+    wino_threshold_back: float = WINO_THRESHOLD_BACK
+    compiled: bool = False
     early_stop: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        decoding_options(self)
+
+
+def decoding_options(config: DMPOConfig | GenerateConfig, **changes: Any) -> dict[str, Any]:
+    """Keyword arguments of `dmpo.generate` that a config holds, with changes.
+
+    Raises:
+        ValueError: as `dmpo.generate` would.
+    """
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)} | changes
+    Settings(**options)
+    return options
 
 
 Config = TypeVar("Config")

@@ -80,7 +80,7 @@ def evaluate(
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     texts: dict[float, list[str]] = {}
     for temperature in (config.eval_temperature, 0.0):
-        tokens = complete(
+        generation = complete(
             model,
             prompt_ids,
             prompt_mask,
@@ -90,7 +90,7 @@ def evaluate(
             steps=config.eval_decode_steps or config.steps,
             seed=derive_key(0, "evaluate", split),
         )
-        texts[temperature] = decode_text(tokenizer, tokens)
+        texts[temperature] = decode_text(tokenizer, generation.sequences[:, prompt_ids.shape[1] :])
     counts = {t: sum(task.solved(text, row) for text, row in zip(texts[t], rows, strict=True)) for t in texts}
     return Evaluation(
         Accuracy(counts[config.eval_temperature], len(rows)), Accuracy(counts[0.0], len(rows)), rows, texts[0.0]

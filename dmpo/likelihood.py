@@ -1,7 +1,9 @@
-"""Sequence log-probabilities of completions: the Monte-Carlo ELBO on given views, and the entropy of the policy."""
+"""Log-probabilities of completions: the Monte-Carlo ELBO on given views, exact ones in a given order; and entropy."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -66,31 +68,67 @@ def sequence_log_prob(
     Returns:
         float32 [B].
     """
-    was_training = model.training
-    model.eval()
-    weight, bias = head_weight(model)
-    rows = completions.repeat(len(views) // len(completions))
-    parts = []
-    for start in range(0, len(views), batch_size):
-        part, mask = rows[start : start + batch_size], views[start : start + batch_size]
-        hidden = view_hidden(model, part, mask, mask_id)
-        log_probs = linear_token_logprobs(hidden[mask], weight, part.tokens[mask], bias=bias)
-        parts.append(log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs))
-    model.train(was_training)
     replicates = len(views) // len(completions)
+    rows = completions.repeat(replicates)
+    parts = []
+    with _without_dropout(model):
+        for start in range(0, len(views), batch_size):
+            part, mask = rows[start : start + batch_size], views[start : start + batch_size]
+            log_probs = _log_probs(model, part, mask, mask, mask_id)
+            parts.append(log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs))
     return mean_log_prob(torch.cat(parts), views, completions.eligible.sum(-1), replicates)
+
+
+@torch.no_grad()
+def ordered_log_probs(
+    model: nn.Module, completions: Completions, order: Tensor, *, mask_id: int, batch_size: int
+) -> Tensor:
+    """log p of each token given the prompt and the tokens of earlier steps; the sum over a row is that of its path.
+
+    As in decoding, the mask token has no probability: with one token a step the paths of one order sum to 1. All
+    canvases of a path are known once it is drawn, so none waits for another. No dropout is live and no gradient kept;
+    only the positions of a canvas's own step go through lm_head.
+
+    Args:
+        completions: B of them.
+        order: int [B, L], the step at which each token was drawn, as in `Generation`. -1: never drawn (the filling
+            after an EOS); such a position is masked in every canvas and scores 0. What a decoder drew and did not keep
+            (after an EOS, or taken back by wino) is masked, too, though the decoder saw it for a while: there, and with
+            guidance or a cache, these are not the log-probabilities that the decoder drew from.
+        batch_size: rows of one forward.
+
+    Returns:
+        float32 [B, L], nats, untempered.
+
+    Raises:
+        ValueError: order does not have the shape of the tokens.
+    """
+    if order.shape != completions.tokens.shape:
+        raise ValueError(f"order has shape {tuple(order.shape)}, the tokens {tuple(completions.tokens.shape)}")
+    steps = int(order.max()) + 1
+    row = torch.arange(len(order), device=order.device).unsqueeze(1)
+    canvases = (row * steps + order)[order >= 0].unique()  # one for each step of each row
+    result = torch.zeros(order.shape, device=order.device)
+    with _without_dropout(model):
+        for start in range(0, len(canvases), batch_size):
+            part = canvases[start : start + batch_size]
+            row, step = part // steps, (part % steps).unsqueeze(1)
+            drawn = order[row]  # [n, L]
+            now = drawn == step
+            log_probs = _log_probs(model, completions[row], (drawn < 0) | (drawn >= step), now, mask_id, forbid=mask_id)
+            canvas, position = now.nonzero(as_tuple=True)
+            result[row[canvas], position] = log_probs.float()
+    return result
 
 
 @torch.no_grad()
 def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id: int, max_tokens: int = 256) -> Tensor:
     """Mean entropy in nats of the prediction at masked positions, at most `max_tokens` evenly spaced ones."""
-    was_training = model.training
-    model.eval()
-    hidden = view_hidden(model, rows, mask, mask_id)[mask]
+    with _without_dropout(model):
+        hidden = view_hidden(model, rows, mask, mask_id)[mask]
     hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
     weight, bias = head_weight(model)
     log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
-    model.train(was_training)
     return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
 
 
@@ -98,3 +136,28 @@ def spaced(total: int, most: int, device: torch.device) -> Tensor:
     """At most `most` of the indices 0..total-1, evenly spaced; int64."""
     count = min(total, most)
     return torch.arange(count, device=device) * total // max(1, count)
+
+
+def _log_probs(
+    model: nn.Module, rows: Completions, mask: Tensor, scored: Tensor, mask_id: int, forbid: int | None = None
+) -> Tensor:
+    """Log-probabilities [M] of the M tokens where `scored`, each row masked by `mask`; bool [N, L] both.
+
+    forbid: a token without probability.
+    """
+    hidden = view_hidden(model, rows, mask, mask_id)[scored]
+    weight, bias = head_weight(model)
+    if forbid is not None:
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
+        bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
+    return linear_token_logprobs(hidden, weight, rows.tokens[scored], bias=bias)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -38,8 +38,9 @@ class Reporter:
 
     def step(self, metrics: dict[str, Any], completions_per_second: float) -> None:
         """Advance the bar."""
-        status = f"reward {metrics['reward']:.3f}  ESS {metrics['ess']:.2f}  {completions_per_second:.0f} completions/s"
-        self.progress.update(self.task, completed=metrics["step"], status=status)
+        status = f"reward {metrics['reward']:.3f}  ESS {metrics['ess']:.2f}"
+        speed = f"{metrics['tokens_per_forward']:.1f} tokens/forward  {completions_per_second:.0f} completions/s"
+        self.progress.update(self.task, completed=metrics["step"], status=f"{status}  {speed}")
 
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
         """One line for an evaluation: of the test split at the start, of the validation split later."""
@@ -92,18 +93,28 @@ def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | No
 def plot_run(
     metrics: list[dict[str, Any]], timings: list[dict[str, Any]], summary: dict[str, Any], title: str, path: Path
 ) -> None:
-    """Six panels: reward, accuracy, ESS, log-ratio to the reference and token entropy over steps, time per phase."""
+    """Eight panels: reward, accuracy, ESS, log-ratio to the reference, token entropy, tokens per forward and the
+    mismatch of rollouts over steps, and time per phase."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     steps = [line["step"] for line in metrics]
-    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.4), layout="constrained")
+    figure, axes = pyplot.subplots(2, 4, figsize=(16, 6.4), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    reward, accuracy, ess, ratio, entropy, phases = axes.flat
-    reward.plot(steps, [line["reward"] for line in metrics], color="C0")
-    reward.set(title="mean reward of rollouts")
+    reward, accuracy, ess, phases, ratio, entropy, speed, mismatch = axes.flat
+    for axis, key, colour, what in (
+        (reward, "reward", "C0", "mean reward of rollouts"),
+        (ess, "ess", "C3", "effective sample size / group size"),
+        (ratio, "log_ratio", "C4", "log p_cur − log p_ref of rollouts (nats)"),
+        (entropy, "entropy", "C5", "token entropy of the policy (nats)"),
+        (speed, "tokens_per_forward", "C6", "tokens drawn per row-forward"),
+        (mismatch, "rollout_mismatch", "C8", "rollout mismatch (nats a token)"),
+    ):
+        axis.plot(steps, [line[key] for line in metrics], color=colour)
+        axis.set(title=what)
+    ess.set(ylim=(0, 1))
     for name, colour in (("sampled", "C1"), ("greedy", "C2")):
         points = [(m["step"], m[f"{name}_accuracy"]) for m in metrics if f"{name}_accuracy" in m]
         accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", markersize=3, color=colour, label=name)
@@ -113,12 +124,6 @@ def plot_run(
     accuracy.legend(frameon=False, loc="lower right")
     accuracy.set(title="held-out accuracy", ylim=(0, 1.02))
     accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-    ess.plot(steps, [line["ess"] for line in metrics], color="C3")
-    ess.set(title="effective sample size / group size", ylim=(0, 1))
-    ratio.plot(steps, [line["log_ratio"] for line in metrics], color="C4")
-    ratio.set(title="log p_cur − log p_ref of rollouts (nats)")
-    entropy.plot(steps, [line["entropy"] for line in metrics], color="C5")
-    entropy.set(title="token entropy of the policy (nats)")
     totals = {phase: sum(line.get(phase, 0.0) for line in timings) for phase in PHASES}
     totals = {phase: seconds for phase, seconds in totals.items() if seconds}
     bars = phases.barh(list(totals), list(totals.values()), color="C7")
@@ -126,9 +131,9 @@ def plot_run(
     phases.invert_yaxis()
     phases.margins(x=0.18)
     phases.set(title="time per phase")
-    for axis in (reward, accuracy, ess, ratio, entropy):
-        axis.set_xlabel("gradient step")
     for axis in axes.flat:
+        if axis is not phases:
+            axis.set_xlabel("gradient step")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .config import DMPOConfig
-from .decoding import generate
-from .likelihood import Completions, sequence_log_prob, spaced, token_entropy
+from .config import DMPOConfig, decoding_options
+from .decoding import Generation, generate
+from .likelihood import Completions, ordered_log_probs, sequence_log_prob, spaced, token_entropy
 from .masked_lm import special_ids
 from .masking import completion_mask, sample_views
 from .policy import ReferencePolicy
@@ -29,7 +29,11 @@ class Rollouts:
     """One round on this rank: B = prompts · G completions, those of one prompt side by side.
 
     row_ids int64 [B] identify each completion across rounds and ranks; rewards, log_prob_ref and log_prob_cur are
-    float32 [B]; entropy is the policy's mean token entropy in nats on views of these completions.
+    float32 [B], the latter two ELBOs; entropy is the policy's mean token entropy in nats on views of these completions.
+    forwards, row_forwards, drawn: model calls, rows that went through them, tokens drawn and kept; int64 scalars.
+    mismatch: float32 [B], see `rollout_mismatch`.
+    path_log_prob_cur, path_log_prob_ref: float32 [B], exact log-probability of the drawn tokens in the order they were
+        drawn; for decoder random_order, else None.
     """
 
     completions: Completions
@@ -38,11 +42,17 @@ class Rollouts:
     log_prob_ref: Tensor
     log_prob_cur: Tensor
     entropy: Tensor
+    forwards: Tensor
+    row_forwards: Tensor
+    drawn: Tensor
+    mismatch: Tensor
+    path_log_prob_cur: Tensor | None = None
+    path_log_prob_ref: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, on the CPU, for a checkpoint."""
+        """All of it by name, on the CPU, for a checkpoint; what is None is left out."""
         parts = {**vars(self.completions), **{k: v for k, v in vars(self).items() if k != "completions"}}
-        return {name: tensor.cpu() for name, tensor in parts.items()}
+        return {name: tensor.cpu() for name, tensor in parts.items() if tensor is not None}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> Rollouts:
@@ -94,26 +104,23 @@ def complete(
     temperature: float,
     steps: int,
     seed: int,
-) -> Tensor:
-    """Completions of prompts in forwards of at most `rollout_batch_size` rows; int64 [B, gen_length]."""
+) -> Generation:
+    """Completions of all prompts, in batches of at most `rollout_batch_size` rows; counts and seconds are summed."""
+    options = decoding_options(config, temperature=temperature, steps=steps, seed=seed)
     parts = []
     for start in range(0, len(prompt_ids), config.rollout_batch_size):
         rows = slice(start, start + config.rollout_batch_size)
-        generation = generate(
-            model,
-            prompt_ids[rows],
-            decoder=config.decoder,
-            gen_length=config.gen_length,
-            block_length=config.block_length,
-            steps=steps,
-            temperature=temperature,
-            attention_mask=prompt_mask[rows],
-            early_stop=config.early_stop,
-            seed=seed,
-            row_ids=row_ids[rows],
+        parts.append(
+            generate(model, prompt_ids[rows], attention_mask=prompt_mask[rows], row_ids=row_ids[rows], **options)
         )
-        parts.append(generation.sequences[:, prompt_ids.shape[1] :])
-    return torch.cat(parts)
+    return Generation(
+        torch.cat([part.sequences for part in parts]),
+        sum(part.forwards for part in parts),
+        sum(part.row_forwards for part in parts),
+        sum(part.seconds for part in parts),
+        torch.cat([part.log_probs for part in parts]),
+        torch.cat([part.order for part in parts]),
+    )
 
 
 def collect(
@@ -141,7 +148,7 @@ def collect(
         prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
         prompt_ids = prompt_ids.repeat_interleave(group, 0).to(device)  # [B, P]
         prompt_mask = prompt_mask.repeat_interleave(group, 0).to(device)
-        tokens = complete(
+        generation = complete(
             model,
             prompt_ids,
             prompt_mask,
@@ -151,6 +158,8 @@ def collect(
             steps=config.steps,
             seed=derive_key(config.seed, "rollout"),
         )
+        tokens = generation.sequences[:, prompt_ids.shape[1] :]
+        drawn = int((generation.order >= 0).sum())  # on a GPU the clock waits here for the last kernel
     with clock("reward"):
         columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
         rewards = torch.tensor(score(reward, decode_text(tokenizer, tokens), columns), device=device)
@@ -167,12 +176,46 @@ def collect(
             antithetic=config.antithetic,
         )
         size = config.rollout_batch_size
-        log_prob_cur = sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
+
+        def log_probs(policy: nn.Module) -> tuple[Tensor, Tensor | None]:
+            """The ELBO, and the exact log-probability of the path where that is a likelihood of its own."""
+            elbo = sequence_log_prob(policy, completions, views, mask_id=mask_id, batch_size=size)
+            if config.decoder != "random_order":
+                return elbo, None
+            path = ordered_log_probs(policy, completions, generation.order, mask_id=mask_id, batch_size=size)
+            return elbo, path.sum(-1)
+
+        log_prob_cur, path_cur = log_probs(model)
         with reference.active() as reference_model:
-            log_prob_ref = sequence_log_prob(reference_model, completions, views, mask_id=mask_id, batch_size=size)
+            log_prob_ref, path_ref = log_probs(reference_model)
         sample = spaced(len(tokens), size, device)
         entropy = token_entropy(model, completions[sample], views[sample], mask_id=mask_id)
-    return Rollouts(completions, row_ids, rewards, log_prob_ref, log_prob_cur, entropy)
+    return Rollouts(
+        completions,
+        row_ids,
+        rewards,
+        log_prob_ref,
+        log_prob_cur,
+        entropy,
+        forwards=torch.tensor(generation.forwards, device=device),
+        row_forwards=torch.tensor(generation.row_forwards, device=device),
+        drawn=torch.tensor(drawn, device=device),
+        mismatch=rollout_mismatch(generation, eligible, log_prob_cur),
+        path_log_prob_cur=path_cur,
+        path_log_prob_ref=path_ref,
+    )
+
+
+def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Tensor) -> Tensor:
+    """How much likelier the decoder found its tokens, in its order, than training's ELBO does; nats a token, [B].
+
+    The mean recorded log-probability of the drawn tokens that count, minus the ELBO per token that counts. Taking the
+    most confident tokens first gives a value above 0 without any fault (topk); what a parallel, cached or guided one
+    adds to that of topk is its drift from the likelihood that training uses.
+    """
+    counted = (generation.order >= 0) & eligible
+    recorded = (generation.log_probs * counted).sum(-1) / counted.sum(-1)
+    return recorded - log_prob_cur / eligible.sum(-1)
 
 
 def training_row(task: Task, seed: int, index: int) -> Row:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .checkpoint import load_checkpoint, load_part, save_checkpoint
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
+from .metrics import step_metrics
 from .models import load_model, load_tokenizer
 from .objective import accumulate_gradient
 from .policy import ReferencePolicy, add_lora
@@ -165,21 +166,11 @@ class DMPOTrainer:
                 group["lr"] = rate
             self.optimizer.step()
             self.optimizer.zero_grad()
-        reward = rollouts.rewards.view(-1, config.num_generations)
-        local = {
-            "loss": loss,
-            "grad_norm": norm,
-            "reward": reward.mean(),
-            "reward_std_in_group": reward.std(-1).mean(),
-            "ess": ess.mean(),
-            "log_ratio": (rollouts.log_prob_cur - rollouts.log_prob_ref).mean(),
-            "entropy": rollouts.entropy,
-        }
-        means = self.accelerator.reduce(torch.stack([v.double() for v in local.values()]), "mean").tolist()
+        group = config.num_generations
         return {
             "round": self.step // config.gradient_steps,
             "learning_rate": rate,
-            **dict(zip(local, means, strict=True)),
+            **step_metrics(self.accelerator, rollouts, group, loss=loss, grad_norm=norm, ess=ess),
         }
 
     def _check_reward_and_prompts(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmpo.cli import main
+from dmpo.decoding.settings import DECODERS
 from dmpo.kernels.remask import extension_status
 
 QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]
@@ -38,6 +39,12 @@ def test_train_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["train", "sudoku-tiny", "model=no/such/folder", "output_dir=absent"], "no/such/folder"),
         (["train", "sudoku-tiny", "reward=nothing", "output_dir=absent"], "module:name"),
         (["generate", "sudoku-tiny", "1234", "gen_length=1"], "gen_length"),
+        (["generate", "no/such/folder", "1234", "threshold=0.5"], "threshold must be left at None, got 0.5"),
+        (
+            ["generate", "no/such/folder", "1234", "decoder=wino", "wino_threshold=7"],
+            "wino_threshold must be in [0, 1]",
+        ),
+        (["train", "sudoku-tiny", "decoder=parallel", "factor=-1", "output_dir=absent"], "factor must be finite"),
         (["pretrain"], "output_dir"),
     ],
 )
@@ -49,11 +56,21 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     assert len(printed.strip().splitlines()) == 1
 
 
-def test_generate_solves_a_puzzle(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_generate_solves_a_puzzle(decoder: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", "sudoku-tiny", "123434122143432.", "gen_length=16", "block_length=16", "steps=16"]
-    assert main(arguments) == 0
-    made = capsys.readouterr().out.strip()
-    assert made == "1234341221434321"
+    assert main([*arguments, f"decoder={decoder}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "1234341221434321"
+    forwards = int(printed.err.split(" forwards")[0])
+    assert forwards <= 16
+    assert f"{forwards} row-forwards, {16 / forwards:.2f} tokens a row-forward" in printed.err
+
+
+def test_generate_takes_the_decoder_options(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "sudoku-tiny", "123434122143432.", "gen_length=16", "block_length=16", "steps=16"]
+    assert main([*arguments, "decoder=parallel", "threshold=0"]) == 0
+    assert capsys.readouterr().err.startswith("1 forwards")
 
 
 def test_info_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:

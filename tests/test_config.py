@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from dmpo.config import DMPOConfig, dump_config, load_config, shipped_configs
+from dmpo import generate
+from dmpo.config import DMPOConfig, GenerateConfig, decoding_options, dump_config, load_config, shipped_configs
+from dmpo.decoding.settings import DECODERS, Settings
 
 REQUIRED = ["model=m", "task=sudoku4", "output_dir=out"]
 
@@ -51,8 +55,15 @@ def test_every_field_is_documented() -> None:
         ("num_generations=1", "num_generations must be ≥ 2"),
         ("coeff=0", "coeff must be"),
         ("coeff=.nan", "coeff"),
-        ("gen_length=100", "gen_length must be a multiple of block_length 32, got 100"),
-        ("steps=100", "steps must be a multiple of the 8 blocks"),
+        ("gen_length=100", "gen_length must be a positive multiple of block_length, got 100 and 32"),
+        ("block_length=0", "gen_length must be a positive multiple of block_length, got 256 and 0"),
+        ("steps=100", "steps must be a positive multiple of the 8 blocks, got 100"),
+        ("eval_decode_steps=100", "eval_decode_steps: steps must be a positive multiple of the 8 blocks, got 100"),
+        ("temperature=-1", "temperature must be finite and ≥ 0, got -1"),
+        ("threshold=0.9", "threshold must be left at None, got 0.9: it belongs to parallel"),
+        ("factor=.nan", "config key 'factor'"),
+        ("remasking=none", "config key 'remasking'.*'none'"),
+        ("wino_threshold=0.5", "wino_threshold must be left at 0.6, got 0.5: it belongs to 'wino'"),
         ("replicates=3", "replicates must be even"),
         ("mask_rate_min=0.95", "mask_rate_min"),
         ("decoder=topp", "config key 'decoder'.*'topp'"),
@@ -65,6 +76,46 @@ def test_every_field_is_documented() -> None:
 def test_bad_values_are_named(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decoder=parallel", "threshold=1.1"], r"threshold must be in \[0, 1\], got 1.1"),
+        (["decoder=dual_cache", "threshold=0.9", "factor=1"], "give threshold or factor, not both"),
+        (["decoder=wino", "wino_threshold_back=2"], r"wino_threshold_back must be in \[0, 1\], got 2"),
+        (["decoder=wino", "remasking=random"], "remasking must be low_confidence for 'wino'"),
+        (["decoder=wino", "attn_implementation=flash_attention_2"], "attn_implementation must be sdpa or eager"),
+    ],
+)
+def test_decoder_options_that_do_not_go_together(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(*overrides)
+    if "attn" not in overrides[-1]:
+        with pytest.raises(ValueError, match=message):
+            load_config(GenerateConfig, None, overrides)
+
+
+OPTIONS: list[tuple[str, Any]] = [("decoder", name) for name in DECODERS]
+OPTIONS += [("cfg_scale", 0.5), ("remasking", "random"), ("early_stop", False)]
+
+
+@pytest.mark.parametrize(("name", "value"), OPTIONS)
+def test_every_option_of_generate_passes_through(name: str, value: Any) -> None:
+    for kind, required in ((DMPOConfig, REQUIRED), (GenerateConfig, [])):
+        options = decoding_options(load_config(kind, None, [*required, f"{name}={value}"]), seed=5)
+        assert options[name] == value
+        assert options["seed"] == 5
+        assert options.keys() == {f.name for f in dataclasses.fields(Settings)}
+        assert options.keys() <= inspect.signature(generate).parameters.keys()
+
+
+def test_rules_pass_through() -> None:
+    for rule in ("threshold=0.8", "factor=0.8"):
+        name = rule.partition("=")[0]
+        assert decoding_options(load("decoder=prefix_cache", rule))[name] == 0.8
+    wino = decoding_options(load("decoder=wino", "wino_threshold=0.4", "wino_threshold_back=0.7"))
+    assert (wino["wino_threshold"], wino["wino_threshold_back"]) == (0.4, 0.7)
 
 
 def test_missing_key_and_missing_file(tmp_path: Path) -> None:

@@ -95,10 +95,8 @@ def test_show_marks_what_is_wrong() -> None:
 
 
 def test_plot(tmp_path: Path) -> None:
-    metrics = [
-        {"step": s, "reward": s / 9, "ess": 0.5, "log_ratio": 0.1 * s, "entropy": 1.0, "sampled_accuracy": 0.5}
-        for s in range(1, 9)
-    ]
+    level = {"ess": 0.5, "entropy": 1.0, "sampled_accuracy": 0.5, "tokens_per_forward": 4.0, "rollout_mismatch": 0.1}
+    metrics = [{"step": s, "reward": s / 9, "log_ratio": 0.1 * s, **level} for s in range(1, 9)]
     summary = {f"{k}_accuracy_{when}": 0.5 for k in ("sampled", "greedy") for when in ("before", "after")} | {
         "steps": 8
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 
-from dmpo.likelihood import Completions, sequence_log_prob, token_entropy
+from dmpo import Generation, generate
+from dmpo.likelihood import Completions, ordered_log_probs, sequence_log_prob, token_entropy
 from dmpo.masking import sample_views
 from dmpo.policy import ReferencePolicy, add_lora
 from tests.tiny_models import tiny, tokens
@@ -102,3 +104,87 @@ def test_entropy() -> None:
     with torch.no_grad():
         model.lm_head.weight.zero_()
     assert token_entropy(model, rows, mask, mask_id=MASK).item() == pytest.approx(torch.tensor(48.0).log().item())
+
+
+def plain_path(model: torch.nn.Module, rows: Completions, order: torch.Tensor) -> torch.Tensor:
+    """One token at a time, all logits: everything drawn before it is seen, the mask token is impossible."""
+    total = torch.zeros(order.shape, dtype=torch.float64)
+    for i, j in (order >= 0).nonzero().tolist():
+        seen = (order[i] >= 0) & (order[i] < order[i, j])
+        view = torch.where(seen, rows.tokens[i], MASK)
+        with torch.no_grad():
+            logits = model(torch.cat([rows.prompt_ids[i], view]).unsqueeze(0)).logits[0, rows.prompt_ids.shape[1] + j]
+        logits[MASK] = -float("inf")
+        total[i, j] = logits.double().log_softmax(-1)[rows.tokens[i, j]]
+    return total
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+@pytest.mark.parametrize("bias", [False, True])
+def test_order_against_the_definition(batch_size: int, bias: bool) -> None:
+    """Several tokens a step, steps that kept nothing, tokens never drawn, and a row without any."""
+    model, rows = tiny(), completions()
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.randn(48, generator=torch.Generator().manual_seed(0)))
+    model.double()
+    order = torch.tensor([[0, 3, 0, -1, 1, 3], [5, 4, 3, 2, 1, 0], [-1] * 6], dtype=torch.int32)
+    got = ordered_log_probs(model, rows, order, mask_id=MASK, batch_size=batch_size)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), plain_path(model, rows, order), rtol=1e-6, atol=1e-6)
+    assert (got[order < 0] == 0).all()
+    assert not ordered_log_probs(model, rows, order.fill_(-1), mask_id=MASK, batch_size=batch_size).any()
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_the_paths_of_an_order_sum_to_one(order: list[int]) -> None:
+    vocab = 8
+    made = torch.tensor([pair for pair in itertools.product(range(vocab), repeat=2) if MASK not in pair])
+    prompt_ids = tokens(1, 4, vocab_size=vocab).expand(len(made), -1)
+    rows = Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), made, torch.ones_like(made).bool())
+    model = tiny(vocab_size=vocab).double()
+    path = ordered_log_probs(model, rows, torch.tensor([order]).expand_as(made), mask_id=MASK, batch_size=16).sum(-1)
+    assert path.double().exp().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def drawn(model: Any, **options: Any) -> tuple[Generation, Completions]:
+    """Half of the rows are left-padded."""
+    prompt_ids = tokens(6, 7, vocab_size=12, seed=1)
+    prompt_mask = torch.ones_like(prompt_ids).bool()
+    prompt_mask[::2, :3] = False
+    sizes: dict[str, Any] = {"gen_length": 8, "block_length": 4, "steps": 4}
+    generation = generate(model, prompt_ids, attention_mask=prompt_mask, **(sizes | options))
+    made = generation.sequences[:, 7:]
+    return generation, Completions(prompt_ids, prompt_mask, made, torch.ones_like(made).bool())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [
+        ({"decoder": "topk"}, True),
+        ({"decoder": "parallel", "threshold": 0.2}, True),
+        ({"decoder": "random_order"}, True),
+        ({"decoder": "prefix_cache"}, False),
+        ({"decoder": "dual_cache"}, False),
+    ],
+    ids=lambda value: value["decoder"] if isinstance(value, dict) else "",
+)
+def test_order_gives_back_what_was_recorded(options: dict[str, Any], exact: bool, temperature: float) -> None:
+    """A decoder that sees the whole canvas drew from these log-probabilities; one with a cache did not."""
+    generation, rows = drawn(tiny(vocab_size=12), temperature=temperature, **options)
+    single, double = (
+        ordered_log_probs(model, rows, generation.order, mask_id=MASK, batch_size=5)
+        for model in (tiny(vocab_size=12), tiny(vocab_size=12).double())
+    )
+    rounding = (single - double).abs().max()
+    assert 0 < rounding < 1e-5
+    off = (generation.log_probs - double).abs().max()
+    assert off <= 4 * rounding if exact else off > 1e4 * rounding
+    if options["decoder"] == "parallel":
+        assert (generation.order.amax(1) < 7).any(), "no step of it drew two tokens"
+
+
+def test_order_of_another_shape() -> None:
+    rows = completions()
+    with pytest.raises(ValueError, match=r"order has shape \(3, 5\), the tokens \(3, 6\)"):
+        ordered_log_probs(tiny(), rows, torch.zeros(3, 5, dtype=torch.int32), mask_id=MASK, batch_size=2)

@@ -27,7 +27,8 @@ def rollouts(*, truncated: bool = True) -> Rollouts:
         whole[2, 5:] = False
     completions = Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), made, whole)
     rewards, ref, cur = torch.randn(3, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return Rollouts(completions, torch.arange(count), rewards, ref, cur, torch.zeros(()))
+    other = dict.fromkeys(("entropy", "forwards", "row_forwards", "drawn", "mismatch"), torch.zeros(()))
+    return Rollouts(completions, torch.arange(count), rewards, ref, cur, **other)
 
 
 def config(**changes: Any) -> DMPOConfig:

@@ -76,6 +76,13 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
+@pytest.fixture(autouse=True)
+def _few_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot takes longer than these runs; one test looks at it."""
+    if request.function is not test_what_a_run_leaves:
+        monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     whole: dict[str, Any] = {"micro_batch_size": 0, "rollout_batch_size": 64, "eval_steps": 0, "save_steps": 0}
     config = settings(tmp_path, max_steps=40, num_prompts=8, num_generations=8, learning_rate=3e-3, **whole)

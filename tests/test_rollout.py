@@ -1,0 +1,174 @@
+"""If these fail, rollouts depend on their neighbours, or a run says of its decoder what is not so."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmpo import DMPOConfig, Generation
+from dmpo.decoding.settings import DECODERS
+from dmpo.likelihood import ordered_log_probs
+from dmpo.policy import ReferencePolicy, add_lora
+from dmpo.pretrain import character_tokenizer
+from dmpo.randomness import derive_key
+from dmpo.rollout import Rollouts, collect, complete, rollout_mismatch
+from tests.test_trainer import CountOnes, lines, settings, trainer
+from tests.tiny_models import tiny, tokens
+
+MASK, EOS = 1, 0
+RULES: dict[str, dict[str, Any]] = {
+    "parallel": {"threshold": 0.25},
+    "prefix_cache": {"factor": 1.0},
+    "dual_cache": {"threshold": 0.25},
+    "wino": {"wino_threshold": 0.3, "wino_threshold_back": 0.5},
+}
+every_decoder = pytest.mark.parametrize("decoder", DECODERS)
+
+
+def config(decoder: Any, **changes: Any) -> DMPOConfig:
+    sizes: dict[str, Any] = {"gen_length": 8, "block_length": 4, "steps": 4, "decoder": decoder}
+    return settings(Path(), **(sizes | RULES.get(decoder, {}) | changes))
+
+
+def model() -> Any:
+    return tiny(vocab_size=7, mask_id=MASK, eos_id=EOS, max_length=32)
+
+
+def completed(options: DMPOConfig, order: Tensor) -> Generation:
+    """Seven left-padded prompts with ids of their own, in the given order."""
+    prompts = tokens(7, 4, vocab_size=7, seed=1)
+    mask = torch.ones_like(prompts).bool()
+    mask[1::3, :2] = False
+    ids = torch.tensor([40, 3, 17, 8, 25, 1, 60])
+    return complete(model(), prompts[order], mask[order], ids[order], options, temperature=1.0, steps=4, seed=9)
+
+
+@every_decoder
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_completions_depend_on_row_ids_alone(decoder: str, early_stop: bool) -> None:
+    """And so does what each costs: rows of a batch wait for nobody at anybody's expense."""
+    options, straight = {"early_stop": early_stop}, torch.arange(7)
+    alone = completed(config(decoder, rollout_batch_size=1, **options), straight)
+    assert alone.forwards == alone.row_forwards, "a batch of one is one row a model call"
+    assert alone.seconds > 0
+    for size, order in ((3, straight), (100, straight), (3, straight.flip(0))):
+        batched = completed(config(decoder, rollout_batch_size=size, **options), order)
+        assert torch.equal(batched.sequences, alone.sequences[order])
+        assert torch.equal(batched.order, alone.order[order])
+        torch.testing.assert_close(batched.log_probs, alone.log_probs[order], rtol=1e-4, atol=1e-5)
+        assert batched.row_forwards == alone.row_forwards
+        assert batched.forwards < alone.forwards
+
+
+def test_guidance_and_remasking_reach_the_decoder() -> None:
+    straight = torch.arange(7)
+    plain = completed(config("topk"), straight)
+    guided = completed(config("topk", cfg_scale=1.5), straight)
+    assert guided.row_forwards == 2 * plain.row_forwards
+    assert not torch.equal(guided.sequences, plain.sequences)
+    assert not torch.equal(completed(config("topk", remasking="random"), straight).order, plain.order)
+
+
+def test_mismatch_is_counted_token_by_token() -> None:
+    """Five tokens: the first row drew all, the second has an EOS third, then filling, and its end does not count."""
+    log_probs = torch.tensor([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1.0, -2.0, -6.0, 0.0, 0.0]])
+    order = torch.tensor([[0, 1, 2, 3, 4], [2, 1, 0, -1, -1]], dtype=torch.int32)
+    generation = Generation(torch.zeros(2, 5).long(), 5, 8, 0.1, log_probs, order)
+    elbo = torch.tensor([-20.0, -15.0])
+    everything = torch.ones(2, 5).bool()
+    assert rollout_mismatch(generation, everything, elbo).tolist() == [-3 + 20 / 5, -3 + 15 / 5]
+    counted = everything.clone()
+    counted[1, 2:] = False
+    assert rollout_mismatch(generation, counted, elbo).tolist() == [-3 + 20 / 5, -1.5 + 15 / 2]
+    assert generation.tokens_per_forward == 1
+
+
+def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig) -> Rollouts:
+    task, device = CountOnes(), torch.device("cpu")
+    where: dict[str, Any] = {"round_index": 1, "rank": 0, "world": 1, "device": device}
+    return collect(
+        policy,
+        reference,
+        character_tokenizer(),
+        task,
+        task.reward,
+        options,
+        clock=lambda phase: nullcontext(),
+        **where,
+    )
+
+
+@every_decoder
+def test_a_round_survives_its_checkpoint(decoder: str) -> None:
+    policy = model()
+    made = a_round(policy, ReferencePolicy(policy), config(decoder))
+    assert made.drawn == 16 * 8
+    assert made.forwards <= made.row_forwards <= 16 * 8
+    assert (made.path_log_prob_cur is not None) == (decoder == "random_order")
+    again = Rollouts.from_tensors(made.tensors(), torch.device("cpu"))
+    assert made.tensors().keys() == again.tensors().keys()
+    assert all(torch.equal(value, again.tensors()[name]) for name, value in made.tensors().items())
+    assert (again.path_log_prob_ref is None) == (made.path_log_prob_ref is None)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_exact_paths_under_both_policies(lora: bool) -> None:
+    policy = add_lora(model(), rank=2, alpha=8, dropout=0.5) if lora else model()
+    reference = ReferencePolicy(policy)
+    options = config("random_order")
+    start = a_round(policy, reference, options)
+    assert start.path_log_prob_cur is not None
+    assert start.path_log_prob_ref is not None
+    assert torch.equal(start.path_log_prob_cur, start.path_log_prob_ref)
+    assert not torch.equal(start.path_log_prob_cur, start.log_prob_cur), "the ELBO is something else"
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    moved = a_round(policy, reference, options)
+    rows = moved.completions
+    drawn = complete(
+        policy,
+        rows.prompt_ids,
+        rows.prompt_mask,
+        moved.row_ids,
+        options,
+        temperature=options.temperature,
+        steps=options.steps,
+        seed=derive_key(options.seed, "rollout"),
+    )
+    assert torch.equal(drawn.sequences[:, rows.prompt_ids.shape[1] :], rows.tokens)
+    assert moved.path_log_prob_cur is not None
+    torch.testing.assert_close(moved.path_log_prob_cur, drawn.log_probs.sum(-1), rtol=1e-5, atol=1e-5)
+    expected = ordered_log_probs(model(), rows, drawn.order, mask_id=MASK, batch_size=3).sum(-1)
+    torch.testing.assert_close(moved.path_log_prob_ref, expected, rtol=1e-5, atol=1e-5)
+    assert (moved.path_log_prob_cur - expected).abs().max() > 1e-2
+
+
+@every_decoder
+def test_two_steps_and_a_resume(tmp_path: Path, decoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of the round, so the round comes out of the checkpoint."""
+    monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)  # takes longer than the run
+    options: dict[str, Any] = {"decoder": decoder, **RULES.get(decoder, {}), "save_steps": 1, "eval_steps": 0}
+    trainer(settings(tmp_path / "whole", max_steps=2, **options)).train()
+    trainer(settings(tmp_path / "parts", max_steps=1, **options)).train()
+    trainer(settings(tmp_path / "parts", max_steps=2, resume=True, **options)).train()
+    whole = lines(tmp_path / "whole")
+    assert lines(tmp_path / "parts") == whole
+    for line in whole:
+        # 16 completions of 4 tokens, 8 a batch
+        assert line["tokens_per_forward"] == 64 / line["row_forwards"]
+        assert 2 <= line["forwards"] <= line["row_forwards"] <= 64
+        assert all(torch.isfinite(torch.tensor(float(value))) for value in line.values())
+        assert line["rollout_mismatch"] != 0
+        assert ("path_log_prob_cur" in line) == ("path_log_prob_ref" in line) == (decoder == "random_order")
+    assert whole[0]["loss"] != whole[1]["loss"]
+    if decoder == "topk":
+        assert whole[0]["forwards"] == 2 * 2
+        assert whole[0]["row_forwards"] == 2 * 16
+    assert "rollout" in lines(tmp_path / "whole", "timings.jsonl")[0]
