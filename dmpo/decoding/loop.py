@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import linear_token_logprobs, sample_tokens
-from ..masked_lm import head_weight, lm_head
+from ..kernels import linear_sample_tokens, linear_token_logprobs
+from ..masked_lm import head_weight
 from ..randomness import derive_key, uniforms
 from .canvas import Canvas
 from .policies import Row, Step
@@ -19,6 +19,7 @@ class BlockLoop:
     def __init__(self, canvas: Canvas, settings: Settings, row_ids: Tensor, eos_id: int | None) -> None:
         self.canvas, self.settings, self.row_ids, self.eos_id = canvas, settings, row_ids, eos_id
         self.policy, self.model_pass = settings.policy(), settings.model_pass(canvas)
+        self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
         self.waiting = [Row(index, settings.block_length) for index in range(batch)]
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)  # each row's own
@@ -75,12 +76,14 @@ class BlockLoop:
         # Unique for (row, its step, position): a row has at most as many steps as tokens.
         counter = self.row_ids[index] * length + self.steps[index]
         draws = counter.unsqueeze(1) * length + position
-        ids, confidence = sample_tokens(
-            lm_head(self.canvas.model, hidden.flatten(0, 1)[places]),
+        ids, confidence = linear_sample_tokens(
+            hidden.flatten(0, 1)[places].to(self.weight.dtype),
+            self.weight,
             settings.temperature,
             seed=derive_key(settings.seed, "draw"),
             row_ids=draws.flatten()[places],
             forbid=(self.canvas.mask_id,),
+            bias=self.bias,
         )
         candidates = ids.new_zeros(span.numel()).scatter(0, places, ids).view(span.shape)
         confidence = confidence.new_zeros(span.numel()).scatter(0, places, confidence).view(span.shape)
@@ -91,9 +94,8 @@ class BlockLoop:
 
     def _verify(self, hidden: Tensor, window: Tensor, places: Tensor) -> Tensor:
         """The shadow's probability of the tokens at `places` in the flattened window, +inf elsewhere; [R, B]."""
-        weight, bias = head_weight(self.canvas.model)
-        rows = hidden.flatten(0, 1)[places].to(weight.dtype)
-        known = linear_token_logprobs(rows, weight, window.flatten()[places], bias=bias).exp()
+        rows = hidden.flatten(0, 1)[places].to(self.weight.dtype)
+        known = linear_token_logprobs(rows, self.weight, window.flatten()[places], bias=self.bias).exp()
         unknown = known.new_full((window.numel(),), float("inf"))
         return unknown.scatter(0, places, known).view(window.shape)
 
