@@ -1,0 +1,108 @@
+"""Tables, answers and the chart of bench_decoders, from its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+WINO_TARGET = 0.35  # model calls on a batch of 8, as a share of the calls row by row
+
+HEADER = (
+    "| decoder | T | ours s, best / median | target | published s, best / median | times faster | target "
+    "| forwards, ours / published | row-forwards | GiB | same tokens |\n" + "|---" * 11 + "|"
+)
+
+
+def row_text(run: dict[str, Any]) -> str:
+    """A run as a row of the Markdown table."""
+    ours, published = run["ours"], run["published"]
+    cells = [
+        run["decoder"],
+        f"{run['temperature']:g}",
+        f"{ours['seconds_best']:.2f} / {ours['seconds_median']:.2f}",
+        _verdict(run["target_seconds"], "≤", ours["seconds_best"]),
+        f"{published['seconds_best']:.1f} / {published['seconds_median']:.1f}",
+        f"{run['ratio']:.1f}",
+        _verdict(run["target_ratio"], "≥", run["ratio"]),
+        f"{ours['forwards']} / {published['forwards']}",
+        f"{ours['row_forwards']} / {published['row_forwards']}",
+        f"{ours['gib']:.3f} / {published['gib']:.2f}",
+        "other draws" if run["same_tokens"] is None else f"{run['same_tokens']:.1%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(target: float | None, sign: str, value: float) -> str:
+    if target is None:
+        return "none"
+    met = value <= target if sign == "≤" else value >= target
+    return f"{sign} {target:g}: {'met' if met else 'MISSED'}"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Tables and answers of a results file."""
+    model, shape = results["model"], results["shape"]
+    low, high = results["load_average"]
+    wino, pace = results["calls"]["wino"], results["calls"]["threshold"]
+    shares = [batch["forwards"] / batch["published_forwards"] for batch in wino]
+    spared = [1 - batch["row_forwards"] / batch["published_row_forwards"] for batch in pace]
+    lines = [
+        f"# Decoders, timed on {results['device']}",
+        "",
+        f"torch {results['torch']}, {results['machine']}, {results['date']}. Load average (1 minute) {low} to {high} "
+        f"on {results['cores']} cores; the seconds of the target are two quiet cores'. Float32, V = "
+        f"{model['vocab_size']}, d = {model['hidden_size']}, {model['num_layers']} layers; {shape['batch']} prompts of "
+        f"{shape['prompt_length']}, {shape['gen_length']} new tokens, blocks of {shape['block_length']}, "
+        f"{shape['steps']} steps.",
+        "",
+        HEADER,
+        *map(row_text, results["runs"]),
+        "",
+        "## Calls on 4×4 Sudoku, 1 to 15 holes, T = 0",
+        "",
+        f"| {len(wino)} batches each | model calls | row-forwards | rows with the same tokens |",
+        "|---|---|---|---|",
+        _calls_text("WINO, batch of 8: ours / row by row", wino),
+        _calls_text("threshold 0.9, 16 rows: own pace / lockstep", pace),
+        "",
+        f"WINO on a batch of 8 makes {_total(wino, 'forwards') / _total(wino, 'published_forwards'):.2f} of the calls "
+        f"of row by row, {max(shares):.2f} at most: {_verdict(WINO_TARGET, '≤', max(shares))}. At their own pace rows "
+        f"spare {1 - _total(pace, 'row_forwards') / _total(pace, 'published_row_forwards'):.0%} of the row-forwards of "
+        f"lockstep, {min(spared):.0%} to {max(spared):.0%} by batch.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _total(batches: list[dict[str, Any]], name: str) -> int:
+    return sum(batch[name] for batch in batches)
+
+
+def _calls_text(name: str, batches: list[dict[str, Any]]) -> str:
+    calls, rows = (
+        f"{_total(batches, key)} / {_total(batches, f'published_{key}')}" for key in ("forwards", "row_forwards")
+    )
+    return f"| {name} | {calls} | {rows} | {_total(batches, 'same_rows')} of {_total(batches, 'rows')} |"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Seconds of ours and published as bars on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
+    runs = results["runs"]
+    for offset, side, colour in ((-0.2, "published", "#b0b7c3"), (0.2, "ours", "#2563eb")):
+        seconds = [run[side]["seconds_best"] for run in runs]
+        bars = axes.bar([i + offset for i in range(len(runs))], seconds, 0.4, color=colour, label=side)
+        axes.bar_label(bars, [f"{value:.2g} s" if value < 10 else f"{value:.0f} s" for value in seconds], fontsize=9)
+    ticks = [f"{run['decoder']}\nT = {run['temperature']:g}\n{run['ratio']:.1f} times faster" for run in runs]
+    axes.set_xticks(range(len(runs)), ticks)
+    axes.set_yscale("log")
+    axes.margins(y=0.12)
+    axes.set_ylabel(f"seconds for {results['shape']['batch']} × {results['shape']['gen_length']} tokens")
+    axes.set_title(f"Rollouts, V = {results['model']['vocab_size']}, {results['device']}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
