@@ -1,11 +1,14 @@
-// remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects those that may
-// be chosen (a bound from the best of each lane, or a histogram, spares the others), and a selection among them.
+// remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects those
+// that may be chosen (bounds from the best of each lane, or from counting, spare the others), and a selection among
+// them.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
+#include <type_traits>
 #include <vector>
 
 #include "selection.h"
@@ -22,8 +25,7 @@ namespace dmpo {
 namespace {
 
 constexpr int64_t kLanes = 64;
-constexpr int64_t kFew = 32;  // up to so many, bounds from the lanes leave less to select from than a histogram costs
-constexpr int64_t kBuckets = 2048;
+constexpr int64_t kFew = 32;  // up to so many, bounds from the lanes leave less to select from than counting costs
 template <typename T>
 constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
 template <typename T>
@@ -45,7 +47,8 @@ bool worse(const Candidate<T>& a, const Candidate<T>& b) {
   return better(b, a);
 }
 
-// The score of each position that takes part, kAbsent elsewhere; best[lane] is that of positions lane, lane + kLanes, ...
+// The score of each position that takes part, kAbsent elsewhere; best[lane] is that of positions lane,
+// lane + kLanes, ...
 template <typename T, typename Task>
 DMPO_AVX2_CLONE void score_row(
     const int64_t* __restrict tokens,
@@ -67,25 +70,85 @@ DMPO_AVX2_CLONE void score_row(
   for (int64_t lane = 0; start + lane < length; ++lane) score_lane(start + lane, lane);
 }
 
-// The sign, exponent and first bits of each score as float32: a higher score never has a lower bucket, equal scores
-// have the same one, and kAbsent alone has bucket 0.
+// The integer type of T's size, and the order of T in it: a higher score never has a lower key.
 template <typename T>
-DMPO_AVX2_CLONE void bucket_row(const T* __restrict scores, int64_t length, uint16_t* __restrict buckets) {
-  for (int64_t j = 0; j < length; ++j) {
-    const float score = static_cast<float>(scores[j]) + 0.0f;  // -0 becomes 0
-    int32_t bits;
-    std::memcpy(&bits, &score, sizeof bits);
-    bits ^= (bits >> 31) & 0x7fffffff;  // as integers in the order of the floats
-    buckets[j] = static_cast<uint16_t>(score == score ? (bits >> 21) + kBuckets / 2 : 0);
-  }
+using Key = std::conditional_t<sizeof(T) == sizeof(int32_t), int32_t, int64_t>;
+
+template <typename T>
+Key<T> key_of(T score) {
+  Key<T> bits;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits < 0 ? bits ^ std::numeric_limits<Key<T>>::max() : bits;
 }
+
+template <typename T>
+T score_of(Key<T> key) {
+  const Key<T> bits = key < 0 ? key ^ std::numeric_limits<Key<T>>::max() : key;
+  T score;
+  std::memcpy(&score, &bits, sizeof score);
+  return score;
+}
+
+// How many scores reach the floor.
+template <typename T>
+DMPO_AVX2_CLONE int64_t count_at_least(const T* __restrict scores, int64_t length, T floor) {
+  Key<T> number = 0;  // as wide as a score, for the sake of the vectors
+  for (int64_t j = 0; j < length; ++j) number += scores[j] >= floor;
+  return number;
+}
+
+template <typename T>
+DMPO_AVX2_CLONE T lowest(const T* __restrict scores, int64_t length) {
+  T least[kLanes];
+  std::fill(least, least + kLanes, -kLowest<T>);
+  int64_t start = 0;
+  for (; start + kLanes <= length; start += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      least[lane] = scores[start + lane] < least[lane] ? scores[start + lane] : least[lane];
+    }
+  }
+  for (; start < length; ++start) least[0] = scores[start] < least[0] ? scores[start] : least[0];
+  return *std::min_element(least, least + kLanes);
+}
+
+// Keys low < high: `reach_low` scores reach the first, `reach_high` the second, and the one that is looked for lies in
+// [low, high).
+template <typename T>
+struct Bracket {
+  Key<T> low, high;
+  int64_t reach_low, reach_high;
+
+  int64_t between() const {
+    return reach_low - reach_high;
+  }
+
+  bool splits() const {
+    return low < high - 1;
+  }
+
+  // A key strictly inside. Interpolating is quick: between scores for those spread evenly, between keys for those that
+  // crowd near zero. The middle key is never slow.
+  Key<T> guess(int64_t count, int turn) const {
+    const Key<T> middle = (low & high) + ((low ^ high) >> 1);  // a sum would overflow
+    const double share = (static_cast<double>(reach_low - count) + 0.5) / static_cast<double>(between());
+    double key = std::numeric_limits<double>::quiet_NaN();
+    if (turn % 3 == 0) {
+      const double bottom = score_of<T>(low), top = score_of<T>(high), score = bottom + share * (top - bottom);
+      if (std::isfinite(score)) key = static_cast<double>(key_of(static_cast<T>(score)));
+    } else if (turn % 3 == 1) {
+      key = static_cast<double>(low) + share * (static_cast<double>(high) - static_cast<double>(low));
+    }
+    const bool inside = key > static_cast<double>(low) && key < static_cast<double>(high - 1);
+    return inside ? std::clamp<Key<T>>(static_cast<Key<T>>(key), low + 1, high - 1) : middle;
+  }
+};
 
 // One row at a time; holds the scratch of a thread.
 template <typename T>
 class RowSelector {
  public:
   explicit RowSelector(int64_t length)
-      : length_(length), scores_(length), candidates_(length), buckets_(length) {}
+      : length_(length), scores_(length), candidates_(length + 1) {}
 
   // Writes the choice of a row into its tokens and returns how many positions that was.
   template <typename Task>
@@ -131,21 +194,30 @@ class RowSelector {
     return std::min(count, found);
   }
 
+  // Brackets the count-th score by counting how many reach a guess, until few are left between: those above are chosen,
+  // and the best of those between.
   int64_t choose_many(int64_t count) {
-    bucket_row(scores_.data(), length_, buckets_.data());
-    int32_t histogram[kBuckets] = {};
-    for (int64_t j = 0; j < length_; ++j) ++histogram[buckets_[j]];
-    int64_t edge = kBuckets - 1, above = 0;  // `edge` becomes the bucket of the last choice
-    while (edge > 0 && above + histogram[edge] < count) above += histogram[edge--];
-    int64_t next_above = 0, next_edge = above;
-    for (int64_t j = 0; j < length_; ++j) {
-      const int64_t bucket = buckets_[j];
-      candidates_[bucket > edge ? next_above : next_edge] = {scores_[j], j};
-      next_above += bucket > edge;
-      next_edge += bucket == edge;
+    const T* const scores = scores_.data();
+    Bracket<T> bracket{
+        key_of(lowest(scores, length_)), key_of(*std::max_element(best_, best_ + kLanes)) + 1,
+        count_at_least(scores, length_, kLowest<T>), 0};
+    if (bracket.reach_low <= count) return collect(kLowest<T>);
+    for (int turn = 0; bracket.reach_low > count && bracket.between() > kFew && bracket.splits(); ++turn) {
+      const Key<T> guess = bracket.guess(count, turn);
+      const int64_t reach = count_at_least(scores, length_, score_of<T>(guess));
+      (reach >= count ? bracket.low : bracket.high) = guess;
+      (reach >= count ? bracket.reach_low : bracket.reach_high) = reach;
     }
-    if (edge == 0) return above;
-    keep_best(above, count, next_edge);
+    const T edge = score_of<T>(bracket.low);
+    const T above = bracket.reach_high > 0 ? score_of<T>(bracket.high) : kAbsent<T>;
+    int64_t next_above = 0, next_edge = bracket.reach_high;
+    for (int64_t j = 0; j < length_; ++j) {  // without a branch: no order to predict
+      const int64_t is_above = scores[j] >= above;
+      candidates_[next_edge + is_above * (next_above - next_edge)] = {scores[j], j};
+      next_above += is_above;
+      next_edge += (scores[j] >= edge) - is_above;
+    }
+    keep_best(bracket.reach_high, count, bracket.reach_low);
     return count;
   }
 
@@ -181,7 +253,6 @@ class RowSelector {
   T best_[kLanes];
   std::vector<T> scores_;
   std::vector<Candidate<T>> candidates_;
-  std::vector<uint16_t> buckets_;
 };
 
 at::Tensor with_packed_rows(const at::Tensor& tensor) {

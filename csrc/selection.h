@@ -10,8 +10,9 @@
 
 namespace dmpo {
 
+// `taken` is the result: how many of each row.
 struct Selection {
-  const char* op;          // names for messages
+  const char* op;  // this and the next: names for messages
   const char* count_name;
   const at::Tensor& tokens;  // int64 [B, L], written in place
   const at::Tensor& confidence;  // float32 or float64 [B, L]
@@ -19,7 +20,7 @@ struct Selection {
   Rule rule;
   int64_t count;  // for every row, unless there are `counts`
   std::optional<at::Tensor> counts;  // int64 [B], contiguous
-  const at::Tensor& taken;  // int32 [B], out: how many of each row
+  const at::Tensor& taken;  // int32 [B]
 
   Counts counts_of_rows() const {
     return {counts ? counts->const_data_ptr<int64_t>() : nullptr, count};
