@@ -307,3 +307,10 @@ def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPat
     module, reason = extension._load()
     assert module is None
     assert "built against torch 1.13.0" in reason
+
+
+def test_an_extension_older_than_its_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "_OPERATORS", ("remask_", "a_newer_operator_"))
+    module, reason = extension._load()
+    assert module is None
+    assert "it has no a_newer_operator_" in reason
