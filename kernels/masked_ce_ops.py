@@ -56,6 +56,7 @@ def _backward(
     log_sum: Tensor,
     grad: Tensor,
     scale: Tensor | None,
+    *,
     out: Tensor,
 ) -> None:
     """Write the gradient of every row into `out`: what `backward_op` allocated, or `logits`; zeros in dead rows."""
@@ -142,7 +143,7 @@ _BACKWARD_ARGUMENTS = "Tensor targets, Tensor? mask, Tensor row_max, Tensor log_
 def backward_op(logits: Tensor, *arguments: Any) -> Tensor:
     out = logits.new_empty(logits.shape) if _fills_dead_rows(logits) else logits.new_zeros(logits.shape)
     with launch.on_device(logits):
-        _backward(logits, *arguments, out)
+        _backward(logits, *arguments, out=out)
     return out
 
 
@@ -156,7 +157,7 @@ def _(logits: Tensor, *_: Any) -> Tensor:
 )
 def inplace_backward_op(logits: Tensor, *arguments: Any) -> None:
     with launch.on_device(logits):
-        _backward(logits, *arguments, logits)
+        _backward(logits, *arguments, out=logits)
 
 
 def _setup(

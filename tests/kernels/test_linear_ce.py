@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.meter import measure
-from dmpo.kernels import launch, linear_ce_tiles, linear_token_logprobs, linear_weighted_ce, reference
+from dmpo.kernels import launch, linear_ce_sweep, linear_ce_tiles, linear_token_logprobs, linear_weighted_ce, reference
 from tests.kernels.kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
@@ -114,8 +114,8 @@ def test_half_precision_operands_as_on_a_gpu(
     """Only a GPU keeps half-precision operands; here its products are played by float32 ones. Probabilities are then
     rounded to the operands' dtype, and the error is that of one such rounding of each term, whatever the size of the
     rows' factors."""
-    monkeypatch.setattr(linear_ce_tiles, "_head", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype))
-    monkeypatch.setattr(linear_ce_tiles, "_product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
+    monkeypatch.setattr(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype))
+    monkeypatch.setattr(linear_ce_tiles, "product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
     rows, vocab, size = 6, 1003, 20
     hidden, weight, bias, targets = problem(rows, vocab, size, dtype, scale=2.0)
     mask, weights = torch.ones(1, rows, dtype=torch.bool), torch.full((1,), factor * rows)
@@ -333,14 +333,14 @@ def test_skipped_tiles_cost_less_and_err_no_more_than_promised(path: str) -> Non
     threshold = 1e-4
     exact = value_and_grads(lambda h: linear_token_logprobs(h, weight, targets, max_logits_bytes=8 * 400), hidden)
     skipped: list[bool] = []
-    decide = linear_ce_tiles._negligible
+    decide = linear_ce_sweep._negligible
 
     def spy(*arguments: Any) -> bool:
         skipped.append(decide(*arguments))
         return skipped[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear_ce_tiles, "_negligible", spy)
+        patch.setattr(linear_ce_sweep, "_negligible", spy)
         some = value_and_grads(
             lambda h: linear_token_logprobs(h, weight, targets, max_logits_bytes=8 * 400, skip_below=threshold), hidden
         )

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.library import opcheck
 
 from dmpo import kernels
-from dmpo.kernels import linear_ce, masked_ce_ops
+from dmpo.kernels import linear_token_ops as token_ops
+from dmpo.kernels import linear_weighted_ops as weighted_ops
+from dmpo.kernels import masked_ce_ops
 from tests.kernels.kernel_oracle import both_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
@@ -45,12 +47,13 @@ def test_opcheck_linear(path: str, trained: tuple[bool, bool, bool]) -> None:
     h, w, b = (x.clone().requires_grad_(t) for x, t in zip((HIDDEN, WEIGHT, BIAS), trained, strict=True))
     frozen = not trained[1]
     opcheck(
-        linear_ce._logprobs_op, (h.flatten(0, 1).detach().requires_grad_(), w, b, TARGETS.flatten(), None, 0.0, frozen)
+        token_ops.logprobs_op,
+        (h.flatten(0, 1).detach().requires_grad_(), w, b, TARGETS.flatten(), None, 0.0, frozen),
     )
-    opcheck(linear_ce._weighted_op, (h, w, b, TARGETS, MASK, WEIGHTS, BASELINE, 0.5, None, 0.0, list(trained)))
+    opcheck(weighted_ops.weighted_op, (h, w, b, TARGETS, MASK, WEIGHTS, BASELINE, 0.5, None, 0.0, list(trained)))
     flat, targets = HIDDEN.flatten(0, 1), TARGETS.flatten()
-    stats = linear_ce._logprobs_op(flat, WEIGHT, BIAS, targets, None, 0.0, False)[1:3]
-    opcheck(linear_ce._recompute_op, (flat, WEIGHT, BIAS, targets, *stats, torch.ones(15), list(trained), None))
+    stats = token_ops.logprobs_op(flat, WEIGHT, BIAS, targets, None, 0.0, False)[1:3]
+    opcheck(token_ops.recompute_op, (flat, WEIGHT, BIAS, targets, *stats, torch.ones(15), list(trained), None))
 
 
 @both_paths
@@ -62,11 +65,14 @@ def test_opcheck_linear_transposed(path: str) -> None:
     for needs in ([True, False], [True, True]):
         for limit in (None, 1000):  # whole rows, tiles
             head = w.detach().requires_grad_(needs[1])
-            opcheck(linear_ce._weighted_op, (h, head, BIAS, TARGETS, *rest, limit, 0.0, [*needs, False]))
-    stats = linear_ce._logprobs_op(flat, w.detach(), BIAS, targets, None, 0.0, True)[1:3]
-    opcheck(linear_ce._logprobs_op, (flat.requires_grad_(), w.detach(), BIAS, targets, None, 0.0, True))
+            opcheck(weighted_ops.weighted_op, (h, head, BIAS, TARGETS, *rest, limit, 0.0, [*needs, False]))
+    stats = token_ops.logprobs_op(flat, w.detach(), BIAS, targets, None, 0.0, True)[1:3]
+    opcheck(token_ops.logprobs_op, (flat.requires_grad_(), w.detach(), BIAS, targets, None, 0.0, True))
     for upstream in (torch.ones(15), torch.zeros(15)):
-        opcheck(linear_ce._recompute_op, (flat.detach(), w.detach(), BIAS, targets, *stats, upstream, [True] * 3, None))
+        opcheck(
+            token_ops.recompute_op,
+            (flat.detach(), w.detach(), BIAS, targets, *stats, upstream, [True] * 3, None),
+        )
 
 
 def from_logits(x: Tensor) -> Tensor:

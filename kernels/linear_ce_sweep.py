@@ -1,0 +1,144 @@
+"""Linear cross-entropy with a frozen head: the vocabulary walked once, in tiles, with an online softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import launch
+from . import linear_ce_tiles as tiles
+from . import linear_ce_triton as kernels
+from .reference import wide
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """[R] log-probs, maxima and logarithms of Σ exp(x - max); [R, H] d log p / d hidden, wide, or None."""
+
+    log_probs: Tensor
+    row_max: Tensor
+    log_sum: Tensor
+    gradient: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows [R] of one piece, walked by tiles of `columns`; slope [R, H] holds zeros, scale [R] as `factor`."""
+
+    head: tiles.Head
+    hidden: Tensor
+    targets: Tensor
+    columns: int
+    buffers: tiles.Buffers
+    slope: Tensor | None
+    skip_below: float
+    scale: Tensor | None
+
+
+def sweep(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    gradient: bool,
+    limit: int | None,
+    skip_below: float = 0.0,
+    factor: Tensor | None = None,
+) -> Sweep:
+    """Walk the vocabulary once. hidden [R, H], targets [R]; factor [R] scales `skip_below`'s test."""
+    head = tiles.head_of(hidden, weight, bias)
+    dtype, size = wide(hidden.dtype), len(hidden)
+    stats = [hidden.new_empty(size, dtype=dtype) for _ in range(3)]
+    slope = hidden.new_empty(hidden.shape, dtype=dtype) if gradient else None
+    if size:
+        rows, columns = tiles.pieces(head, size, tiles.bound(limit, tiles.SWEEP_BYTES, hidden.device))
+        buffers = tiles.Buffers(head, rows, columns)
+        walk = _triton_walk if launch.uses_triton(hidden) else _plain_walk
+        for start in range(0, size, rows):
+            part = slice(start, start + rows)
+            h, scale = hidden[part].to(head.compute), None if factor is None else factor[part].abs()
+            out = None if slope is None else slope[part].zero_()
+            found = walk(_Rows(head, h, targets[part], columns, buffers, out, skip_below, scale))
+            for whole, x in zip(stats, found, strict=True):
+                whole[part] = x
+    return Sweep(stats[0], stats[1], stats[2], slope)
+
+
+def _negligible(peak: Tensor, total: Tensor, scale: Tensor | None, skip_below: float) -> bool:
+    """Every p of the tile, times its row's factor, is below `skip_below`; the running total bounds the final one from
+    below."""
+    if skip_below <= 0:
+        return False
+    bound = peak / total if scale is None else peak / total * scale
+    return bool((bound < skip_below).all())
+
+
+def _finish(head: tiles.Head, targets: Tensor, log_probs: Tensor, total: Tensor, slope: Tensor | None) -> None:
+    """slope = Σ_{v ≠ y} p̃·w_v becomes d log p / d hidden = (1 - p_y)·w_y - Σ_{v ≠ y} p_v·w_v."""
+    if slope is not None:
+        rows = head.weight[targets.clamp(0, len(head.weight) - 1)].to(slope.dtype)
+        slope.div_(-total.unsqueeze(1)).addcmul_(rows, -torch.expm1(log_probs).unsqueeze(1))
+
+
+def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of one piece. (Leaving the maximum of the first tile in place saves 10 % of the time and costs digits
+    where p is near 1.)"""
+    head, slope = rows.head, rows.slope
+    size, vocab = len(rows.hidden), len(head.weight)
+    row_max = rows.hidden.new_full((size,), float("-inf"))
+    total = rows.hidden.new_zeros(size)
+    chosen = rows.hidden.new_full((size,), float("nan"))  # stays so for a target outside [0, V)
+    for first in range(0, vocab, rows.columns):
+        width = min(rows.columns, vocab - first)
+        x = rows.buffers.logits.view(-1)[: size * width].view(size, width)
+        tile = head.logits(rows.hidden, first, x)
+        here = ((rows.targets >= first) & (rows.targets < first + width)).nonzero().squeeze(1)
+        at = rows.targets[here] - first
+        chosen[here] = x[here, at]
+        top = torch.maximum(row_max, x.amax(1))
+        shift = top.masked_fill(top.isneginf(), 0.0)
+        alpha = torch.exp(row_max - shift)
+        row_max = top
+        x.sub_(shift.unsqueeze(1)).exp_()
+        total.mul_(alpha).add_(x.sum(1))
+        if slope is None:
+            continue
+        if first and bool((alpha != 1).any()):
+            slope.mul_(alpha.unsqueeze(1))
+        if not (rows.skip_below > 0 and _negligible(x.amax(1), total, rows.scale, rows.skip_below)):
+            x[here, at] = 0.0
+            tiles.accumulate(slope, x, tile)
+    log_sum = total.log()
+    log_probs = (chosen - row_max) - log_sum
+    _finish(head, rows.targets, log_probs, total, slope)
+    return log_probs, row_max, log_sum
+
+
+def _triton_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of one piece, the step between products in Triton; no host synchronisation unless `skip_below` is set."""
+    head, slope = rows.head, rows.slope
+    size, vocab = len(rows.hidden), len(head.weight)
+    full = [rows.hidden.new_full((size,), x, dtype=torch.float32) for x in (float("-inf"), 0.0, float("nan"), 0.0, 0.0)]
+    row_max, total, chosen, alpha, peak = full
+    product = None if slope is None or head.compute == slope.dtype else torch.empty_like(slope)
+    for first in range(0, vocab, rows.columns):
+        width = min(rows.columns, vocab - first)
+        x, probs = rows.buffers.logits[:size, :width], rows.buffers.operand[:size, :width]
+        tile = head.logits(rows.hidden, first, x)
+        kernels.tile_softmax(x, probs, rows.targets, chosen, row_max, total, alpha, peak, first)
+        if slope is None:
+            continue
+        if rows.skip_below > 0 and _negligible(peak, total, rows.scale, rows.skip_below):
+            slope.mul_(alpha.unsqueeze(1))
+        elif product is None:
+            tiles.accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
+        else:
+            tiles.product(probs, tile, product)
+            torch.addcmul(product, slope, alpha.unsqueeze(1), out=slope)
+    log_sum = total.log() - kernels.boost(head.compute)
+    log_probs = (chosen - row_max) - log_sum
+    _finish(head, rows.targets, log_probs, total, slope)
+    return log_probs, row_max, log_sum

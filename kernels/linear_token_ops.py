@@ -1,0 +1,126 @@
+"""`linear_token_logprobs` as PyTorch operators: the gradient kept by the forward, or recomputed by the backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks
+from . import linear_ce_tiles as tiles
+from .linear_ce_sweep import sweep
+from .linear_ce_trained import Gradients, recompute
+from .reference import wide
+
+
+@torch.library.custom_op(
+    "dmpo::linear_token_logprobs",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, int? max_logits_bytes, float skip_below, "
+    "bool keep_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def logprobs_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    max_logits_bytes: int | None,
+    skip_below: float,
+    keep_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_target_values(targets, None, weight.shape[0])
+    with tiles.settings(hidden):
+        found = sweep(
+            hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes, skip_below=skip_below
+        )
+    gradient = hidden.new_empty(0, dtype=wide(hidden.dtype)) if found.gradient is None else found.gradient
+    return found.log_probs, found.row_max, found.log_sum, gradient
+
+
+@logprobs_op.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, limit: int | None, skip: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    log_probs, row_max, log_sum = (hidden.new_empty(targets.shape, dtype=wide(hidden.dtype)) for _ in range(3))
+    return (
+        log_probs,
+        row_max,
+        log_sum,
+        hidden.new_empty(hidden.shape if keep else (0,), dtype=wide(hidden.dtype)),
+    )
+
+
+@torch.library.custom_op(
+    "dmpo::linear_token_logprobs_backward",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor row_max, Tensor log_sum, Tensor grad, "
+    "bool[] needs, int? max_logits_bytes) -> (Tensor, Tensor, Tensor)",
+)
+def recompute_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    row_max: Tensor,
+    log_sum: Tensor,
+    grad: Tensor,
+    needs: Sequence[bool],
+    max_logits_bytes: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    with tiles.settings(hidden):
+        live = (grad != 0).nonzero().squeeze(1)
+        stats, c = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
+        found = recompute(hidden[live], weight, bias, targets[live], stats, c, needs, max_logits_bytes)
+        if found.hidden is not None:
+            found.hidden = hidden.new_zeros(hidden.shape).index_copy_(0, live, found.hidden.to(hidden.dtype))
+    return _as_outputs(found, hidden, weight, bias)
+
+
+@recompute_op.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, needs, _ = rest
+    return _empty_outputs(hidden, weight, bias, needs)
+
+
+def _as_outputs(found: Gradients, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in the dtypes of (hidden, weight, bias); empty tensors where there are none."""
+    like = inputs[0]
+    assert like is not None
+    parts = zip((found.hidden, found.weight, found.bias), inputs, strict=True)
+    made = [like.new_empty(0) if g is None or x is None else g.to(x.dtype) for g, x in parts]
+    return made[0], made[1], made[2]
+
+
+def _empty_outputs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    parts = zip((hidden, weight, bias), needs, strict=True)
+    made = [x.new_empty(x.shape) if need and x is not None else hidden.new_empty(0) for x, need in parts]
+    return made[0], made[1], made[2]
+
+
+def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    hidden, weight, bias, targets, max_logits_bytes, _, keep_gradient = inputs
+    _, row_max, log_sum, gradient = output
+    ctx.mark_non_differentiable(row_max, log_sum, gradient)
+    ctx.keep_gradient, ctx.max_logits_bytes, ctx.dtype = keep_gradient, max_logits_bytes, hidden.dtype
+    saved = (gradient,) if keep_gradient else (hidden, weight, bias, targets, row_max, log_sum)
+    ctx.save_for_backward(*saved)
+
+
+def _backward_logprobs(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    tiles.refuse_double_backward()
+    if ctx.keep_gradient:
+        (gradient,) = ctx.saved_tensors
+        scale = grad.unsqueeze(1)
+        scaled = torch.where(scale == 0, 0.0, gradient * scale)  # a NaN row that nothing depends on stays out
+        return scaled.to(ctx.dtype), None, None, None, None, None, None
+    hidden, weight, bias, targets, row_max, log_sum = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:3])
+    grads = recompute_op(hidden, weight, bias, targets, row_max, log_sum, grad, needs, ctx.max_logits_bytes)
+    return (*(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None, None)
+
+
+torch.library.register_autograd(logprobs_op, _backward_logprobs, setup_context=_setup_logprobs)
