@@ -1,5 +1,6 @@
-// that may be chosen (bounds from the best of each lane, or from counting, spare the others), and a selection among
-// them.
+// remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects
+// those that may be chosen (bounds from the best of each lane, or from counting, spare the others), and a selection
+// among them.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -81,3 +82,11 @@ def assert_operators_agree(actual: Any, expected: Any, grid: list[tuple[int, int
         assert torch.equal(left, right)
         tried += tokens.shape[0]
     return tried
+
+
+def assert_refused(call: Callable[..., Tensor], named: dict[str, Any], error: type[Exception], message: str) -> None:
+    """The call raises, and its tokens, if they are any, stay as they were."""
+    before = named["tokens"].clone() if isinstance(named["tokens"], Tensor) else None
+    with pytest.raises(error, match=message):
+        call(**named)
+    assert before is None or torch.equal(named["tokens"], before)
