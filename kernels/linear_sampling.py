@@ -22,7 +22,7 @@ from .sampling import check_draw
 from .sampling_plain import barred, buffers, choose_tile, choose_token, tile_sums
 
 TILE = 128  # tokens whose sums are kept, and whose logits are computed twice
-PIECE_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
+PIECE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 MOST_ROWS = 256  # of a piece on a CPU
 FEWEST_ROWS = 8  # of a product on a CPU: BLAS rounds products of fewer rows in another way, and draws would follow
 WEIGHT_BYTES = 16 << 20  # of the head read for a piece on a CPU
@@ -46,7 +46,7 @@ def linear_sample_tokens(
 
     The same (seed, row id) draws the same token as `sample_tokens` does, up to the rounding of logits; temperature,
     forbidden tokens, infinities, NaN and the meaning of confidence: see there. Logits exist only in a piece of at most
-    `max_logits_bytes` (default: 1 MiB on a CPU, 256 MiB on a GPU), but 8 rows of 128 logits at least on a CPU and one
+    `max_logits_bytes` (default: 2 MiB on a CPU, 256 MiB on a GPU), but 8 rows of 128 logits at least on a CPU and one
     row on a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of
     the inputs, as from a linear layer, and float64 takes the CPU's path.
 

@@ -9,12 +9,13 @@ with one uniform a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language import constexpr
 
 from . import reference
 from .launch import LaunchConfig, ProductionKernel, launch_config, production_kernel
@@ -37,9 +38,9 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _row_state(row_ids, row, key, HAS_ROW_IDS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _row_state(row_ids, row, key):  # type: ignore[no-untyped-def]
     row_id = row
-    if HAS_ROW_IDS:
+    if row_ids is not None:
         row_id = tl.load(row_ids + row)
     return _mix(_mix(row_id.to(tl.uint64)) ^ key.to(tl.uint64))
 
@@ -53,7 +54,7 @@ def _exponential(state, index):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: constexpr):  # type: ignore[no-untyped-def]
     """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(logits + row * stride + index, mask=index < vocab, other=float("-inf")).to(tl.float32)
@@ -63,7 +64,13 @@ def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: tl.constexp
 
 
 @triton.jit
-def _pick(weights, u, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _of_row(stats, row, tiles, MODE: constexpr):  # type: ignore[no-untyped-def]
+    """Where a row's figures begin: STATS[MODE] of them for each tile."""
+    return stats + row * tiles * (2 if MODE < _TEMPERED else MODE + 1)
+
+
+@triton.jit
+def _pick(weights, u, SIZE: constexpr):  # type: ignore[no-untyped-def]
     """First index whose cumulative weight exceeds u * total, its weight positive; and what is left of u inside it."""
     lane = tl.arange(0, SIZE)
     weights = weights.to(tl.float64)
@@ -80,34 +87,22 @@ def _pick(weights, u, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["key"])
 def _tile_stats(  # type: ignore[no-untyped-def]
-    logits,
-    stride,
-    stats,
-    forbid,
-    n_forbid,
-    row_ids,
-    key,
-    inv_t,
-    vocab,
-    tiles,
-    MODE: tl.constexpr,
-    STATS: tl.constexpr,
-    HAS_ROW_IDS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    logits, stride, stats, forbid, n_forbid, row_ids, key, inv_t, vocab, MODE: constexpr, BLOCK: constexpr
 ):
+    tiles = tl.cdiv(vocab, BLOCK)
     program = tl.program_id(0)
     row, tile = (program // tiles).to(tl.int64), program % tiles
     x = _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK)
     top = tl.max(x, 0)
     shifted = x - tl.where(top > float("-inf"), top, 0.0)
-    out = stats + row * STATS * tiles + tile
+    out = _of_row(stats, row, tiles, MODE) + tile
     tl.store(out, top)
     tl.store(out + tiles, tl.sum(tl.exp(shifted), 0))
     if MODE == _TEMPERED:
         tl.store(out + 2 * tiles, tl.sum(tl.exp(shifted * inv_t), 0))
     if MODE == _GUMBEL:
         lane = tl.arange(0, BLOCK)
-        state = _row_state(row_ids, row, key, HAS_ROW_IDS)
+        state = _row_state(row_ids, row, key)
         score = shifted * inv_t - tl.log(_exponential(state, tile * BLOCK + lane))
         best = tl.max(score, 0)
         tl.store(out + 2 * tiles, best)
@@ -125,27 +120,25 @@ def _draw(  # type: ignore[no-untyped-def]
     key,
     inv_t,
     vocab,
-    tiles,
     ids,
     confidence,
     fallback,
-    MODE: tl.constexpr,
-    STATS: tl.constexpr,
-    HAS_ROW_IDS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    TILES: tl.constexpr,
-    RUN: tl.constexpr,
+    MODE: constexpr,
+    BLOCK: constexpr,
+    TILES: constexpr,
+    RUN: constexpr,
 ):
+    tiles = tl.cdiv(vocab, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, TILES)
     live = lane < tiles
-    at = stats + row * STATS * tiles + lane
+    at = _of_row(stats, row, tiles, MODE) + lane
     tops = tl.load(at, mask=live, other=float("-inf"))
     sums = tl.load(at + tiles, mask=live, other=0.0)
     top = tl.max(tops, 0)
     shifted = tl.where(live & (tops > float("-inf")), tops - top, float("-inf"))
     total = tl.sum(sums * tl.exp(shifted), 0)  # NaN if the row holds one: NaN * 0 is NaN
-    u = ((_row_state(row_ids, row, key, HAS_ROW_IDS) >> 11).to(tl.float64)) * 1.1102230246251565e-16
+    u = ((_row_state(row_ids, row, key) >> 11).to(tl.float64)) * 1.1102230246251565e-16
 
     if MODE == _ARGMAX:
         tile = tl.min(tl.where(tops == top, lane, TILES - 1), 0)
@@ -167,7 +160,7 @@ def _draw(  # type: ignore[no-untyped-def]
     if MODE == _ARGMAX:
         token = tl.min(tl.where(x == tile_top, lanes, BLOCK - 1), 0)
     elif MODE == _GUMBEL:
-        token = tl.load(stats + row * STATS * tiles + 3 * tiles + tile).to(tl.int32)
+        token = tl.load(_of_row(stats, row, tiles, MODE) + 3 * tiles + tile).to(tl.int32)
     else:
         weights = x - tl.where(tile_top > float("-inf"), tile_top, 0.0)
         if MODE == _TEMPERED:
@@ -198,10 +191,10 @@ def sample(
     tiles = triton.cdiv(vocab, config.block)
     stats = torch.empty(rows, STATS[kind], tiles, dtype=torch.float32, device=logits.device)
     fallback = min(set(range(len(forbid) + 1)) - set(forbid))
-    banned, picked = _forbidden(tuple(forbid), logits.device), ids if row_ids is None else row_ids
+    banned = _forbidden(tuple(forbid), logits.device)
     key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
-    shared = (logits, logits.stride(0), stats, banned, len(forbid), picked, key, inv_t, vocab, tiles)
-    first, second = _constexprs(kind, row_ids is not None, config, tiles)
+    shared = (logits, logits.stride(0), stats, banned, len(forbid), row_ids, key, inv_t, vocab)
+    first, second = _constexprs(kind, config, tiles)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
         _tile_stats[(rows * tiles,)](*shared, **first, **options)
@@ -215,30 +208,51 @@ def _forbidden(forbid: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(forbid or (-1,), dtype=torch.int64, device=device)
 
 
-def _constexprs(
-    kind: int, has_row_ids: bool, config: LaunchConfig, tiles: int
-) -> tuple[dict[str, int | bool], dict[str, int | bool]]:
+def _constexprs(kind: int, config: LaunchConfig, tiles: int) -> tuple[dict[str, int], dict[str, int]]:
     """Compile-time arguments of `_tile_stats` (T = 0 needs what T = 1 needs) and of `_draw`."""
-    both = {"STATS": STATS[kind], "HAS_ROW_IDS": has_row_ids, "BLOCK": config.block}
-    return {**both, "MODE": kind or PLAIN}, {**both, "MODE": kind, "TILES": triton.next_power_of_2(tiles), "RUN": RUN}
+    block, padded = config.block, triton.next_power_of_2(tiles)
+    return {"MODE": kind or PLAIN, "BLOCK": block}, {"MODE": kind, "BLOCK": block, "TILES": padded, "RUN": RUN}
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Both kernels in every mode and dtype (the oracle in bfloat16), at a LLaDA vocabulary, with row ids."""
-    vocab = 126464
-    types = {"stride": "i32", "forbid": "*i64", "n_forbid": "i32", "row_ids": "*i64", "key": "i64", "inv_t": "fp32"}
-    types |= {"vocab": "i32", "tiles": "i32", "fallback": "i32", "stats": "*fp32", "ids": "*i64", "confidence": "*fp32"}
-    unaligned = ("key", "n_forbid", "tiles", "fallback")
+    """Both kernels in every mode and dtype (the oracle in bfloat16) at a LLaDA vocabulary, with row ids.
+
+    "_odd": the same for a vocabulary and a stride that are no multiples of 16, which leaves no 16-byte loads.
+    "_no_ids": without row ids, where random numbers are made of them.
+    """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
-        config = launch_config("sample_tiles", vocab, dtype, arch)
-        typed = {**types, "logits": f"*{short}"}
         for kind, mode in ((ARGMAX, "argmax"), (PLAIN, "plain"), (TEMPERED, "tempered"), (GUMBEL, "gumbel")):
             if kind == GUMBEL and dtype != torch.bfloat16:
                 continue
-            first, second = _constexprs(kind, True, config, triton.cdiv(vocab, config.block))
+            config = launch_config("sample_tiles", _LLADA_VOCAB, dtype, arch)
+            first, second = _constexprs(kind, config, triton.cdiv(_LLADA_VOCAB, config.block))
             for fn, constexprs in ((_tile_stats, first), (_draw, second)):
-                if fn is not _tile_stats or kind != ARGMAX:  # the same code as for T = 1
-                    name = f"sample{fn.__name__}_{mode}_{short}"
-                    kernels.append(production_kernel(name, fn, arch, typed, constexprs, config, unaligned=unaligned))
+                if fn is _tile_stats and kind == ARGMAX:
+                    continue  # the same code as for T = 1
+                name, types = f"sample{fn.__name__}_{mode}_{short}", {**_TYPES, "logits": f"*{short}"}
+                make = partial(production_kernel, fn=fn, arch=arch, types=types, config=config)
+                kernels.append(make(name, constexprs=constexprs, unaligned=_UNALIGNED))
+                odd = (*_UNALIGNED, "stride", "vocab")
+                kernels.append(make(f"{name}_odd", constexprs=constexprs, unaligned=odd, wide_loads=False))
+                if kind != ARGMAX and (fn is _tile_stats) == (kind == GUMBEL):
+                    no_ids = {**constexprs, "row_ids": None}
+                    kernels.append(make(f"{name}_no_ids", constexprs=no_ids, unaligned=_UNALIGNED))
     return kernels
+
+
+_LLADA_VOCAB = 126464
+_UNALIGNED = ("key", "n_forbid", "fallback")
+_TYPES = {
+    "stride": "i32",
+    "stats": "*fp32",
+    "forbid": "*i64",
+    "n_forbid": "i32",
+    "row_ids": "*i64",
+    "key": "i64",
+    "inv_t": "fp32",
+    "vocab": "i32",
+    "ids": "*i64",
+    "confidence": "*fp32",
+    "fallback": "i32",
+}

@@ -1,9 +1,10 @@
-"""Helpers of the sampling tests: random logits, the goodness of fit of draws, and what counts as the same draw."""
+"""Helpers of the sampling tests: random logits, goodness of fit, what counts as the same draw, memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmpo.kernels import reference
 
@@ -59,3 +60,16 @@ def assert_confidence_is_as_exact_as_torch(ids: Tensor, confidence: Tensor, logi
     exact = allowed.double().softmax(-1).gather(-1, at).squeeze(-1)
     torch_error = (allowed.softmax(-1).gather(-1, at).squeeze(-1).double() - exact).abs().max()
     assert (confidence.double() - exact).abs().max() <= 2 * torch_error + 2**-23
+
+
+class Allocations(TorchDispatchMode):
+    """Records dtype and number of elements of everything allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.dtype, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        self.seen += [(x.dtype, x.untyped_storage().nbytes() // x.itemsize) for x in [out] if isinstance(x, Tensor)]
+        return out

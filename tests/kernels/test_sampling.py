@@ -6,13 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmpo.kernels import launch, reference, sample_tokens, sampling_plain
-from dmpo.kernels.sampling_triton import _pick
 from tests.kernels.sampling_oracle import (
     INF,
     NAN,
@@ -233,68 +228,6 @@ def test_forbidden_tokens_are_never_drawn(path: str) -> None:
         assert ids.tolist() == [5, 394]
 
 
-EDGES = [(0.0, 1, 0.0), (0.75 - 1e-12, 1, 1 - 4e-12 / 3), (0.75, 3, 0.0), (1.0, 3, 1.0)]  # u, index, what is left of u
-
-
-@pytest.mark.parametrize(("u", "index", "rest"), EDGES)
-def test_a_pick_at_the_ends_of_the_unit_interval_has_weight(path: str, u: float, index: int, rest: float) -> None:
-    """0 must skip leading zeros; a product rounded up to the total must not fall off the end or onto a zero."""
-    weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]).double()
-    if path == "plain":
-        picked, left = sampling_plain.pick(weights[None], torch.tensor([[u]], dtype=torch.float64))
-    else:
-        picked, left = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
-        _pick_once[(1,)](weights, torch.tensor([u], dtype=torch.float64), picked, left)
-    assert picked.item() == index
-    assert left.item() == pytest.approx(rest, abs=1e-13)
-
-
-@triton.jit
-def _pick_once(weights, u, picked, left):  # type: ignore[no-untyped-def]
-    index, rest = _pick(tl.load(weights + tl.arange(0, 8)), tl.load(u), 8)
-    tl.store(picked, index)
-    tl.store(left, rest)
-
-
-def test_uniforms_are_uniform_and_independent() -> None:
-    rows = torch.arange(500_000)
-    streams = [reference.uniform(1, rows), reference.uniform(2, rows), reference.uniform(1, rows << 32)]
-    flat = torch.full((256,), 1 / 256)
-    for u in streams:
-        assert u.min() >= 0
-        assert u.max() < 1
-        assert chi_square_p((u * 256).long().bincount(minlength=256), flat) > 1e-3
-        pairs = (u[:-1:2] * 16).long() * 16 + (u[1::2] * 16).long()
-        assert chi_square_p(pairs.bincount(minlength=256), flat) > 1e-3
-    for other in streams[1:]:
-        pairs = (streams[0] * 16).long() * 16 + (other * 16).long()
-        assert chi_square_p(pairs.bincount(minlength=256), flat) > 1e-3
-    low = ((streams[0] * 2.0**53).long() & 255).bincount(minlength=256)
-    assert chi_square_p(low, flat) > 1e-3
-
-
-def test_known_uniforms() -> None:
-    """splitmix64 finalisers over (row, seed), worked out with Python integers; saved runs depend on them."""
-
-    def mix(x: int) -> int:
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
-        return x ^ (x >> 31)
-
-    for seed in (0, 1, -1, 2**63, 2**64 + 1, 123456789):
-        rows = [0, 1, 2**40 + 17, -5]
-        want = [(mix(mix(row % 2**64) ^ mix((seed + 0x9E3779B97F4A7C15) % 2**64)) >> 11) * 2.0**-53 for row in rows]
-        assert reference.uniform(seed, torch.tensor(rows)).tolist() == want
-
-
-def test_seeds_are_taken_modulo_two_to_the_64(path: str) -> None:
-    logits = torch.zeros(24, 300)
-    a, b, c, d = (sample_tokens(logits, 1.0, seed=s)[0] for s in (-1, 2**64 - 1, 1, 2**64 + 1))
-    assert torch.equal(a, b)
-    assert torch.equal(c, d)
-    assert not torch.equal(a, c)
-
-
 def test_float64_logits_are_drawn_in_float64() -> None:
     logits = random_logits(3, 200).double()
     logits[:, 7] = logits.amax(-1) + 1e-9  # lost in float32
@@ -302,84 +235,3 @@ def test_float64_logits_are_drawn_in_float64() -> None:
     with launch.plain_path(False):
         ids, _ = sample_tokens(logits, 0, seed=0)
     assert ids.tolist() == [7, 7, 7]
-
-
-def test_no_rows(path: str) -> None:
-    ids, confidence = sample_tokens(torch.empty(0, 50), 1.0, seed=0)
-    assert ids.shape == confidence.shape == (0,)
-
-
-class _Sizes(TorchDispatchMode):
-    """Records dtype and number of elements of everything allocated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[torch.dtype, int]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        self.seen += [(x.dtype, x.untyped_storage().nbytes() // x.itemsize) for x in [out] if isinstance(x, Tensor)]
-        return out
-
-
-def test_plain_path_is_bounded_in_memory() -> None:
-    """Chunks only, and nothing in float64 or int64 as long as the vocabulary: no random number per logit."""
-    logits = random_logits(24, 126464, torch.bfloat16)
-    with _Sizes() as sizes:
-        sampling_plain.sample(logits, 0.3, 0, None, [5], "cdf")
-    new = [(dtype, n) for dtype, n in sizes.seen if dtype != torch.bfloat16]
-    assert max(n for _, n in new) <= sampling_plain.CHUNK + 126464
-    assert max(n for dtype, n in new if dtype in (torch.float64, torch.int64)) <= sampling_plain.TILE * 24
-    assert len(new) > 20
-
-
-def test_custom_op_is_sound(path: str) -> None:
-    logits = random_logits(3, 200)
-    for row_ids in (None, torch.tensor([4, 5, 6])):
-        torch.library.opcheck(torch.ops.dmpo.sample_tokens.default, (logits, 0.7, 3, row_ids, [2], "cdf"))
-
-
-def test_compiles_without_a_graph_break(path: str) -> None:
-    def step(hidden: Tensor, seed: int) -> Tensor:
-        ids, confidence = sample_tokens(hidden * 2, 0.5, seed=seed, forbid=(3,))
-        return ids.float() + confidence
-
-    torch._dynamo.reset()
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    logits = random_logits(3, 150).requires_grad_()
-    for seed in (1, 2, 3):
-        out = compiled(logits, seed)
-        assert torch.equal(out, step(logits, seed))
-        assert not out.requires_grad
-
-
-BAD = [
-    ({"logits": [[0.0]]}, TypeError, "logits"),
-    ({"logits": torch.zeros(5)}, ValueError, "logits"),
-    ({"logits": torch.zeros(2, 0)}, ValueError, "logits"),
-    ({"logits": torch.zeros(2, 5, dtype=torch.int64)}, ValueError, "logits"),
-    ({"temperature": -0.1}, ValueError, "temperature"),
-    ({"temperature": NAN}, ValueError, "temperature"),
-    ({"temperature": INF}, ValueError, "temperature"),
-    ({"temperature": 1e-40}, ValueError, "temperature"),
-    ({"temperature": "1"}, TypeError, "temperature"),
-    ({"seed": 1.5}, TypeError, "seed"),
-    ({"seed": None}, TypeError, "seed"),
-    ({"row_ids": [0, 1]}, TypeError, "row_ids"),
-    ({"row_ids": torch.arange(3)}, ValueError, "row_ids"),
-    ({"row_ids": torch.arange(2).int()}, ValueError, "row_ids"),
-    ({"row_ids": torch.arange(2, device="meta")}, ValueError, "row_ids"),
-    ({"forbid": [5]}, ValueError, "forbid"),
-    ({"forbid": [-1]}, ValueError, "forbid"),
-    ({"forbid": [1.0]}, TypeError, "forbid"),
-    ({"forbid": 3}, TypeError, "forbid"),
-    ({"forbid": [0, 1, 2, 3, 4]}, ValueError, "forbid"),
-    ({"mode": "nucleus"}, ValueError, "mode"),
-]
-
-
-@pytest.mark.parametrize(("change", "error", "name"), BAD)
-def test_bad_input_is_refused_by_name(path: str, change: dict, error: type[Exception], name: str) -> None:
-    arguments = {"logits": torch.zeros(2, 5), "temperature": 1.0, "seed": 0} | change
-    with pytest.raises(error, match=f"^{name}: got"):
-        sample_tokens(arguments.pop("logits"), arguments.pop("temperature"), **arguments)
