@@ -148,7 +148,7 @@ template <typename T>
 class RowSelector {
  public:
   explicit RowSelector(int64_t length)
-      : length_(length), scores_(length), candidates_(length + 1) {}
+      : length_(length), scores_(length), candidates_(length) {}
 
   // Writes the choice of a row into its tokens and returns how many positions that was.
   template <typename Task>
