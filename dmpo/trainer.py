@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .checkpoint import load_checkpoint, load_part, save_checkpoint
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
+from .masked_lm import special_ids
 from .metrics import step_metrics
 from .models import load_model, load_tokenizer
 from .objective import accumulate_gradient
@@ -82,6 +83,9 @@ class DMPOTrainer:
         if longest > policy.config.max_position_embeddings:
             limit = policy.config.max_position_embeddings
             raise ValueError(f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens")
+        for name in ("early_stop", "truncate_at_eos"):
+            if getattr(config, name) and special_ids(policy)[1] is None:
+                raise ValueError(f"{name} needs an EOS token, and the model's config names none")
         if not config.lora_r and config.dtype != "float32":
             log.warning(
                 "training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype

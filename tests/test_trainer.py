@@ -277,6 +277,14 @@ def test_a_long_prompt_is_refused(tmp_path: Path) -> None:
         DMPOTrainer(settings(tmp_path), model=tiny(max_length=6), tokenizer=character_tokenizer(), task=CountOnes())
 
 
+@pytest.mark.parametrize("name", ["early_stop", "truncate_at_eos"])
+def test_an_eos_is_needed_from_the_start(tmp_path: Path, name: str) -> None:
+    config, model = settings(tmp_path / "run", **{name: True}), tiny(vocab_size=7, mask_id=1, eos_id=None)
+    with pytest.raises(ValueError, match=f"{name} needs an EOS token"):
+        DMPOTrainer(config, model=model, tokenizer=character_tokenizer(), task=CountOnes())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     config = settings(tmp_path / "run", model=str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="absent"):
