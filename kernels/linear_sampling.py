@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from . import launch, reference
-from .linear_ce import _check_linear, _settings
-from .linear_ce_tiles import Head
+from .linear_ce import _check_linear
+from .linear_ce_tiles import Head, settings
 from .sampling import check_draw
 from .sampling_plain import barred, buffers, choose_tile, choose_token, tile_sums
 
@@ -89,7 +89,7 @@ def _sample_op(
     limit = PIECE_BYTES.get(hidden.device.type, PIECE_BYTES["cpu"]) if max_logits_bytes is None else max_logits_bytes
     kind = _Chunks if launch.uses_triton(hidden) else _Walk
     draw = kind(hidden, weight, bias, limit, temperature)
-    with _settings(hidden):
+    with settings(hidden):
         for start in range(0, rows, draw.rows):
             part = slice(start, start + draw.rows)
             ids[part], confidence[part] = draw(hidden[part], temperature, seed, row_ids[part], forbid)
