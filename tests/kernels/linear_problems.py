@@ -1,0 +1,54 @@
+"""Inputs of linear cross-entropy and its comparison with the reference, for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.kernels.kernel_oracle import assert_as_exact_as_torch, value_and_grads
+
+HEADS = ["frozen", "trainable", "head only"]
+
+
+def problem(
+    rows: int, vocab: int, size: int, dtype: torch.dtype = torch.float32, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """hidden [rows, size], weight [vocab, size], bias [vocab], targets [rows]."""
+    g = torch.Generator().manual_seed(vocab)
+    hidden, weight, bias = (
+        torch.randn(shape, generator=g).to(dtype) for shape in ((rows, size), (vocab, size), (vocab,))
+    )
+    return (hidden * scale).to(dtype), weight, bias, torch.randint(0, vocab, (rows,), generator=g)
+
+
+def compare(
+    run: Callable[..., Any],
+    exact: Callable[..., Any],
+    head: str,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+) -> None:
+    """Value and gradients of `run(hidden, weight, bias)` against `exact` in float32 and float64."""
+    trained = {"frozen": [hidden], "trainable": [hidden, weight, bias], "head only": [weight, bias]}[head]
+    leaves = [x for x in trained if x is not None]
+
+    def call(fn: Callable[..., Any], wide: bool) -> Callable[..., Tensor]:
+        def of_leaves(*given: Tensor) -> Tensor:
+            names = dict(zip((id(x) for x in leaves), given, strict=True))
+            all3 = (None if x is None else names.get(id(x), x.double() if wide else x) for x in (hidden, weight, bias))
+            return fn(*all3)
+
+        return of_leaves
+
+    probe = call(exact, False)(*leaves)
+    upstream = torch.randn(probe.shape, generator=torch.Generator().manual_seed(3))
+    mine = value_and_grads(call(run, False), *leaves, upstream=upstream)
+    plain = value_and_grads(call(exact, False), *leaves, upstream=upstream)
+    oracle = value_and_grads(call(exact, True), *(x.double() for x in leaves), upstream=upstream)
+    assert [x.dtype for x in mine[1:]] == [x.dtype for x in leaves]
+    assert_as_exact_as_torch(mine, plain, oracle, scale)
