@@ -35,6 +35,7 @@ from .reference import wide
 SWEEP_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 PLAIN_COLUMNS, TRITON_COLUMNS = 1024, 8192  # of a tile; one Triton program holds a row of it in registers
+PRODUCT_BYTES = 64 << 20  # of a float32 product that is added to a gradient
 MIN_CHUNK_ROWS = 32  # below this a product of row chunks reads the head too often
 
 
@@ -98,14 +99,16 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
 
 
 def accumulate(into: Tensor, a: Tensor, b: Tensor, unit: Tensor | None = None) -> None:
-    """into += a @ b (times `unit`, half-precision operands only), in the dtype of `into`. Half precision holds the
-    product beside `into` meanwhile: a head of [V, H] once more in float32."""
+    """into += a @ b (times `unit`, half-precision operands only), in the dtype of `into`. The product of half-precision
+    operands lies beside `into` meanwhile, PRODUCT_BYTES of it at a time."""
     if a.dtype == into.dtype:
         torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
-    elif unit is None:
-        into.add_(product(a, b, torch.empty_like(into)))
-    else:
-        into.addcmul_(product(a, b, torch.empty_like(into)), unit)
+        return
+    step = max(1, PRODUCT_BYTES // (into.shape[1] * into.itemsize))
+    beside = torch.empty_like(into[:step])
+    for part, rows in zip(into.split(step), a.split(step), strict=True):
+        made = product(rows, b, beside[: len(part)])
+        part.add_(made) if unit is None else part.addcmul_(made, unit)
 
 
 @contextmanager
