@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from .kernels import linear_token_logprobs
 from .losses import mean_log_prob
-from .masked_lm import head_weight, hidden_states
+from .masked_lm import head_weight, hidden_states, without_dropout
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def sequence_log_prob(
     replicates = len(views) // len(completions)
     rows = completions.repeat(replicates)
     parts = []
-    with _without_dropout(model):
+    with without_dropout(model):
         for start in range(0, len(views), batch_size):
             part, mask = rows[start : start + batch_size], views[start : start + batch_size]
             log_probs = _log_probs(model, part, mask, mask, mask_id)
@@ -109,7 +107,7 @@ def ordered_log_probs(
     row = torch.arange(len(order), device=order.device).unsqueeze(1)
     canvases = (row * steps + order)[order >= 0].unique()  # one for each step of each row
     result = torch.zeros(order.shape, device=order.device)
-    with _without_dropout(model):
+    with without_dropout(model):
         for start in range(0, len(canvases), batch_size):
             part = canvases[start : start + batch_size]
             row, step = part // steps, (part % steps).unsqueeze(1)
@@ -124,7 +122,7 @@ def ordered_log_probs(
 @torch.no_grad()
 def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id: int, max_tokens: int = 256) -> Tensor:
     """Mean entropy in nats of the prediction at masked positions, at most `max_tokens` evenly spaced ones."""
-    with _without_dropout(model):
+    with without_dropout(model):
         hidden = view_hidden(model, rows, mask, mask_id)[mask]
     hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
     weight, bias = head_weight(model)
@@ -151,13 +149,3 @@ def _log_probs(
         bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
         bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
     return linear_token_logprobs(hidden, weight, rows.tokens[scored], bias=bias)
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

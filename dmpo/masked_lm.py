@@ -7,6 +7,8 @@ at j-1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -210,6 +212,17 @@ def head_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     """
     head = _plain_head(model)
     return head.weight, head.bias
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for the length of the context, whatever happens in it."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def special_ids(model: nn.Module) -> tuple[int, int | None]:

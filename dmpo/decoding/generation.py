@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..masked_lm import special_ids, unwrap
+from ..masked_lm import special_ids, unwrap, without_dropout
 from .canvas import Canvas
 from .loop import BlockLoop
 from .settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
@@ -79,7 +77,8 @@ def generate(
         wino: unmasks boldly and takes back what a shadow of the block does not confirm (Hong et al. 2025,
             arXiv 2507.18578). Needs sdpa or eager attention.
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
-            log-probability of the completion in its `order` (at temperature 1 that of the draw itself).
+            log-probability of the completion in its `order` (at temperature 1 that of the draw itself), unless early_stop
+            wrote over tokens that later ones were drawn beside.
     Without a cache a row that is done with its block goes on to the next; with one it leaves the batch until the others
     are done, too.
 
@@ -136,21 +135,11 @@ def generate(
     tokens = torch.cat([prompt_ids, prompt_ids.new_full((batch, gen_length), mask_id)], 1)
     canvas = Canvas(model, tokens, attended, position_ids, prompt_length, cfg_scale, mask_id)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
-    with _without_dropout(model):
+    with without_dropout(model):
         loop = BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
         loop.run()
     seconds = time.perf_counter() - start
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order)
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _check(
