@@ -77,8 +77,8 @@ def generate(
         wino: unmasks boldly and takes back what a shadow of the block does not confirm (Hong et al. 2025,
             arXiv 2507.18578). Needs sdpa or eager attention.
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
-            log-probability of the completion in its `order` (at temperature 1 that of the draw itself), unless early_stop
-            wrote over tokens that later ones were drawn beside.
+            log-probability of the completion in its `order` (at temperature 1 that of the draw itself). With early_stop
+            it leaves out the tokens that were drawn after the EOS in its block and overwritten.
     Without a cache a row that is done with its block goes on to the next; with one it leaves the batch until the others
     are done, too.
 
