@@ -63,7 +63,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def run_side(side: str, decoder: str, temperature: float, repeats: int, device: str) -> dict[str, Any]:
-    """One process's share: {"seconds": [...], "gib", "forwards", "row_forwards", "tokens": of the completion}."""
+    """One process's share: {"seconds", "cpu_seconds": [...], "gib", "forwards", "row_forwards", "tokens"}.
+
+    CPU seconds, with one thread, hold on a busy machine too. Tokens are those of the completion.
+    """
     model: Any = new_model(**MODEL)
     model.to(device)
     prompts = torch.randint(0, 120_000, (SHAPE["batch"], SHAPE["prompt_length"]), generator=torch.manual_seed(0))
@@ -82,15 +85,17 @@ def run_side(side: str, decoder: str, temperature: float, repeats: int, device: 
         model.model(prompts[:1])  # threads and workspaces exist
     watch = _Peak(device)
     decode(SHAPE["block_length"], 2)
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(repeats):
         _wait(device)
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         sequences, forwards, row_forwards = decode(SHAPE["gen_length"], SHAPE["steps"])
         _wait(device)
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "gib": watch.gib(),
         "forwards": forwards,
         "row_forwards": row_forwards,
