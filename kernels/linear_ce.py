@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from . import checks, linear_ce_triton
-from .linear_ce_tiles import settings as _settings  # noqa: F401 - linear_sampling.py enters it too
 from .linear_token_ops import logprobs_op
 from .linear_weighted_ops import weighted_op
 
