@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .config import DMPOConfig as DMPOConfig
     from .decoding import Generation as Generation
     from .decoding import generate as generate
+    from .discriminative import LinearWDDOLoss as LinearWDDOLoss
+    from .discriminative import WDDOLoss as WDDOLoss
     from .losses import LinearWDCELoss as LinearWDCELoss
     from .losses import WDCELoss as WDCELoss
     from .masked_lm import head_weight as head_weight
@@ -33,7 +35,9 @@ _HOME = {
     "Generation": "decoding",
     "ImportanceWeights": "weights",
     "LinearWDCELoss": "losses",
+    "LinearWDDOLoss": "discriminative",
     "WDCELoss": "losses",
+    "WDDOLoss": "discriminative",
     "adaptive_coeff": "weights",
     "generate": "decoding",
     "head_weight": "masked_lm",

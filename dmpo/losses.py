@@ -33,6 +33,33 @@ def spread_over_views(values: Tensor, replicates: int) -> Tensor:
     return (values / (replicates * groups)).flatten().repeat(replicates)
 
 
+def logits_token_logprobs(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """log p of each target where masked, 0 elsewhere; [N, L, V], [N, L], bool [N, L] -> float32 [N, L]."""
+    return masked_token_logprobs(logits, targets, mask)
+
+
+def hidden_token_logprobs(hidden: Tensor, lm_head_weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """`logits_token_logprobs` of hidden [N, L, H] and lm_head_weight [V, H], without the logits."""
+    rows = linear_token_logprobs(hidden[mask], lm_head_weight, targets[mask])
+    return rows.new_zeros(targets.shape).masked_scatter(mask, rows)
+
+
+def check_views(targets: Tensor, mask: Tensor, replicates: int, weights: Tensor, **like_weights: Tensor | None) -> None:
+    """Raise ValueError or TypeError, naming the argument, unless views, weights and what is shaped like them agree."""
+    if weights.dim() not in (1, 2) or replicates * weights.numel() != targets.shape[0]:
+        raise ValueError(
+            f"weights must be [B] or [groups, G] with replicates · B = {targets.shape[0]} rows, "
+            f"got shape {tuple(weights.shape)} and replicates {replicates}"
+        )
+    for name, value in like_weights.items():
+        if value is not None and value.shape != weights.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, weights has {tuple(weights.shape)}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool, got {mask.dtype}")
+    if mask.shape != targets.shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, targets has {tuple(targets.shape)}")
+
+
 class _WDCE(nn.Module):
     """What the two heads share: baselines, groups and replicates; they differ in how rows become log-probabilities."""
 
@@ -57,18 +84,9 @@ class _WDCE(nn.Module):
         self, inputs: tuple[Tensor, ...], weights: Tensor, negative_weights: Tensor | None, log_prob_cur: Tensor | None
     ) -> Tensor:
         targets, mask = inputs[-2:]
-        if weights.dim() not in (1, 2) or self.replicates * weights.numel() != targets.shape[0]:
-            raise ValueError(
-                f"weights must be [B] or [groups, G] with replicates · B = {targets.shape[0]} rows, "
-                f"got shape {tuple(weights.shape)} and replicates {self.replicates}"
-            )
-        for name, value in (("negative_weights", negative_weights), ("log_prob_cur", log_prob_cur)):
-            if value is not None and value.shape != weights.shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, weights has {tuple(weights.shape)}")
-        if mask.dtype != torch.bool:
-            raise TypeError(f"mask must be bool, got {mask.dtype}")
-        if mask.shape != targets.shape:
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, targets has {tuple(targets.shape)}")
+        check_views(
+            targets, mask, self.replicates, weights, negative_weights=negative_weights, log_prob_cur=log_prob_cur
+        )
         log_prob_theta = None
         if self.baseline == "theta":
             with torch.no_grad():
@@ -120,8 +138,7 @@ class WDCELoss(_WDCE):
         return weighted_masked_ce(logits, targets, mask, weights, baseline, self.strength)[0]
 
     def _token_logprobs(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        logits, targets, mask = inputs
-        return masked_token_logprobs(logits, targets, mask)
+        return logits_token_logprobs(*inputs)
 
 
 class LinearWDCELoss(_WDCE):
@@ -145,6 +162,4 @@ class LinearWDCELoss(_WDCE):
         return linear_weighted_ce(hidden, lm_head_weight, targets, mask, weights, baseline, self.strength)[0]
 
     def _token_logprobs(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        hidden, lm_head_weight, targets, mask = inputs
-        rows = linear_token_logprobs(hidden[mask], lm_head_weight, targets[mask])
-        return rows.new_zeros(targets.shape).masked_scatter(mask, rows)
+        return hidden_token_logprobs(*inputs)
