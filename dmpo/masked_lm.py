@@ -217,12 +217,13 @@ def head_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode for the length of the context, whatever happens in it."""
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
 def special_ids(model: nn.Module) -> tuple[int, int | None]:

@@ -12,7 +12,8 @@
     tokens_per_forward        tokens drawn and kept for each row-forward
     rollout_mismatch          mean over completions of `rollout.rollout_mismatch`, nats a token
     path_log_prob_cur, path_log_prob_ref
-                              decoder random_order only: mean exact log-probability of the drawn path, nats a completion
+                              decoder random_order only: mean log-probability of the drawn path, nats a completion;
+                              exact without early_stop
   after an evaluation:
     sampled_accuracy, greedy_accuracy
 The seconds of each phase are in timings.jsonl, those of decoding under `rollout`.

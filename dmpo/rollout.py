@@ -32,8 +32,8 @@ class Rollouts:
     float32 [B], the latter two ELBOs; entropy is the policy's mean token entropy in nats on views of these completions.
     forwards, row_forwards, drawn: model calls, rows that went through them, tokens drawn and kept; int64 scalars.
     mismatch: float32 [B], see `rollout_mismatch`.
-    path_log_prob_cur, path_log_prob_ref: float32 [B], exact log-probability of the drawn tokens in the order they were
-        drawn; for decoder random_order, else None.
+    path_log_prob_cur, path_log_prob_ref: float32 [B], log-probability of the drawn tokens in the order they were drawn,
+        exact unless early_stop overwrote some; for decoder random_order, else None.
     """
 
     completions: Completions
@@ -58,6 +58,10 @@ class Rollouts:
     def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> Rollouts:
         """The inverse of `tensors`."""
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        fields = {f.name: f for kind in (cls, Completions) for f in dataclasses.fields(kind) if f.name != "completions"}
+        needed = {name for name, f in fields.items() if f.default is dataclasses.MISSING}
+        if odd := (needed - set(tensors)) | (set(tensors) - set(fields)):
+            raise ValueError(f"rollouts of another version of dmpo: {', '.join(sorted(odd))} missing or unknown")
         completions = Completions(*(tensors.pop(f.name) for f in dataclasses.fields(Completions)))
         return cls(completions, **tensors)
 
@@ -211,7 +215,9 @@ def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Ten
 
     The mean recorded log-probability of the drawn tokens that count, minus the ELBO per token that counts. Taking the
     most confident tokens first gives a value above 0 without any fault (topk); what a parallel, cached or guided one
-    adds to that of topk is its drift from the likelihood that training uses.
+    adds to that of topk is its drift from the likelihood that training uses. With early_stop and without
+    truncate_at_eos the ELBO also counts the EOS that fill a row, which are nearly certain: the gauge is then lower for
+    shorter completions.
     """
     counted = (generation.order >= 0) & eligible
     recorded = (generation.log_probs * counted).sum(-1) / counted.sum(-1)

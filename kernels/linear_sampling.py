@@ -24,7 +24,7 @@ from .sampling_plain import barred, buffers, choose_tile, choose_token, tile_sum
 TILE = 128  # tokens whose sums are kept, and whose logits are computed twice
 PIECE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 MOST_ROWS = 256  # of a piece on a CPU
-FEWEST_ROWS = 8  # of a product on a CPU: BLAS rounds products of fewer rows in another way, and draws would follow
+FEWEST_ROWS = 16  # of a product on a CPU: BLAS rounds products of fewer rows in another way, and draws would follow
 WEIGHT_BYTES = 16 << 20  # of the head read for a piece on a CPU
 
 
@@ -46,7 +46,7 @@ def linear_sample_tokens(
 
     The same (seed, row id) draws the same token as `sample_tokens` does, up to the rounding of logits; temperature,
     forbidden tokens, infinities, NaN and the meaning of confidence: see there. Logits exist only in a piece of at most
-    `max_logits_bytes` (default: 2 MiB on a CPU, 256 MiB on a GPU), but 8 rows of 128 logits at least on a CPU and one
+    `max_logits_bytes` (default: 2 MiB on a CPU, 256 MiB on a GPU), but 16 rows of 128 logits at least on a CPU and one
     row on a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of
     the inputs, as from a linear layer, and float64 takes the CPU's path.
 
@@ -187,7 +187,7 @@ class _Walk:
         step = max(1, self.limit // (TILE * hidden.shape[1] * dtype.itemsize))  # rows whose tiles are copied at a time
         for h, tokens, out in zip(hidden.split(step), at.split(step), x.split(step), strict=True):
             copied = weight.index_select(0, tokens.flatten()).view(*tokens.shape, -1).to(dtype)  # [step, TILE, H]
-            out.copy_(torch.bmm(copied, h.unsqueeze(-1)).squeeze(-1))
+            torch.sum(copied.mul_(h.unsqueeze(1)), -1, out=out)  # row by row: BLAS rounds a lone row in another way
         if bias is not None:
             x += bias[at].to(dtype)
         return x.masked_fill_(outside, float("-inf"))

@@ -223,5 +223,6 @@ def linear_sample_tokens(
     max_logits_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`sample_tokens` of `hidden @ weight.T + bias`."""
-    logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
+    hidden = _wide(hidden)
+    logits = torch.nn.functional.linear(hidden, _wide(weight), None if bias is None else bias.to(hidden.dtype))
     return sample_tokens(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)

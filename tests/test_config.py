@@ -59,7 +59,7 @@ def test_every_field_is_documented() -> None:
         ("block_length=0", "gen_length must be a positive multiple of block_length, got 256 and 0"),
         ("steps=100", "steps must be a positive multiple of the 8 blocks, got 100"),
         ("eval_decode_steps=100", "eval_decode_steps: steps must be a positive multiple of the 8 blocks, got 100"),
-        ("temperature=-1", "temperature must be finite and ≥ 0, got -1"),
+        ("temperature=-1", "temperature must be 0 or finite and ≥ 1e-30, got -1"),
         ("threshold=0.9", "threshold must be left at None, got 0.9: it belongs to parallel"),
         ("factor=.nan", "config key 'factor'"),
         ("remasking=none", "config key 'remasking'.*'none'"),

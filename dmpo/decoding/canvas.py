@@ -107,14 +107,14 @@ class CachedPass:
     """A block's first step runs on the whole canvas and keeps keys and values; later ones run on the block and, without
     `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave.
 
-    compiled: later steps are compiled, on a GPU into a CUDA graph; rows then stay until all are done, for one shape.
+    compiled: later steps are compiled, on a GPU for CUDA graphs; rows then stay until all are done, for one shape.
     """
 
     own_pace = False
 
     def __init__(self, canvas: Canvas, block_length: int, suffix_cached: bool, compiled: bool = False) -> None:
         self.canvas, self.block_length, self.suffix_cached = canvas, block_length, suffix_cached
-        self.call = _compiled_hidden_states(canvas.tokens.device.type) if compiled else hidden_states
+        self.call = _CompiledCall(canvas.tokens.device) if compiled else hidden_states
         self.compiled = compiled
         self.everyone = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
         self.cached = self.everyone  # the rows whose keys and values are kept, ascending
@@ -192,22 +192,34 @@ def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
     return hidden.gather(1, span.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
-@cache
-def _compiled_hidden_states(device: str) -> Callable[..., Tensor]:
-    """`hidden_states`, compiled; where that fails, one log line says why and the plain one runs."""
-    options: dict[str, Any] = {"mode": "reduce-overhead"} if device == "cuda" else {}
-    compiled = torch.compile(hidden_states, dynamic=False, **options)
-    failed = False
+class _CompiledCall:
+    """`hidden_states`, compiled; where that fails, a log line says why and the plain one runs to the end."""
 
-    def call(*args: Any, **kwargs: Any) -> Tensor:
-        nonlocal failed
-        if not failed:
+    def __init__(self, device: torch.device) -> None:
+        self.call: Callable[..., Tensor] | None = _compiled_hidden_states(device.type)
+        self.copies = device.type == "cuda"  # a CUDA graph writes its result to the same place every time
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self.call is not None:
             try:
-                hidden: Tensor = compiled(*args, **kwargs)
-                return hidden.clone() if device == "cuda" else hidden  # a CUDA graph writes there again
-            except torch._dynamo.exc.TorchDynamoException as error:
-                failed = True
+                with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # else torch stops compiling unsaid
+                    hidden = self.call(*args, **kwargs)
+                return hidden.clone() if self.copies else hidden
+            except _compile_errors() as error:
+                # What it may have written into the cache, the plain call writes again.
+                self.call = None
                 logger.warning("dual_cache runs uncompiled: %s", " ".join(str(error).split())[:200])
         return hidden_states(*args, **kwargs)
 
-    return call
+
+@cache
+def _compiled_hidden_states(device: str) -> Callable[..., Tensor]:
+    options: dict[str, Any] = {"mode": "reduce-overhead"} if device == "cuda" else {}
+    compiled: Callable[..., Tensor] = torch.compile(hidden_states, dynamic=False, **options)
+    return compiled
+
+
+def _compile_errors() -> tuple[type[Exception], ...]:
+    """What compiling, or running what was compiled, may raise; looked up late, since importing it takes seconds."""
+    errors = torch._dynamo.exc
+    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, RuntimeError)

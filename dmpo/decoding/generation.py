@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..masked_lm import special_ids, unwrap, without_dropout
 from .canvas import Canvas
@@ -97,8 +98,9 @@ def generate(
         mask_id, eos_id: default to the model's config.
         early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS.
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
-        compiled: of dual_cache, compile the steps that run on the block alone (on a GPU, capture them in a CUDA graph).
-            Costs a compilation for each shape; where it fails, the steps run as they are and a log line says why.
+        compiled: of dual_cache, compile the steps that run on the block alone (on a GPU in the mode that captures CUDA
+            graphs where torch finds it can; not run on a GPU yet). Costs a compilation for each shape; where it fails,
+            the steps run as they are and a log line says why.
 
     Raises:
         ValueError: an argument out of range, named.
@@ -125,7 +127,9 @@ def generate(
     eos_id = config_eos_id if eos_id is None else eos_id
     if early_stop and eos_id is None:
         raise ValueError("early_stop needs eos_id, and the model's config has none")
-    _check(prompt_ids, attention_mask, row_ids, mask_id, unwrap(model).config.vocab_size)
+    _check(prompt_ids, attention_mask, row_ids, mask_id, eos_id, unwrap(model).config.vocab_size)
+    if isinstance(model, DistributedDataParallel):
+        model = model.module  # its hooks would wait for ranks that need fewer calls
     start = time.perf_counter()
     batch, prompt_length = prompt_ids.shape
     attended = position_ids = None
@@ -143,8 +147,25 @@ def generate(
 
 
 def _check(
-    prompt_ids: Tensor, attention_mask: Tensor | None, row_ids: Tensor | None, mask_id: int | None, vocab: int
+    prompt_ids: Tensor,
+    attention_mask: Tensor | None,
+    row_ids: Tensor | None,
+    mask_id: int | None,
+    eos_id: int | None,
+    vocab: int,
 ) -> None:
+    for name, tensor in (("prompt_ids", prompt_ids), ("attention_mask", attention_mask), ("row_ids", row_ids)):
+        if not isinstance(tensor, Tensor) and (tensor is not None or name == "prompt_ids"):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    for name, token in (("mask_id", mask_id), ("eos_id", eos_id)):
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
+            raise TypeError(f"{name} must be an int, got {type(token).__name__}")
+        if token is not None and not 0 <= token < vocab:
+            raise ValueError(f"{name} must be in [0, {vocab}), the vocabulary, got {token}")
+    if mask_id is None:
+        raise ValueError("mask_id is None and the model's config has no mask_token_id")
+    if mask_id == eos_id:
+        raise ValueError(f"mask_id and eos_id must differ, got {mask_id} for both")
     if prompt_ids.dtype != torch.int64:
         raise TypeError(f"prompt_ids must be int64, got {prompt_ids.dtype}")
     if prompt_ids.dim() != 2 or prompt_ids.shape[0] == 0:
@@ -159,9 +180,8 @@ def _check(
             raise ValueError(f"attention_mask has no token in row {empty[0]}: the prompt is all padding")
     if row_ids is not None and (row_ids.dtype != torch.int64 or row_ids.shape != prompt_ids.shape[:1]):
         raise ValueError(f"row_ids must be int64 [{len(prompt_ids)}], got {row_ids.dtype} {list(row_ids.shape)}")
-    if mask_id is None:
-        raise ValueError("mask_id is None and the model's config has no mask_token_id")
     if bool(((prompt_ids < 0) | (prompt_ids >= vocab)).any()):
         raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompt_ids.min()} to {prompt_ids.max()}")
-    if bool((prompt_ids == mask_id).any()):
+    masks = prompt_ids == mask_id
+    if bool((masks if attention_mask is None else masks & attention_mask.bool()).any()):
         raise ValueError(f"prompt_ids contains the mask token {mask_id}")

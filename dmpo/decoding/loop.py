@@ -64,8 +64,10 @@ class BlockLoop:
         placed = [(row.index, row.block) for row in group]
         if placed != self._placed:
             self._placed = placed
-            table = torch.tensor(placed, device=self.row_ids.device).T.contiguous()
-            self._index = table[0]
+            device = self.row_ids.device
+            # Pinned, so that the copy does not wait for the device.
+            table = torch.tensor(placed, pin_memory=device.type == "cuda").T.to(device, non_blocking=True)
+            self._index = table[0].contiguous()
             self._start = self.canvas.prompt_length + table[1] * self.settings.block_length
         return self._index, self._start
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .canvas import CachedPass, Canvas, FullPass, ShadowPass
 from .policies import Confident, Policy, Schedule, WideInNarrowOut
@@ -15,6 +15,18 @@ Remasking = Literal["low_confidence", "random"]
 WINO_THRESHOLD, WINO_THRESHOLD_BACK = 0.6, 0.9  # the paper's
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 _BY_CONFIDENCE = ("parallel", "prefix_cache", "dual_cache")
+
+_SMALLEST_TEMPERATURE = 1e-30  # what the draw takes
+_TYPES: tuple[tuple[tuple[str, ...], type[Any] | tuple[type[Any], ...], str], ...] = (
+    (("decoder", "remasking"), str, "a string"),
+    (("gen_length", "block_length", "steps", "seed"), int, "an int"),
+    (
+        ("temperature", "threshold", "factor", "cfg_scale", "wino_threshold", "wino_threshold_back"),
+        (int, float),
+        "a number",
+    ),
+    (("early_stop", "compiled"), bool, "True or False"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,13 @@ class Settings:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        for names, kind, wanted in _TYPES:
+            for name in names:
+                value = getattr(self, name)
+                if value is None and name in ("threshold", "factor"):
+                    continue
+                if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                    raise TypeError(f"{name} must be {wanted}, got {value!r}")
         if self.decoder not in DECODERS:
             raise ValueError(f"unknown decoder {self.decoder!r}, choose one of {', '.join(DECODERS)}")
         if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
@@ -49,8 +68,8 @@ class Settings:
             raise ValueError(
                 f"steps per block must be at most block_length {self.block_length}, got {self.steps // self.blocks}"
             )
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be finite and ≥ 0, got {self.temperature}")
+        if self.temperature != 0 and not _SMALLEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ValueError(f"temperature must be 0 or finite and ≥ {_SMALLEST_TEMPERATURE}, got {self.temperature}")
         if not -float("inf") < self.cfg_scale < float("inf"):
             raise ValueError(f"cfg_scale must be finite, got {self.cfg_scale}")
         if self.remasking not in ("low_confidence", "random"):

@@ -63,6 +63,36 @@ def test_failed_compilation_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog
     assert "no compiler here" in said[0]
 
 
+def test_compiled_step_that_fails_when_it_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            raise RuntimeError("capture failed")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    model = tiny(init_std=0.7)
+    plain = generate(model, tokens(3, 6), **OPTIONS).sequences
+    for said in (1, 2):  # every call says it
+        with caplog.at_level(logging.WARNING, logger="dmpo"):
+            assert torch.equal(generate(model, tokens(3, 6), compiled=True, **OPTIONS).sequences, plain)
+        assert len([r for r in caplog.records if "capture failed" in r.getMessage()]) == said
+
+
+def test_too_many_shapes_are_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lambda graph, inputs: graph.forward))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    model = tiny(init_std=0.7)
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        for width in range(4, 8):
+            prompt = tokens(2, width)
+            compiled = generate(model, prompt, compiled=True, **OPTIONS).sequences
+            assert torch.equal(compiled, generate(model, prompt, **OPTIONS).sequences)
+    assert any("dual_cache runs uncompiled" in record.getMessage() for record in caplog.records)
+
+
 def test_only_dual_cache_compiles() -> None:
     with pytest.raises(ValueError, match="compiled must be False for 'prefix_cache'"):
         generate(tiny(), tokens(1, 6), compiled=True, **OPTIONS | {"decoder": "prefix_cache"})

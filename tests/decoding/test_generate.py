@@ -87,6 +87,10 @@ def test_training_mode_is_kept() -> None:
         ({"cfg_scale": float("nan")}, "cfg_scale must be finite"),
         ({"attention_mask": torch.zeros(1, 4)}, "attention_mask has no token in row 0"),
         ({"row_ids": torch.zeros(2, dtype=torch.long)}, "row_ids must be int64"),
+        ({"mask_id": 48}, r"mask_id must be in \[0, 48\), the vocabulary, got 48"),
+        ({"eos_id": -1}, "eos_id must be in"),
+        ({"eos_id": MASK}, "mask_id and eos_id must differ"),
+        ({"temperature": 1e-40}, "temperature must be 0 or finite"),
         ({"prompt_ids": torch.full((1, 4), 48)}, "prompt_ids must be in"),
         ({"prompt_ids": torch.full((1, 4), MASK)}, "mask token"),
         ({"prompt_ids": torch.zeros(4, dtype=torch.long)}, "prompt_ids"),
@@ -109,3 +113,45 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
 def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match="prompt_ids must be int64"):
         generate(tiny(), torch.zeros(1, 4, dtype=dtype), decoder="topk", gen_length=8, block_length=4, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 8.0}, "steps must be an int, got 8.0"),
+        ({"block_length": True}, "block_length must be an int"),
+        ({"temperature": "1"}, "temperature must be a number"),
+        ({"temperature": None}, "temperature must be a number"),
+        ({"seed": 1.5}, "seed must be an int"),
+        ({"early_stop": "no"}, "early_stop must be True or False"),
+        ({"mask_id": 3.0}, "mask_id must be an int"),
+        ({"eos_id": [2, 7]}, "eos_id must be an int"),
+        ({"prompt_ids": [[5, 6]]}, "prompt_ids must be a tensor"),
+        ({"attention_mask": [[1, 1]]}, "attention_mask must be a tensor"),
+    ],
+)
+def test_wrong_type_is_named(change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
+        "prompt_ids": tokens(1, 4),
+        "decoder": "topk",
+        "gen_length": 8,
+        "block_length": 4,
+        "steps": 4,
+    }
+    with pytest.raises(TypeError, match=message):
+        generate(tiny(), **(good | change))
+
+
+def test_mask_token_may_be_padding() -> None:
+    options: dict[str, Any] = {"decoder": "topk", "gen_length": 4, "block_length": 4, "steps": 4}
+    prompt, mask = torch.tensor([[MASK, 7, 8]]), torch.tensor([[0, 1, 1]])
+    plain = generate(tiny(), prompt[:, 1:], **options).sequences[:, 2:]
+    assert torch.equal(generate(tiny(), prompt, attention_mask=mask, **options).sequences[:, 3:], plain)
+
+
+def test_only_what_was_in_training_mode_goes_back_to_it() -> None:
+    model = tiny().train()
+    model.model.norm.eval()
+    generate(model, tokens(1, 4), decoder="topk", gen_length=4, block_length=4, steps=1)
+    assert model.training
+    assert not model.model.norm.training
