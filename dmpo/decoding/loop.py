@@ -66,9 +66,9 @@ class BlockLoop:
             self._placed = placed
             device = self.row_ids.device
             # Pinned, so that the copy does not wait for the device.
-            table = torch.tensor(placed, pin_memory=device.type == "cuda").T.to(device, non_blocking=True)
-            self._index = table[0].contiguous()
-            self._start = self.canvas.prompt_length + table[1] * self.settings.block_length
+            table = torch.tensor(placed, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+            self._index = table[:, 0].contiguous()
+            self._start = self.canvas.prompt_length + table[:, 1] * self.settings.block_length
         return self._index, self._start
 
     def _draw(self, hidden: Tensor, places: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,8 +115,8 @@ class BlockLoop:
 
     def _advance(self, group: list[Row], index: Tensor, unmasked: Tensor, revoked: Tensor | None) -> set[int]:
         """Move each row on to where it stands now: by the schedule, or after one look at the device."""
-        if self.policy.scheduled:
-            moved = [self.policy.count(row) for row in group]
+        moved = [count for row in group if (count := self.policy.count(row)) is not None]
+        if moved:
             back = [0] * len(group)
             block_done = all(row.left == count for row, count in zip(group, moved, strict=True))
             ended = self._end(index).tolist() if block_done and self.eos_id is not None else back

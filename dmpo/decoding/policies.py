@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..kernels import remask_, revoke_
 
-_BEFORE_FIRST_STEP = 30  # what WINO takes for the number of tokens unmasked before a block's first step
-
 
 @dataclass
 class Row:
@@ -47,10 +45,11 @@ class Step:
 class Policy(Protocol):
     """Unmasks in place; returns how many tokens of each row were unmasked and how many taken back, int [R]."""
 
-    scheduled: bool  # `count` tells the number before the step, so nobody waits for the device
     revokes: bool  # tokens may become masks again
 
-    def count(self, row: Row) -> int: ...
+    def count(self, row: Row) -> int | None:
+        """How many of the row the next step unmasks; None: found on the device, which the loop then waits for."""
+        ...
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]: ...
 
@@ -61,7 +60,6 @@ class Schedule:
 
     block_length: int
     steps: int
-    scheduled = True
     revokes = False
 
     def count(self, row: Row) -> int:
@@ -80,11 +78,10 @@ class Confident:
 
     threshold: float | None
     factor: float | None
-    scheduled = False
     revokes = False
 
-    def count(self, row: Row) -> int:
-        raise NotImplementedError("the number is found on the device")
+    def count(self, row: Row) -> int | None:
+        return None
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
         moved = remask_(
@@ -108,11 +105,10 @@ class WideInNarrowOut:
 
     threshold: float
     threshold_back: float
-    scheduled = False
     revokes = True
 
-    def count(self, row: Row) -> int:
-        raise NotImplementedError("the number is found on the device")
+    def count(self, row: Row) -> int | None:
+        return None
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
         assert step.shadow is not None
@@ -126,8 +122,7 @@ class WideInNarrowOut:
             mask_id=step.mask_id,
             num_transfer=torch.minimum(confident, most).clamp(min=1),
         )
-        previous = torch.where(masked.all(1), _BEFORE_FIRST_STEP, step.previous)
-        limit = torch.where(unmasked > 1, previous - 1, 0)
+        limit = torch.where(unmasked > 1, (step.previous - 1).clamp(min=0), 0)  # at first there is nothing to take back
         return unmasked, revoke_(
             step.window, step.shadow, mask_id=step.mask_id, threshold=self.threshold_back, limit=limit
         )

@@ -65,6 +65,10 @@ def test_training_mode_is_kept() -> None:
     assert model.training
 
 
+def good() -> dict[str, Any]:
+    return {"prompt_ids": tokens(1, 4), "decoder": "topk", "gen_length": 8, "block_length": 4, "steps": 4}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -98,15 +102,8 @@ def test_training_mode_is_kept() -> None:
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {
-        "prompt_ids": tokens(1, 4),
-        "decoder": "topk",
-        "gen_length": 8,
-        "block_length": 4,
-        "steps": 4,
-    }
     with pytest.raises(ValueError, match=message):
-        generate(tiny(), **(good | change))
+        generate(tiny(), **(good() | change))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool])
@@ -131,15 +128,8 @@ def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
     ],
 )
 def test_wrong_type_is_named(change: dict[str, Any], message: str) -> None:
-    good: dict[str, Any] = {
-        "prompt_ids": tokens(1, 4),
-        "decoder": "topk",
-        "gen_length": 8,
-        "block_length": 4,
-        "steps": 4,
-    }
     with pytest.raises(TypeError, match=message):
-        generate(tiny(), **(good | change))
+        generate(tiny(), **(good() | change))
 
 
 def test_mask_token_may_be_padding() -> None:
