@@ -83,9 +83,9 @@ def test_compiled_step_that_fails_when_it_runs(
 
 def test_too_many_shapes_are_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lambda graph, inputs: graph.forward))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     model = tiny(init_std=0.7)
-    with caplog.at_level(logging.WARNING, logger="dmpo"):
+    # torch's own patch: monkeypatch cannot restore an option of torch's config, it would hide it from every later test
+    with torch._dynamo.config.patch(recompile_limit=2), caplog.at_level(logging.WARNING, logger="dmpo"):
         for width in range(4, 8):
             prompt = tokens(2, width)
             compiled = generate(model, prompt, compiled=True, **OPTIONS).sequences
