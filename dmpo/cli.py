@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from .config import DMPOConfig, load_config
+    from .config import DMPOConfig
+    from .config_files import load_config
     from .trainer import DMPOTrainer
 
     DMPOTrainer(load_config(DMPOConfig, arguments.config, arguments.overrides)).train()
@@ -61,7 +62,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     from rich.progress import Progress
 
-    from .config import load_config
+    from .config_files import load_config
     from .models import save_model
     from .pretrain import PretrainConfig, as_dict, character_tokenizer, pretrain
 
@@ -81,7 +82,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from .config import GenerateConfig, decoding_options, load_config
+    from .config import GenerateConfig, decoding_options
+    from .config_files import load_config
     from .decoding import generate
     from .models import load_model, load_tokenizer
     from .rollout import decode_text, encode_prompts

@@ -1,16 +1,12 @@
-"""One typed config: YAML file or shipped name, plus `key=value` from the command line."""
+"""The typed configs: every key of a run, its default, its meaning and what it may be."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import field
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
@@ -18,12 +14,13 @@ from .weights import Baseline
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
-    *("max_prompt_length", "num_prompts", "rollout_batch_size"),
+    *("max_prompt_length", "num_prompts", "rollout_batch_size", "buffer_rounds", "max_skipped_steps"),
     *("replicates", "score_views", "max_steps", "gradient_steps", "save_total_limit", "eval_prompts"),
 )
 _AT_LEAST_ZERO = (
-    *("lora_r", "alpha", "strength", "eval_temperature", "eval_decode_steps"),
-    *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "save_steps", "eval_steps", "seed"),
+    *("lora_r", "alpha", "strength", "wddo_alpha", "wddo_beta", "eval_temperature", "eval_decode_steps"),
+    *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "memory_budget", "save_steps", "eval_steps"),
+    *("seed", "reference_refresh_steps", "buffer_min_ess", "log_completions"),
 )
 
 
@@ -36,6 +33,8 @@ class DMPOConfig:
         dtype: of the weights and the forward; `attn_implementation` as in transformers.
         lora_r: rank of LoRA on all linear layers; 0 trains every weight, with a frozen copy as the reference.
         lora_alpha, lora_dropout: as in peft.
+        load_in_4bit: keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`, CUDA only); needs LoRA.
+        gradient_checkpointing: recompute the activations of each block in the backward, for memory.
     Task
         task, task_options: a task of `dmpo.tasks`, or your class as `module:class`, and its arguments.
         reward: your function as `module:function`, in place of the task's own reward.
@@ -46,15 +45,28 @@ class DMPOConfig:
             wino_threshold_back, compiled, early_stop: as in `dmpo.generate`. Evaluation decodes the same way.
         rollout_batch_size: sequences of one forward without gradient (decoding and scoring).
     Objective
+        loss: wdce (weighted denoising cross-entropy) or wddo (weighted direct discriminative optimisation, which has
+            no baseline). wddo_alpha, wddo_beta: its α_d and β.
         alpha: temperature of the target p_ref·exp(r/α), in units of reward. coeff: proximal coefficient c in (0, 1].
+        ess_target: choose c anew for each group, in [0.01, 0.99], so that its ESS is this; None keeps `coeff`.
+        weighting: softmax (of c·(log p_ref − log p_cur + r/α)) or reward (w = r, as it is).
         baseline, strength: weight baseline and how much of it is subtracted. The paper: negative, 1.
+        reference_refresh_steps: make the policy its own new reference every so many gradient steps; 0 never.
         replicates: views of each completion a gradient step, R. score_views: views for log-probabilities, K.
         mask_rate_min, mask_rate_max, antithetic: how views are drawn.
         truncate_at_eos: count only tokens up to and including the first EOS.
+    Buffer
+        buffer_rounds: rounds of rollouts kept, K. Each gradient step draws, for every place of a round, one of the
+            groups that the last K rounds left there.
+        buffer_min_ess: drop a group of an earlier round once softmax(log p_θ − log p_cur) over it has a smaller ESS, a
+            share of the group: the policy has left it behind. 0 keeps all, and spares scoring them every round.
     Optimisation
         max_steps: gradient steps in all. gradient_steps: of them a round, F.
         learning_rate, warmup_steps, weight_decay, adam_beta1, adam_beta2, max_grad_norm: AdamW, constant after warm-up.
         micro_batch_size: views of one forward and backward; the gradient does not depend on it. 0: all at once.
+        memory_budget: GB of a device; above 0, `micro_batch_size` is instead the largest that `dmpo plan` fits into it.
+        max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops; each is
+            skipped and counted.
     Book-keeping
         output_dir: the folder that the run owns. resume: go on from its newest whole checkpoint.
         seed: of everything. save_steps, eval_steps: every so many gradient steps, 0 for only at the end.
@@ -62,6 +74,7 @@ class DMPOConfig:
         eval_prompts: held-out prompts of one evaluation; eval_temperature: of its sampled half (the other is greedy).
         eval_decode_steps: model calls of a completion in evaluation, 0 for `steps`.
         report_to: trackers by accelerate's names (tensorboard, wandb, trackio).
+        log_completions: rows of a round written to completions.jsonl with prompt, reward and weight; 0 for none.
     """
 
     model: str
@@ -72,6 +85,8 @@ class DMPOConfig:
     lora_r: int = 128
     lora_alpha: int = 64
     lora_dropout: float = 0.05
+    load_in_4bit: bool = False
+    gradient_checkpointing: bool = False
 
     task_options: dict[str, Any] = field(default_factory=dict)
     reward: str | None = None
@@ -94,16 +109,25 @@ class DMPOConfig:
     early_stop: bool = True
     rollout_batch_size: int = 16
 
+    loss: Literal["wdce", "wddo"] = "wdce"
+    wddo_alpha: float = 1.0
+    wddo_beta: float = 1.0
     alpha: float = 0.04
     coeff: float = 1.0
+    ess_target: float | None = None
+    weighting: Literal["softmax", "reward"] = "softmax"
     baseline: Baseline = "negative"
     strength: float = 1.0
+    reference_refresh_steps: int = 0
     replicates: int = 4
     score_views: int = 4
     mask_rate_min: float = 0.1
     mask_rate_max: float = 0.9
     antithetic: bool = True
     truncate_at_eos: bool = False
+
+    buffer_rounds: int = 1
+    buffer_min_ess: float = 0.0
 
     max_steps: int = 1000
     gradient_steps: int = 8
@@ -114,6 +138,8 @@ class DMPOConfig:
     adam_beta2: float = 0.99
     max_grad_norm: float = 0.2
     micro_batch_size: int = 4
+    memory_budget: float = 0.0
+    max_skipped_steps: int = 5
 
     seed: int = 0
     resume: bool = False
@@ -124,6 +150,7 @@ class DMPOConfig:
     eval_temperature: float = 0.2
     eval_decode_steps: int = 0
     report_to: list[str] = field(default_factory=list)
+    log_completions: int = 4
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -136,6 +163,14 @@ class DMPOConfig:
             "num_generations", self.num_generations, self.num_generations >= 2, "≥ 2: weights are relative to a group"
         )
         _require("coeff", self.coeff, 0 < self.coeff <= 1, "in (0, 1]")
+        if self.ess_target is not None:
+            _require("ess_target", self.ess_target, 0 < self.ess_target <= 1, "in (0, 1], or null for a fixed coeff")
+            _require("weighting", self.weighting, self.weighting == "softmax", "softmax where ess_target is given")
+        _require("buffer_min_ess", self.buffer_min_ess, self.buffer_min_ess <= 1, "in [0, 1]")
+        if self.weighting == "reward":
+            chosen = self.loss == "wddo" or self.baseline != "negative"
+            _require("baseline", self.baseline, chosen, "none, mean or theta where weighting is reward")
+        _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)
         _require("mask_rate_min, mask_rate_max", rates, 0 <= rates[0] <= rates[1] <= 1, "0 ≤ min ≤ max ≤ 1")
@@ -150,6 +185,10 @@ class DMPOConfig:
         if self.antithetic:
             for name in ("replicates", "score_views"):
                 _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
+        if self.loss == "wddo":  # two independent halves, neither of which holds half a pair of complements
+            parts = 4 if self.antithetic else 2
+            wanted = f"a multiple of {parts} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
+            _require("replicates", self.replicates, self.replicates % parts == 0, wanted)
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -187,93 +226,6 @@ def decoding_options(config: DMPOConfig | GenerateConfig, **changes: Any) -> dic
     return options
 
 
-Config = TypeVar("Config")
-
-
-def load_config(kind: type[Config], source: str | None, overrides: list[str] | None = None) -> Config:
-    """A config from a YAML path or a shipped name, with `key=value` overrides (values are YAML).
-
-    Raises:
-        ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
-    """
-    values = {} if source is None else _read_yaml(source)
-    for item in overrides or []:
-        key, separator, text = item.partition("=")
-        if not separator or not key:
-            raise ValueError(f"expected key=value, got {item!r}")
-        *parents, last = key.split(".")
-        inner = values
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
-        inner[last] = _parse_yaml(text, f"value of {key}")
-    return build_config(kind, values)
-
-
-def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
-    """A validated config; errors as in `load_config`."""
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(names)}"
-            raise ValueError(f"unknown config key {key!r}{hint}")
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            if item["type"] == "missing":
-                problems.append(f"config key {where!r} is required")
-            else:
-                context = item.get("ctx", {}).get("error")
-                problems.append(
-                    str(context) if context else f"config key {where!r}: {item['msg']}, got {item['input']!r}"
-                )
-        raise ValueError("; ".join(problems)) from None
-
-
-def shipped_configs() -> list[str]:
-    """Names of the configs that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in files("dmpo").joinpath("configs").iterdir())
-
-
-def dump_config(config: Any) -> str:
-    """The config as YAML, in the order of its fields."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
-
-
 def _require(name: str, value: object, holds: bool, wanted: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {wanted}, got {value}")
-
-
-def _read_yaml(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        shipped = shipped_configs()
-        if source not in shipped:
-            near = difflib.get_close_matches(source, shipped, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"no config {source!r}{hint} Shipped: {', '.join(shipped)}; or give the path of a .yaml file"
-            )
-        text = (files("dmpo") / "configs" / f"{source}.yaml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"config file {source} cannot be read: {error.strerror}") from error
-    values = _parse_yaml(text, f"config {source}")
-    if not isinstance(values, dict):
-        raise ValueError(f"config {source} must be a mapping of keys to values")
-    return values
-
-
-def _parse_yaml(text: str, what: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from .checkpoint import newest_checkpoint
-from .config import DMPOConfig, dump_config
+from .config import DMPOConfig
+from .config_files import dump_config
 
 # A resumed run may differ from the one it continues in these keys alone.
 MAY_CHANGE = {"output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"}

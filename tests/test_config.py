@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from dmpo import generate
-from dmpo.config import DMPOConfig, GenerateConfig, decoding_options, dump_config, load_config, shipped_configs
+from dmpo.config import DMPOConfig, GenerateConfig, decoding_options
+from dmpo.config_files import dump_config, load_config, shipped_configs
 from dmpo.decoding.settings import DECODERS, Settings
 
 REQUIRED = ["model=m", "task=sudoku4", "output_dir=out"]

@@ -13,7 +13,7 @@ import yaml
 
 from dmpo import DMPOConfig, load_model, load_tokenizer
 from dmpo.cli import main
-from dmpo.config import load_config
+from dmpo.config_files import load_config
 from dmpo.evaluate import evaluate
 from dmpo.pretrain import PretrainConfig, character_tokenizer, demonstration, pretrain
 from dmpo.tasks import load_task

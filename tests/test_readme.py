@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from benchmarks.first_light import RESULTS, markdown
-from dmpo.config import DMPOConfig, build_config, load_config, shipped_configs
+from dmpo.config import DMPOConfig
+from dmpo.config_files import build_config, load_config, shipped_configs
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()

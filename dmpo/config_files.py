@@ -1,0 +1,98 @@
+"""Configs from YAML files, shipped names and `key=value` of the command line, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+Config = TypeVar("Config")
+
+
+def load_config(kind: type[Config], source: str | None, overrides: list[str] | None = None) -> Config:
+    """A config from a YAML path or a shipped name, with `key=value` overrides (values are YAML).
+
+    Raises:
+        ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
+    """
+    values = {} if source is None else _read_yaml(source)
+    for item in overrides or []:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise ValueError(f"expected key=value, got {item!r}")
+        *parents, last = key.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
+        inner[last] = _parse_yaml(text, f"value of {key}")
+    return build_config(kind, values)
+
+
+def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
+    """A validated config; errors as in `load_config`."""
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(names)}"
+            raise ValueError(f"unknown config key {key!r}{hint}")
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "missing":
+                problems.append(f"config key {where!r} is required")
+            else:
+                context = item.get("ctx", {}).get("error")
+                problems.append(
+                    str(context) if context else f"config key {where!r}: {item['msg']}, got {item['input']!r}"
+                )
+        raise ValueError("; ".join(problems)) from None
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("dmpo").joinpath("configs").iterdir())
+
+
+def dump_config(config: Any) -> str:
+    """The config as YAML, in the order of its fields."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        shipped = shipped_configs()
+        if source not in shipped:
+            near = difflib.get_close_matches(source, shipped, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"no config {source!r}{hint} Shipped: {', '.join(shipped)}; or give the path of a .yaml file"
+            )
+        text = (files("dmpo") / "configs" / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"config file {source} cannot be read: {error.strerror}") from error
+    values = _parse_yaml(text, f"config {source}")
+    if not isinstance(values, dict):
+        raise ValueError(f"config {source} must be a mapping of keys to values")
+    return values
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
