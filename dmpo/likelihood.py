@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .kernels import linear_token_logprobs
 from .losses import mean_log_prob
-from .masked_lm import head_weight, hidden_states, without_dropout
+from .masked_lm import HeadFunction, T, apply_head, without_dropout
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,22 @@ class Completions:
         return len(self.tokens)
 
 
-def view_hidden(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int) -> Tensor:
-    """Hidden states of the completion positions of each view; mask bool [N, L] -> [N, L, H]."""
+def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int, head: HeadFunction[T]) -> T:
+    """`head(hidden, weight, bias)` on the completion positions of each view, inside the model's forward.
+
+    mask: bool [N, L], what each view masks. hidden: [N, L, H]; weight [V, H] and bias [V] or None are lm_head's. The
+    rest as of `masked_lm.apply_head`.
+    """
     view = rows.tokens.masked_fill(mask, mask_id)
     input_ids = torch.cat([rows.prompt_ids, view], 1)  # [N, P+L]
     attention_mask = torch.cat([rows.prompt_mask, torch.ones_like(mask)], 1)
-    return hidden_states(model, input_ids, attention_mask)[:, rows.prompt_ids.shape[1] :]
+    start = rows.prompt_ids.shape[1]
+    return apply_head(model, lambda hidden, *of_head: head(hidden[:, start:], *of_head), input_ids, attention_mask)
+
+
+def view_hidden(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int) -> Tensor:
+    """Hidden states of the completion positions of each view; mask bool [N, L] -> [N, L, H]."""
+    return apply_head_to_views(model, rows, mask, mask_id, lambda hidden, *of_head: hidden)
 
 
 @torch.no_grad()
@@ -122,12 +132,15 @@ def ordered_log_probs(
 @torch.no_grad()
 def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id: int, max_tokens: int = 256) -> Tensor:
     """Mean entropy in nats of the prediction at masked positions, at most `max_tokens` evenly spaced ones."""
+
+    def entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        hidden = hidden[mask]
+        hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
+        log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
+        return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
+
     with without_dropout(model):
-        hidden = view_hidden(model, rows, mask, mask_id)[mask]
-    hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
-    weight, bias = head_weight(model)
-    log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
+        return apply_head_to_views(model, rows, mask, mask_id, entropy)
 
 
 def spaced(total: int, most: int, device: torch.device) -> Tensor:
@@ -143,9 +156,11 @@ def _log_probs(
 
     forbid: a token without probability.
     """
-    hidden = view_hidden(model, rows, mask, mask_id)[scored]
-    weight, bias = head_weight(model)
-    if forbid is not None:
-        bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
-        bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
-    return linear_token_logprobs(hidden, weight, rows.tokens[scored], bias=bias)
+
+    def token_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if forbid is not None:
+            bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
+            bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
+        return linear_token_logprobs(hidden[scored], weight, rows.tokens[scored], bias=bias)
+
+    return apply_head_to_views(model, rows, mask, mask_id, token_log_probs)

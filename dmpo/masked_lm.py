@@ -7,12 +7,13 @@ at j-1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,26 +26,46 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+T = TypeVar("T")
+HeadFunction = Callable[[Tensor, Tensor, Tensor | None], T]  # (hidden [..., H], weight [V, H], bias [V] or None)
+
+
+class Head(nn.Linear):
+    """lm_head: the logits, or any function of its weight.
+
+    `head(hidden, function)` is `function(hidden, weight, bias)`, called as part of the module: what gathers a sharded
+    weight (FSDP2, ZeRO-3) does so before it, and sees its inputs and outputs.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, hidden: Tensor, function: HeadFunction[Any] = nn.functional.linear) -> Any:
+        return function(hidden, self.weight, self.bias)
+
 
 class MaskedLM(PreTrainedModel):
     """What a bidirectional masked language model adds to transformers' class: the head apart, and Dream's shift.
 
     `forward` takes what transformers' models take and returns `.logits` [N, L, V], aligned to the predicted position.
-    With `hidden_only=True` it returns the hidden states [N, L, H] that the head is applied to: as part of `forward`,
-    so that DDP, peft and accelerate see the call.
+    With `head`, a function of the hidden states [N, L, H], lm_head's weight and its bias, it returns what that returns:
+    as part of `forward`, so that DDP, FSDP, DeepSpeed, peft and accelerate see the call.
     """
 
     prediction_shift: ClassVar[int] = 0  # position j is predicted by the backbone's output at j - prediction_shift
     official_architecture: ClassVar[str]  # `architectures` of a saved config.json
 
     model: nn.Module
-    lm_head: nn.Linear
+    lm_head: Head
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         # The padding token is often EOS, whose embedding must not lose its gradient.
         embeddings: Any = self.get_input_embeddings()
         embeddings.padding_idx = None
+        self.lm_head = Head(self.lm_head)
 
     def forward(
         self,
@@ -52,7 +73,7 @@ class MaskedLM(PreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         *,
-        hidden_only: bool = False,
+        head: HeadFunction[Any] | None = None,
         logits_to_keep: int | Tensor = 0,
         labels: None = None,
         return_dict: bool | None = None,
@@ -70,8 +91,8 @@ class MaskedLM(PreTrainedModel):
         hidden = output.last_hidden_state  # [N, L, H]
         if self.prediction_shift:
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
-        if hidden_only:
-            return hidden
+        if head is not None:
+            return _plain_head(self)(hidden, head)
         rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         result = CausalLMOutputWithPast(
             logits=self.lm_head(hidden[:, rows]),
@@ -171,17 +192,21 @@ def unwrap(model: nn.Module) -> MaskedLM:
     return inner
 
 
-def hidden_states(
+def apply_head(
     model: nn.Module,
+    head: HeadFunction[T],
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     **kwargs: Any,
-) -> Tensor:
-    """Last hidden states [N, L, H] of `input_ids` int64 [N, L], aligned to the predicted position; the head is not run.
+) -> T:
+    """`head(hidden, weight, bias)`, in place of lm_head and inside the model's forward, where its weight is whole.
 
     Args:
         model: from `load_model`, wrapped or not. The call goes through the wrapper, so its gradient hooks see it.
+        head: takes the last hidden states [N, L, H] of `input_ids`, aligned to the predicted position, lm_head's weight
+            [V, H] and its bias [V] or None. What has a gradient comes back as a tensor, or in a tuple, list or dict.
+        input_ids: int64 [N, L].
         attention_mask: [N, L], 1 at tokens and 0 at padding; or bool [N, 1, L, S], True where attended. None where
             nothing is padded spares building and checking one.
         position_ids: int64 [N, L] or [1, L]; None counts from 0. Rotary positions are relative, so left padding
@@ -189,13 +214,18 @@ def hidden_states(
         kwargs: for the backbone, e.g. `past_key_values`. A Dream-type model predicts a token at its left neighbour:
             give that neighbour among the inputs, too (`unwrap(model).prediction_shift`).
 
-    Raises TypeError for a model that is not from this module.
+    Raises TypeError for a model that is not from this module, ValueError if an adapter wraps the head.
     """
     unwrap(model)
-    hidden: Tensor = model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, hidden_only=True, **kwargs
+    result: T = model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, head=head, **kwargs
     )
-    return hidden
+    return result
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Last hidden states [N, L, H] that the head is applied to; arguments and errors as of `apply_head`."""
+    return apply_head(model, _hidden_only, input_ids, *args, **kwargs)
 
 
 def lm_head(model: nn.Module, rows: Tensor) -> Tensor:
@@ -208,9 +238,15 @@ def lm_head(model: nn.Module, rows: Tensor) -> Tensor:
 def head_weight(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [V, H] and bias [V] (None: no bias) of the head, for kernels that never build the logits.
 
-    Raises ValueError if an adapter wraps the head.
+    Of a sharded model only inside `dmpo.sharding.whole_parameters`; elsewhere see `apply_head`.
+
+    Raises ValueError if an adapter wraps the head or its weight is sharded.
     """
     head = _plain_head(model)
+    if isinstance(head.weight, DTensor) or head.weight.shape != (head.out_features, head.in_features):
+        raise ValueError(
+            "lm_head's weight is sharded over the ranks: use it inside dmpo.sharding.whole_parameters(model)"
+        )
     return head.weight, head.bias
 
 
@@ -239,9 +275,13 @@ def lora_target_modules(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
-def _plain_head(model: nn.Module) -> nn.Linear:
+def _hidden_only(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return hidden
+
+
+def _plain_head(model: nn.Module) -> Head:
     head = unwrap(model).get_output_embeddings()
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, Head):
         raise ValueError(
             f"lm_head is wrapped by an adapter ({type(head).__name__}); "
             "leave lm_head out of target_modules and modules_to_save"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import DynamicCache
 
+from dmpo.masked_lm import apply_head
 from dmpo.models import (
     head_weight,
     hidden_states,
@@ -22,7 +23,7 @@ from dmpo.models import (
     save_model,
     unwrap,
 )
-from tests.tiny_models import DATA, tiny, tokens
+from tests.tiny_models import DATA, plain_checkpoint, tiny, tokens
 
 
 @pytest.fixture(autouse=True)
@@ -148,9 +149,10 @@ def test_lora_wrapped(task_type: str | None) -> None:
 @pytest.mark.parametrize("place", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}])
 def test_adapter_on_the_head_is_refused(place: dict[str, Any]) -> None:
     model = peft.get_peft_model(tiny(), peft.LoraConfig(r=2, **{"target_modules": ["q_proj"], **place}))
-    hidden = hidden_states(model, tokens(1, 4))
     with pytest.raises(ValueError, match="lm_head"):
-        lm_head(model, hidden)
+        lm_head(model, torch.zeros(1, 4, 16))
+    with pytest.raises(ValueError, match="lm_head"):
+        hidden_states(model, tokens(1, 4))
     with pytest.raises(ValueError, match="lm_head"):
         head_weight(model)
 
@@ -173,7 +175,7 @@ def count_reduced(sizes, bucket):  # type: ignore[no-untyped-def]  # DDP refuses
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("lora", [False, True])
 def test_gradients_pass_through_ddp(lora: bool) -> None:
-    """The hidden states come from DDP's forward, the head is used outside it; every gradient is reduced, and right."""
+    """A function in place of the head runs inside DDP's forward; every gradient is reduced, and right."""
     plain: Any = tiny()
     if lora:
         plain = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
@@ -184,11 +186,25 @@ def test_gradients_pass_through_ddp(lora: bool) -> None:
     gradients = []
     for model in (plain, wrapped):
         with torch.enable_grad():
-            weight, _ = head_weight(model)
-            (hidden_states(model, tokens(2, 6)) @ weight.T).logsumexp(-1).sum().backward()
+            apply_head(model, lambda h, weight, bias: (h @ weight.T).logsumexp(-1).sum(), tokens(2, 6)).backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
     torch.testing.assert_close(*gradients)
     assert sum(reduced) == sum(gradient.numel() for gradient in gradients[0])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_head_takes_a_function_in_place_of_the_logits(kind: str, tmp_path: Path) -> None:
+    """Where hooks of lm_head itself see it, hidden states and parameters are what the logits are made of."""
+    plain_checkpoint(tmp_path, kind, tie_word_embeddings=kind == "qwen2")
+    model, ids = load_model(tmp_path, mask_id=3), tokens(2, 6)
+    seen: list[Any] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    logits = model(input_ids=ids).logits
+    assert torch.equal(apply_head(model, nn.functional.linear, ids), logits)
+    weight, bias = apply_head(model, lambda hidden, weight, bias: (weight, bias), ids)
+    assert [weight.data_ptr(), bias] == [head_weight(model)[0].data_ptr(), head_weight(model)[1]]
+    assert (weight is model.model.embed_tokens.weight) == (kind == "qwen2")
+    assert len(seen) == 3
 
 
 def test_unwrap() -> None:
