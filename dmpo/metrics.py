@@ -1,11 +1,17 @@
 """What a line of metrics.jsonl says, over all ranks. Nothing in it depends on how fast the machine was.
 
     step, round, learning_rate
-    loss, grad_norm           WDCE loss; norm of the gradient before it is clipped
-    ess                       effective sample size as a share of the group, mean over groups
-  of the round that the step was made on:
+    loss, grad_norm           the loss; norm of the gradient before it is clipped
+    clipped                   1 where that norm was above max_grad_norm, so that the step was cut
+    ess                       effective sample size of the weights, a share of the group; mean over groups
+    coeff                     proximal coefficient c, mean over groups
+    age                       rounds since the completions of this step were drawn, mean over groups
+    buffer_groups             groups in the buffer
+    buffer_dropped            groups dropped so far because the policy had left them behind (buffer_min_ess)
+  of the newest round:
     reward                    mean over completions
     reward_std_in_group       standard deviation of the rewards of one prompt, mean over prompts
+    distinct_in_group         distinct completions of one prompt as a share of the group, mean over prompts
     log_ratio                 mean of log p_cur - log p_ref, the ELBO on the same views; nats a completion
     entropy                   mean token entropy of the policy, nats
     forwards, row_forwards    model calls of decoding, and rows that went through them, sums over ranks
@@ -21,37 +27,32 @@ The seconds of each phase are in timings.jsonl, those of decoding under `rollout
 
 from __future__ import annotations
 
-import torch
-from accelerate import Accelerator
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from .rollout import Rollouts
 
+def round_report(values: Tensor, sums: Sequence[float], world: int) -> dict[str, float]:
+    """What a round says of itself.
 
-def step_metrics(
-    accelerator: Accelerator, rollouts: Rollouts, group_size: int, *, loss: Tensor, grad_norm: Tensor, ess: Tensor
-) -> dict[str, float]:
-    """Metrics of one gradient step and of its round; every rank calls it with its own share, all of one size."""
-    reward = rollouts.rewards.view(-1, group_size)
-    means = {
-        "loss": loss,
-        "grad_norm": grad_norm,
-        "reward": reward.mean(),
-        "reward_std_in_group": reward.std(-1).mean(),
-        "ess": ess.mean(),
-        "log_ratio": (rollouts.log_prob_cur - rollouts.log_prob_ref).mean(),
-        "entropy": rollouts.entropy,
-        "rollout_mismatch": rollouts.mismatch.mean(),
-    }
-    for name in ("path_log_prob_cur", "path_log_prob_ref"):
-        path = getattr(rollouts, name)
-        if path is not None:
-            means[name] = path.mean()
-    counts = [rollouts.forwards, rollouts.row_forwards, rollouts.drawn]
-    local = torch.stack([value.double() for value in [*means.values(), *counts]])
-    *sums, forwards, row_forwards, drawn = accelerator.reduce(local, "sum").tolist()
+    Args:
+        values: float64 [groups, G, 5 or 7]: reward, log p_ref, log p_cur, mismatch, a fingerprint of the completion,
+            and the two path log-probabilities where there are any.
+        sums: model calls, row-forwards, tokens drawn and kept, and the mean entropy of a rank, each summed over ranks.
+        world: ranks.
+    """
+    reward, ref, cur, mismatch, fingerprint, *paths = values.unbind(-1)
+    forwards, row_forwards, drawn, entropy = sums
+    distinct = sum(len(group.unique()) for group in fingerprint) / fingerprint.numel()
+    names = ("path_log_prob_cur", "path_log_prob_ref")
     return {
-        **{name: total / accelerator.num_processes for name, total in zip(means, sums, strict=True)},
+        "reward": float(reward.mean()),
+        "reward_std_in_group": float(reward.std(-1).mean()),
+        "distinct_in_group": distinct,
+        "log_ratio": float((cur - ref).mean()),
+        "entropy": entropy / world,
+        "rollout_mismatch": float(mismatch.mean()),
+        **{name: float(path.mean()) for name, path in zip(names, paths, strict=False)},
         "forwards": int(forwards),
         "row_forwards": int(row_forwards),
         "tokens_per_forward": drawn / row_forwards,

@@ -1,89 +1,167 @@
-"""The gradient of one round: coefficients of every view, and WDCE in micro-batches (algorithm, sections 3 to 5)."""
+"""The gradient of one step (algorithm, sections 3 to 6): coefficients of every view, then one walk over the views.
+
+Every loss here has, to first order, the gradient of Σ a_n · mean NLL_n over views n, with constants a_n. They are found
+first, for whole groups over all ranks; then the views pass through the model once, in micro-batches of any size.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
+from .batch import Batch
 from .config import DMPOConfig
 from .kernels import linear_weighted_ce
-from .likelihood import sequence_log_prob, view_hidden
+from .likelihood import Completions, sequence_log_prob, view_hidden
 from .losses import spread_over_views
 from .masked_lm import head_weight, special_ids
 from .masking import sample_views
+from .parallel import gather_rows, rank_rows, summed
 from .randomness import derive_key
-from .rollout import Rollouts
-from .weights import baseline_weights, importance_weights
+from .weights import ImportanceWeights, adaptive_coeff, baseline_weights, importance_weights, raw_weights
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """loss: over all ranks; weights: w, ESS of each group; coeff: c of each group, [groups]."""
+
+    loss: float
+    weights: ImportanceWeights
+    coeff: Tensor
+
+
+def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
+    """Weights of every group [groups, G] and its proximal coefficient [groups] (section 3)."""
+    scores = (batch.rewards, batch.log_prob_ref, batch.log_prob_cur)
+    coeff = batch.rewards.new_full(batch.rewards.shape[:1], config.coeff)
+    if config.weighting == "reward":
+        return raw_weights(batch.rewards), coeff
+    if config.ess_target is not None:
+        coeff = adaptive_coeff(*scores, alpha=config.alpha, ess_target=config.ess_target).to(coeff)
+    return importance_weights(*scores, alpha=config.alpha, coeff=coeff), coeff
 
 
 def accumulate_gradient(
-    accelerator: Accelerator,
-    model: nn.Module,
-    policy: nn.Module,
-    rollouts: Rollouts,
-    config: DMPOConfig,
-    step: int,
-) -> tuple[Tensor, Tensor]:
-    """Add the gradient of the WDCE loss on fresh views to the parameters; returns the loss and the ESS [groups].
+    accelerator: Accelerator, model: nn.Module, policy: nn.Module, batch: Batch, config: DMPOConfig, step: int
+) -> StepResult:
+    """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
-    The coefficients do not depend on the parameters, so the loss is a sum over views and the gradient is the same
-    however they are split. `model` is `policy` as accelerate wrapped it.
+    It does not depend on `micro_batch_size` nor on the ranks, but for rounding; all ranks make the same number of
+    passes. `model` is `policy` as accelerate wrapped it.
     """
     mask_id, _ = special_ids(policy)
     views = sample_views(
-        rollouts.completions.eligible,
+        batch.completions.eligible,
         config.replicates,
         key=derive_key(config.seed, "views", step),
-        row_ids=rollouts.row_ids,
+        row_ids=batch.row_ids,
         rate_range=(config.mask_rate_min, config.mask_rate_max),
         antithetic=config.antithetic,
     )  # [R·B, L]
-    weights, baseline, ess = _coefficients(policy, rollouts, views, config, mask_id)
-    rows = rollouts.completions.repeat(config.replicates)
-    head, bias = head_weight(policy)
+    weights, coeff = group_weights(batch, config)
+    found = _wddo if config.loss == "wddo" else _wdce
+    coefficients, baseline, known = found(accelerator, policy, batch, weights.positive, weights.negative, views, config)
+    rows = batch.completions.repeat(config.replicates)
     model.train()
-    loss = torch.zeros((), dtype=torch.float64, device=views.device)
+    world, total = accelerator.num_processes, batch.rewards.numel()
     size = config.micro_batch_size or len(views)
-    for start in range(0, len(views), size):
-        part = slice(start, start + size)
-        last = start + size >= len(views)
-        with nullcontext() if last else accelerator.no_sync(model):
-            part_loss, _ = linear_weighted_ce(
-                view_hidden(model, rows[part], views[part], mask_id),
-                head,
-                rows.tokens[part],
+    most = config.replicates * -(-total // world)  # views of the rank that has most
+    walked = torch.zeros((), dtype=torch.float64, device=views.device)
+    for start in range(0, most, size):
+        part = slice(start, start + size) if start < len(views) else slice(0, 1)
+        live = 1.0 if start < len(views) else 0.0  # a rank with fewer views makes the pass, and it counts nothing
+        with nullcontext() if start + size >= most else accelerator.no_sync(model):
+            part_loss = _part_loss(
+                model,
+                policy,
+                rows[part],
                 views[part],
-                weights[part],
-                None if baseline is None else baseline[part],
+                coefficients[part] * (live * world),  # ranks are averaged
+                None if baseline is None else baseline[part] * (live * world),
                 config.strength,
-                bias=bias,
+                mask_id,
             )
             accelerator.backward(part_loss)
-        loss += part_loss.detach()
-    return loss, ess
+        walked += part_loss.detach()
+    (loss,) = summed(accelerator, walked / world) if known is None else (known,)
+    return StepResult(loss, weights, coeff)
 
 
-def _coefficients(
-    policy: nn.Module, rollouts: Rollouts, views: Tensor, config: DMPOConfig, mask_id: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Weight and baseline of every view [R·B], and ESS [groups]; each softmax is over the whole group of a prompt."""
-    group = (-1, config.num_generations)
-    log_prob_cur = rollouts.log_prob_cur.view(group)
-    weights = importance_weights(
-        rollouts.rewards.view(group),
-        rollouts.log_prob_ref.view(group),
-        log_prob_cur,
-        alpha=config.alpha,
-        coeff=config.coeff,
-    )
-    log_prob_theta = None
+def _part_loss(
+    model: nn.Module,
+    policy: nn.Module,
+    rows: Completions,
+    views: Tensor,
+    weights: Tensor,
+    baseline: Tensor | None,
+    strength: float,
+    mask_id: int,
+) -> Tensor:
+    head, bias = head_weight(policy)
+    hidden = view_hidden(model, rows, views, mask_id)
+    loss, _ = linear_weighted_ce(hidden, head, rows.tokens, views, weights, baseline, strength, bias=bias)
+    return loss
+
+
+def _wdce(
+    accelerator: Accelerator,
+    policy: nn.Module,
+    batch: Batch,
+    positive: Tensor,
+    negative: Tensor | None,
+    views: Tensor,
+    config: DMPOConfig,
+) -> tuple[Tensor, Tensor | None, None]:
+    """Weight and baseline of every view of this rank [R·B]; the loss is that of the walk (sections 4 and 5)."""
+    theta = None
     if config.baseline == "theta":
-        log_prob_theta = sequence_log_prob(
-            policy, rollouts.completions, views, mask_id=mask_id, batch_size=config.rollout_batch_size
-        ).view(group)
-    baseline = baseline_weights(config.baseline, weights.positive, weights.negative, log_prob_theta, log_prob_cur)
-    spread = None if baseline is None else spread_over_views(baseline, config.replicates)
-    return spread_over_views(weights.positive, config.replicates), spread, weights.ess
+        theta = _estimate(accelerator, policy, batch, views, config)
+    baseline = baseline_weights(config.baseline, positive, negative, theta, batch.log_prob_cur)
+    local = rank_rows(positive.numel(), accelerator.process_index, accelerator.num_processes)
+    groups, replicates = len(positive), config.replicates
+
+    def spread(values: Tensor) -> Tensor:
+        return spread_over_views((values / groups).flatten()[local], replicates)
+
+    return spread(positive), None if baseline is None else spread(baseline), None
+
+
+def _wddo(
+    accelerator: Accelerator,
+    policy: nn.Module,
+    batch: Batch,
+    positive: Tensor,
+    negative: Tensor | None,
+    views: Tensor,
+    config: DMPOConfig,
+) -> tuple[Tensor, None, float]:
+    """Coefficient of every view of this rank [R·B], and the loss (section 6).
+
+    With g = mean over R/2 views of −n·NLL, minus log p_cur: dL/dNLL = −(2n/R)·dL/dg, where, for the mean over all
+    completions, dL/dg^real = −w·β·σ(−β·g^real) and dL/dg^fake = α_d·β·σ(β·g^fake). Both g are estimated without
+    dropout.
+    """
+    half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
+    cut = len(views) // 2
+    real, fake = (
+        _estimate(accelerator, policy, batch, part, config) - batch.log_prob_cur for part in (views[:cut], views[cut:])
+    )  # [groups, G]
+    loss = -(positive * logsigmoid(beta * real)).mean() - alpha * logsigmoid(-beta * fake).mean()
+    slopes = (positive * beta * (-beta * real).sigmoid(), -alpha * beta * (beta * fake).sigmoid())
+    local = rank_rows(positive.numel(), accelerator.process_index, accelerator.num_processes)
+    count = batch.completions.eligible.sum(-1)
+    parts = [(slope / (half * slope.numel())).flatten()[local] * count for slope in slopes]
+    return torch.cat([part.repeat(half) for part in parts]), None, float(loss)
+
+
+def _estimate(accelerator: Accelerator, policy: nn.Module, batch: Batch, views: Tensor, config: DMPOConfig) -> Tensor:
+    """log p_θ [groups, G] of all ranks' completions on the given views of this rank's; no gradient, no dropout."""
+    mask_id, _ = special_ids(policy)
+    size = config.rollout_batch_size
+    own = sequence_log_prob(policy, batch.completions, views, mask_id=mask_id, batch_size=size)
+    return gather_rows(accelerator, own, batch.rewards.numel()).view_as(batch.rewards)

@@ -1,13 +1,13 @@
-"""The trained policy and its reference: LoRA with the adapter switched off, or a frozen copy."""
+"""The trained policy and its reference: LoRA with the adapter switched off, or what the trained weights once were."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from .masked_lm import lora_target_modules
 
@@ -19,21 +19,65 @@ def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> Peft
 
 
 class ReferencePolicy:
-    """p_ref: what the policy was when this object was made.
+    """p_ref: what the policy was when this object was made, or last refreshed.
 
-    A LoRA model lends its own base weights, so nothing is copied; a fully trained one is copied and frozen.
+    A LoRA model lends its own base weights, and nothing is copied, unless the reference is to be refreshed: then, and
+    where every weight is trained, the trained weights are kept a second time and change places with the policy's own
+    while the reference is in use.
+
+    Args:
+        model: the policy, with its trainable parameters marked.
+        refreshable: whether `refresh` will be called.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._adapter = model if isinstance(model, PeftModel) else None
-        self._copy = None if self._adapter is not None else copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, *, refreshable: bool = False) -> None:
+        self._model = model
+        self._kept: dict[str, Tensor] = {}
+        if refreshable or not isinstance(model, PeftModel):
+            self._kept = {name: p.detach().clone() for name, p in self._trained()}
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
-        """The reference model, for the length of the context."""
-        if self._adapter is not None:
-            with self._adapter.disable_adapter():
-                yield self._adapter
-        else:
-            assert self._copy is not None
-            yield self._copy
+        """The reference model, for the length of the context, in which the policy must not be used."""
+        if not self._kept:
+            assert isinstance(self._model, PeftModel)
+            with self._model.disable_adapter():
+                yield self._model
+            return
+        self._exchange()
+        try:
+            yield self._model
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the policy, as it is now, the reference."""
+        for name, parameter in self._trained():
+            self._kept[name].copy_(parameter)
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept weights by parameter name; empty where the base weights are the reference."""
+        return self._kept
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            ValueError: other names than those of the trained weights.
+        """
+        if odd := state.keys() ^ self._kept.keys():
+            raise ValueError(f"reference weights of another model: {', '.join(sorted(odd)[:4])} missing or unknown")
+        for name, kept in self._kept.items():
+            kept.copy_(state[name])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self._trained():
+            own = parameter.detach().clone()
+            parameter.copy_(self._kept[name])
+            self._kept[name].copy_(own)

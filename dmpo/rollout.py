@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from .batch import Batch
 from .config import DMPOConfig, decoding_options
 from .decoding import Generation, generate
 from .likelihood import Completions, ordered_log_probs, sequence_log_prob, spaced, token_entropy
 from .masked_lm import special_ids
 from .masking import completion_mask, sample_views
+from .metrics import round_report
+from .parallel import gather_rows, rank_rows, summed, together
 from .policy import ReferencePolicy
 from .randomness import derive_key
 from .rewards import Reward, score
 from .tasks import Row, Task
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """One round on this rank: B = prompts · G completions, those of one prompt side by side.
-
-    row_ids int64 [B] identify each completion across rounds and ranks; rewards, log_prob_ref and log_prob_cur are
-    float32 [B], the latter two ELBOs; entropy is the policy's mean token entropy in nats on views of these completions.
-    forwards, row_forwards, drawn: model calls, rows that went through them, tokens drawn and kept; int64 scalars.
-    mismatch: float32 [B], see `rollout_mismatch`.
-    path_log_prob_cur, path_log_prob_ref: float32 [B], log-probability of the drawn tokens in the order they were drawn,
-        exact unless early_stop overwrote some; for decoder random_order, else None.
-    """
-
-    completions: Completions
-    row_ids: Tensor
-    rewards: Tensor
-    log_prob_ref: Tensor
-    log_prob_cur: Tensor
-    entropy: Tensor
-    forwards: Tensor
-    row_forwards: Tensor
-    drawn: Tensor
-    mismatch: Tensor
-    path_log_prob_cur: Tensor | None = None
-    path_log_prob_ref: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, on the CPU, for a checkpoint; what is None is left out."""
-        parts = {**vars(self.completions), **{k: v for k, v in vars(self).items() if k != "completions"}}
-        return {name: tensor.cpu() for name, tensor in parts.items() if tensor is not None}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device) -> Rollouts:
-        """The inverse of `tensors`."""
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        fields = {f.name: f for kind in (cls, Completions) for f in dataclasses.fields(kind) if f.name != "completions"}
-        needed = {name for name, f in fields.items() if f.default is dataclasses.MISSING}
-        if odd := (needed - set(tensors)) | (set(tensors) - set(fields)):
-            raise ValueError(f"rollouts of another version of dmpo: {', '.join(sorted(odd))} missing or unknown")
-        completions = Completions(*(tensors.pop(f.name) for f in dataclasses.fields(Completions)))
-        return cls(completions, **tensors)
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[Row], limit: int) -> tuple[Tensor, Tensor]:
@@ -128,6 +88,7 @@ def complete(
 
 
 def collect(
+    accelerator: Accelerator,
     model: nn.Module,
     reference: ReferencePolicy,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,22 +97,25 @@ def collect(
     config: DMPOConfig,
     *,
     round_index: int,
-    rank: int,
-    world: int,
-    device: torch.device,
     clock: Clock,
-) -> Rollouts:
-    """One round of rollouts on this rank. Draws depend on (seed, prompt, completion), not on ranks or batches."""
-    share = config.num_prompts // world
-    prompts = [round_index * config.num_prompts + rank * share + j for j in range(share)]
+) -> Batch:
+    """One round of rollouts. Draws depend on (seed, prompt, completion), not on ranks or batches.
+
+    Completions are split over ranks in order, so a group may span several; a reward that raises on one rank stops all.
+    """
+    device, group, total = accelerator.device, config.num_generations, config.num_prompts * config.num_generations
+    share = rank_rows(total, accelerator.process_index, accelerator.num_processes)
+    prompts = [round_index * config.num_prompts + j for j in range(config.num_prompts)]
     rows = [training_row(task, config.seed, index) for index in prompts]
-    group = config.num_generations
-    row_ids = torch.tensor([index * group + g for index in prompts for g in range(group)], device=device)
+    place = torch.arange(total, device=device)[share]
+    row_ids = round_index * total + place
 
     with clock("rollout"):
         prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
-        prompt_ids = prompt_ids.repeat_interleave(group, 0).to(device)  # [B, P]
-        prompt_mask = prompt_mask.repeat_interleave(group, 0).to(device)
+        prompt_ids, prompt_mask = (
+            prompt_ids.to(device)[place // group],
+            prompt_mask.to(device)[place // group],
+        )  # [B, P]
         generation = complete(
             model,
             prompt_ids,
@@ -165,49 +129,66 @@ def collect(
         tokens = generation.sequences[:, prompt_ids.shape[1] :]
         drawn = int((generation.order >= 0).sum())  # on a GPU the clock waits here for the last kernel
     with clock("reward"):
-        columns = {name: [row[name] for row in rows for _ in range(group)] for name in rows[0]}
-        rewards = torch.tensor(score(reward, decode_text(tokenizer, tokens), columns), device=device)
+        local = [rows[index // group] for index in range(total)[share]]
+        columns = {name: [row[name] for row in local] for name in rows[0]}
+        rewards = torch.tensor(together(lambda: score(reward, decode_text(tokenizer, tokens), columns)), device=device)
     with clock("score"):
         mask_id, eos_id = special_ids(model)
         eligible = completion_mask(tokens, eos_id if config.truncate_at_eos else None)
         completions = Completions(prompt_ids, prompt_mask, tokens, eligible)
-        views = sample_views(
-            eligible,
-            config.score_views,
-            key=derive_key(config.seed, "score"),
-            row_ids=row_ids,
-            rate_range=(config.mask_rate_min, config.mask_rate_max),
-            antithetic=config.antithetic,
-        )
-        size = config.rollout_batch_size
 
-        def log_probs(policy: nn.Module) -> tuple[Tensor, Tensor | None]:
-            """The ELBO, and the exact log-probability of the path where that is a likelihood of its own."""
-            elbo = sequence_log_prob(policy, completions, views, mask_id=mask_id, batch_size=size)
+        def path_log_prob(policy: nn.Module) -> list[Tensor]:
+            """Exact log-probabilities of the path, where that is a likelihood of its own."""
             if config.decoder != "random_order":
-                return elbo, None
-            path = ordered_log_probs(policy, completions, generation.order, mask_id=mask_id, batch_size=size)
-            return elbo, path.sum(-1)
+                return []
+            size = config.rollout_batch_size
+            return [ordered_log_probs(policy, completions, generation.order, mask_id=mask_id, batch_size=size).sum(-1)]
 
-        log_prob_cur, path_cur = log_probs(model)
+        log_prob_cur, paths = score_log_prob(model, completions, row_ids, config), path_log_prob(model)
         with reference.active() as reference_model:
-            log_prob_ref, path_ref = log_probs(reference_model)
-        sample = spaced(len(tokens), size, device)
-        entropy = token_entropy(model, completions[sample], views[sample], mask_id=mask_id)
-    return Rollouts(
+            log_prob_ref = score_log_prob(reference_model, completions, row_ids, config)
+            paths += path_log_prob(reference_model)
+        sample = spaced(len(tokens), config.rollout_batch_size, device)
+        views = _score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
+        entropy = token_entropy(model, completions[sample], views, mask_id=mask_id)
+        own = [rewards, log_prob_ref, log_prob_cur, rollout_mismatch(generation, eligible, log_prob_cur)]
+        values = torch.stack([value.double() for value in [*own, _fingerprint(tokens), *paths]], -1)
+        values = gather_rows(accelerator, values, total).view(-1, group, values.shape[1])
+        sums = summed(accelerator, generation.forwards, generation.row_forwards, drawn, entropy)
+    shared_rewards, shared_ref, shared_cur = values[..., :3].to(log_prob_cur.dtype).unbind(-1)
+    return Batch(
         completions,
         row_ids,
-        rewards,
-        log_prob_ref,
-        log_prob_cur,
-        entropy,
-        forwards=torch.tensor(generation.forwards, device=device),
-        row_forwards=torch.tensor(generation.row_forwards, device=device),
-        drawn=torch.tensor(drawn, device=device),
-        mismatch=rollout_mismatch(generation, eligible, log_prob_cur),
-        path_log_prob_cur=path_cur,
-        path_log_prob_ref=path_ref,
+        shared_rewards,
+        shared_ref,
+        shared_cur,
+        torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
+        round_report(values, sums, accelerator.num_processes),
     )
+
+
+def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
+    """ELBO of completions [B] on K views that depend on their row ids alone: the same ones for every policy."""
+    mask_id, _ = special_ids(model)
+    views, size = _score_views(completions.eligible, row_ids, config), config.rollout_batch_size
+    return sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
+
+
+def _score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor:
+    return sample_views(
+        eligible,
+        config.score_views,
+        key=derive_key(config.seed, "score"),
+        row_ids=row_ids,
+        rate_range=(config.mask_rate_min, config.mask_rate_max),
+        antithetic=config.antithetic,
+    )
+
+
+def _fingerprint(tokens: Tensor) -> Tensor:
+    """A number [B] that differs, but for a chance of 2^-52, where rows of tokens [B, L] do; exact in float64."""
+    factors = torch.tensor([derive_key(i) | 1 for i in range(tokens.shape[1])], device=tokens.device)
+    return (tokens * factors).sum(-1) >> 12
 
 
 def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Tensor) -> Tensor:

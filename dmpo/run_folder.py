@@ -58,7 +58,7 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in ("metrics.jsonl", "timings.jsonl", "completions.jsonl"):
             path = self.path / name
             kept = [line for line in read_lines(path) if line["step"] <= step]
             path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -70,11 +70,11 @@ class RunFolder:
         yield
         self.seconds[phase] += time.perf_counter() - start
 
-    def log(self, metrics: dict[str, Any]) -> None:
+    def log(self, metrics: dict[str, Any], table: list[dict[str, Any]]) -> None:
         """Append one step to metrics.jsonl, and the phases' seconds since the last call to timings.jsonl."""
         if self.writes:
             timings = {"step": metrics["step"], **{k: round(v, 4) for k, v in self.seconds.items()}}
-            for name, line in (("metrics.jsonl", metrics), ("timings.jsonl", timings)):
+            for name, line in (("metrics.jsonl", metrics), ("timings.jsonl", timings), *(("completions.jsonl", row) for row in table)):
                 with (self.path / name).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
         self.seconds.clear()

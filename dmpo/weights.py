@@ -19,10 +19,13 @@ COEFF_RANGE = (0.01, 0.99)  # where the adaptive coefficient is searched
 
 @dataclass(frozen=True)
 class ImportanceWeights:
-    """positive: w [..., G], sums to 1; negative: the `negative` baseline b [..., G]; ess: [...] in [1/G, 1]."""
+    """positive: w [..., G], sums to 1; negative: the `negative` baseline b [..., G]; ess: [...] in [1/G, 1].
+
+    In raw-reward mode w is the reward itself, negative is None and ess may be 0.
+    """
 
     positive: Tensor
-    negative: Tensor
+    negative: Tensor | None
     ess: Tensor
 
 
@@ -60,6 +63,18 @@ def importance_weights(
     positive = (c * _exponent(rewards, log_prob_ref, log_prob_cur, alpha)).softmax(-1)
     negative = (c * _exponent(-rewards, log_prob_ref, log_prob_cur, alpha)).softmax(-1)
     return ImportanceWeights(positive, negative, effective_sample_size(positive))
+
+
+def raw_weights(rewards: Tensor) -> ImportanceWeights:
+    """Raw-reward mode: w = r, and no `negative` baseline; rewards floating [..., G], finite.
+
+    ESS is that of |r| as a share of its sum; 0 where there is no reward.
+    """
+    _check_group(rewards, rewards, rewards, 0.0)
+    size = rewards.abs()
+    share = size / size.sum(-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+    ess = torch.where(share.sum(-1) > 0, effective_sample_size(share), 0.0)
+    return ImportanceWeights(rewards, None, ess)
 
 
 def adaptive_coeff(

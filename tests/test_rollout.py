@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo import DMPOConfig, Generation
+from dmpo.batch import Batch
 from dmpo.decoding.settings import DECODERS
 from dmpo.likelihood import ordered_log_probs
 from dmpo.policy import ReferencePolicy, add_lora
 from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
-from dmpo.rollout import Rollouts, collect, complete, rollout_mismatch
+from dmpo.rollout import _fingerprint, collect, complete, rollout_mismatch
 from tests.test_trainer import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny, tokens
 
@@ -88,32 +90,36 @@ def test_mismatch_is_counted_token_by_token() -> None:
     assert generation.tokens_per_forward == 1
 
 
-def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig) -> Rollouts:
-    task, device = CountOnes(), torch.device("cpu")
-    where: dict[str, Any] = {"round_index": 1, "rank": 0, "world": 1, "device": device}
+def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig, round_index: int = 1) -> Batch:
+    task = CountOnes()
     return collect(
+        Accelerator(cpu=True),
         policy,
         reference,
         character_tokenizer(),
         task,
         task.reward,
         options,
+        round_index=round_index,
         clock=lambda phase: nullcontext(),
-        **where,
     )
 
 
-@every_decoder
-def test_a_round_survives_its_checkpoint(decoder: str) -> None:
+def test_a_round_is_told_as_it_was() -> None:
     policy = model()
-    made = a_round(policy, ReferencePolicy(policy), config(decoder))
-    assert made.drawn == 16 * 8
-    assert made.forwards <= made.row_forwards <= 16 * 8
-    assert (made.path_log_prob_cur is not None) == (decoder == "random_order")
-    again = Rollouts.from_tensors(made.tensors(), torch.device("cpu"))
-    assert made.tensors().keys() == again.tensors().keys()
-    assert all(torch.equal(value, again.tensors()[name]) for name, value in made.tensors().items())
-    assert (again.path_log_prob_ref is None) == (made.path_log_prob_ref is None)
+    made = a_round(policy, ReferencePolicy(policy), config("topk"))
+    assert made.row_ids.tolist() == list(range(16, 32))
+    assert made.rewards.shape == made.log_prob_cur.shape == (4, 4)
+    texts = character_tokenizer().batch_decode(made.completions.tokens, skip_special_tokens=True)
+    assert made.rewards.flatten().tolist() == [text.count("1") / 4 for text in texts]
+    report = made.report
+    assert report["tokens_per_forward"] * report["row_forwards"] == 16 * 8
+    groups = [{tuple(row) for row in group} for group in made.completions.tokens.view(4, 4, 8).tolist()]
+    assert report["distinct_in_group"] == sum(len(group) for group in groups) / 16
+    assert report["reward_std_in_group"] == pytest.approx(made.rewards.double().std(-1).mean().item())
+    twice = made.completions.tokens.clone()
+    twice[1] = twice[0]
+    assert len(_fingerprint(twice).unique()) == len(twice.unique(dim=0))
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -122,10 +128,9 @@ def test_exact_paths_under_both_policies(lora: bool) -> None:
     reference = ReferencePolicy(policy)
     options = config("random_order")
     start = a_round(policy, reference, options)
-    assert start.path_log_prob_cur is not None
-    assert start.path_log_prob_ref is not None
-    assert torch.equal(start.path_log_prob_cur, start.path_log_prob_ref)
-    assert not torch.equal(start.path_log_prob_cur, start.log_prob_cur), "the ELBO is something else"
+    assert start.report["path_log_prob_cur"] == start.report["path_log_prob_ref"]
+    assert start.report["path_log_prob_cur"] != start.log_prob_cur.double().mean(), "the ELBO is something else"
+    assert torch.equal(start.log_prob_cur, start.log_prob_ref)
     with torch.no_grad():
         for parameter in policy.parameters():
             if parameter.requires_grad:
@@ -143,11 +148,12 @@ def test_exact_paths_under_both_policies(lora: bool) -> None:
         seed=derive_key(options.seed, "rollout"),
     )
     assert torch.equal(drawn.sequences[:, rows.prompt_ids.shape[1] :], rows.tokens)
-    assert moved.path_log_prob_cur is not None
-    torch.testing.assert_close(moved.path_log_prob_cur, drawn.log_probs.sum(-1), rtol=1e-5, atol=1e-5)
+    path = moved.report["path_log_prob_cur"]
+    assert path == pytest.approx(float(drawn.log_probs.sum(-1).mean()), rel=1e-5)
     expected = ordered_log_probs(model(), rows, drawn.order, mask_id=MASK, batch_size=3).sum(-1)
-    torch.testing.assert_close(moved.path_log_prob_ref, expected, rtol=1e-5, atol=1e-5)
-    assert (moved.path_log_prob_cur - expected).abs().max() > 1e-2
+    assert moved.report["path_log_prob_ref"] == pytest.approx(float(expected.mean()), rel=1e-5)
+    assert abs(path - float(expected.mean())) > 1e-2
+    assert not torch.equal(moved.log_prob_cur, moved.log_prob_ref)
 
 
 @every_decoder

@@ -1,0 +1,62 @@
+"""What ranks share: rows of a round, values of those rows, and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+class RankError(RuntimeError):
+    """What another rank failed with."""
+
+
+def rank_rows(total: int, rank: int, world: int) -> slice:
+    """The rows of a rank when `total` are split in order; shares differ by one row at most."""
+    return slice(total * rank // world, total * (rank + 1) // world)
+
+
+def gather_rows(accelerator: Accelerator, local: Tensor, total: int) -> Tensor:
+    """The rows of all ranks, [total, ...], on every rank; `local` holds those of `rank_rows`. Exact."""
+    if accelerator.num_processes == 1:
+        return local
+    rows = local.new_zeros(total, *local.shape[1:])
+    rows[rank_rows(total, accelerator.process_index, accelerator.num_processes)] = local
+    gathered: Tensor = accelerator.reduce(rows, "sum")  # to each row one rank adds its value and the others 0
+    return gathered
+
+
+def together(function: Callable[[], Value]) -> Value:
+    """`function()`, or an error on every rank where it fails on one: none is left waiting for it.
+
+    Raises:
+        Exception: on the ranks that failed, their own.
+        RankError: on the others, naming the first that failed and its error.
+    """
+    failure: Exception | None = None
+    value: Value | None = None
+    try:
+        value = function()
+    except Exception as error:
+        failure = error
+    text = None if failure is None else f"{type(failure).__name__}: {failure}"
+    texts = gather_object([text])  # a barrier: all ranks are here
+    if failure is not None:
+        raise failure
+    for rank, other in enumerate(texts):
+        if other is not None:
+            raise RankError(f"rank {rank} failed: {other}")
+    return value  # type: ignore[return-value]
+
+
+def summed(accelerator: Accelerator, *values: float | Tensor) -> list[float]:
+    """Each value's sum over ranks, float64."""
+    local = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
+    sums: list[float] = accelerator.reduce(local, "sum").tolist()
+    return sums

@@ -1,0 +1,53 @@
+"""What is checked before a run begins, so that no mistake is found hours later."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from accelerate.tracking import get_available_trackers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .config import DMPOConfig
+from .masked_lm import special_ids
+from .rewards import Reward, score
+from .rollout import encode_prompts, training_row
+from .tasks import Task
+
+log = logging.getLogger("dmpo")
+
+
+def check_ranks(config: DMPOConfig, world: int) -> None:
+    """Raise ValueError unless every rank has work and the trackers exist."""
+    if world == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
+    if (completions := config.num_prompts * config.num_generations) < world:
+        raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
+    if config.eval_prompts < world:
+        raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
+    if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
+        raise ValueError(
+            f"report_to names {', '.join(sorted(missing))}, which accelerate knows not or finds not installed"
+        )
+
+
+def check_task(config: DMPOConfig, task: Task, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a wrong reward, or a prompt too long among all that this run will see."""
+    drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
+    rows = [training_row(task, config.seed, index) for index in range(drawn)]
+    held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
+    encode_prompts(tokenizer, rows + held_out, config.max_prompt_length)
+    score(reward, ["", ""], {name: [rows[0][name]] * 2 for name in rows[0]})
+
+
+def check_model(config: DMPOConfig, model: PreTrainedModel) -> None:
+    """Raise ValueError where the model cannot do what the config asks of it."""
+    longest = config.max_prompt_length + config.gen_length
+    if longest > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise ValueError(f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens")
+    for name in ("early_stop", "truncate_at_eos"):
+        if getattr(config, name) and special_ids(model)[1] is None:
+            raise ValueError(f"{name} needs an EOS token, and the model's config names none")
+    if not config.lora_r and config.dtype != "float32":
+        log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
