@@ -1,0 +1,59 @@
+"""One writer a folder: an advisory lock that the system releases when its process dies, however it dies."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("dmpo")
+
+LOCK = ".lock"
+PATIENCE = 5.0  # seconds; a launcher may start the next process while the killed one is still being cleared away
+
+
+class FolderLock:
+    """Holds `folder/.lock` (flock), which names host and process.
+
+    Raises:
+        ValueError: another process, or another lock of this one, holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        give_up = time.monotonic() + PATIENCE
+        while not self._take():
+            if time.monotonic() > give_up:
+                owner = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                self.release()
+                raise ValueError(f"output_dir {folder} is being written by {owner}")
+            time.sleep(0.2)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others in; the file stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _take(self) -> bool:
+        if fcntl is None:
+            log.warning("no file locks on this system: nothing keeps two runs out of one output_dir")
+            return True
+        assert self._descriptor is not None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                return False
+            log.warning("this file system has no locks (%s): nothing keeps two runs out of one output_dir", error)
+        return True

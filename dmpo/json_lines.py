@@ -1,0 +1,101 @@
+"""A growing file of JSON objects, one a line, that survives a kill in the middle of a line and a full disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("dmpo")
+
+
+class JsonLines:
+    """The lines of one file; each object has `step`, and steps never fall.
+
+    Numbers that are not finite are written as null, which JSON has a word for. Lines that the disk does not take now
+    are kept, and written before the next ones.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten = b""
+
+    def append(self, *objects: dict[str, Any]) -> None:
+        """Write objects as lines; a refusal of the disk is a warning."""
+        for value in objects:
+            self._unwritten += json.dumps(_finite(value), allow_nan=False).encode() + b"\n"
+        try:
+            self._write()
+        except OSError as error:
+            log.warning("%s could not be written (%s); its lines wait for the next try", self.path, error)
+
+    def sync(self) -> None:
+        """Bring every line to disk.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        self._write()
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def cut(self, step: int) -> int:
+        """Forget the lines after `step`, and a line cut short; returns the step of the last line left, or 0.
+
+        What is kept stays as it is, byte by byte.
+        """
+        end, last = 0, 0
+        for line, value in _whole_lines(self.path):
+            if value["step"] > step:
+                break
+            end, last = end + len(line), value["step"]
+        if self.path.exists():
+            os.truncate(self.path, end)
+        return last
+
+    def read(self) -> list[dict[str, Any]]:
+        """The objects; a last line cut short by a kill is left out."""
+        return [value for _, value in _whole_lines(self.path)]
+
+    def _write(self) -> None:
+        if not self._unwritten:
+            return
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            end = os.fstat(descriptor).st_size
+            rest = self._unwritten
+            try:
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        self._unwritten = b""
+
+
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """The leading lines that are whole JSON objects with a step, as bytes and as objects."""
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            value = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            break
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            break
+        lines.append((line, value))
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
