@@ -1,27 +1,35 @@
-"""Checkpoints of a run: whole or absent, checked when read, safetensors and JSON only."""
+"""Checkpoints of a run: whole or absent, checked when read, safetensors and JSON only.
+
+A folder `step-N` holds model/ (or adapter/, with LoRA), optimizer.safetensors, rank-R.safetensors of each rank,
+trainer.json and manifest.json. There is no generator state: all that is random is a function of (seed, purpose, step).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel, set_peft_model_state_dict
+from accelerate.utils import gather_object
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .models import load_model, save_model
+from .models import save_model, unwrap
+from .parallel import together
+from .whole_files import ASIDE, damage, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
 
-STATE, OPTIMIZER, MANIFEST = "trainer.json", "optimizer.safetensors", "manifest.json"
+STATE, OPTIMIZER = "trainer.json", "optimizer.safetensors"
+ADAPTER = "adapter/adapter_model.safetensors"
+ROOM = 1.1  # free space wanted, as a multiple of what a checkpoint is expected to take
 
 
 def save_checkpoint(
@@ -34,25 +42,76 @@ def save_checkpoint(
     part: dict[str, Tensor],
     state: dict[str, Any],
     keep: int,
-) -> None:
+) -> bool:
     """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
-    `model/` (or `adapter/`, with LoRA) is a checkpoint of its own that `load_model` (or peft) reads. `part` is what
-    this rank needs to go on, `state` what all of them do, as JSON. All but the newest `keep` checkpoints are dropped,
-    and those of later steps, which a resumed run has passed over.
+    `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. `part` is what this rank
+    needs to go on, `state` what all of them do, as JSON. Once the new one is safely on disk, all but the newest `keep`
+    are dropped, and those of later steps, which a resumed run has passed over.
+
+    Returns whether it was written, the same on every rank. Where the disk is full or refuses otherwise, a warning says
+    so, nothing of the new one is left and no older one is touched.
     """
-    partial = root / f".partial-{step}"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    rank = accelerator.process_index
-    save_file({name: tensor.contiguous() for name, tensor in part.items()}, partial / f"rank-{rank}.safetensors")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        state = state | {"step": step, "world": accelerator.num_processes}
-        _finish(partial, root / f"step-{step}", model, tokenizer, optimizer, state, keep)
-    accelerator.wait_for_everyone()
+    final, partial = root / f"step-{step}", root / f"{ASIDE}step-{step}"
+    main, rank = accelerator.is_main_process, accelerator.process_index
+
+    def begin() -> None:
+        if main:
+            root.mkdir(parents=True, exist_ok=True)
+            _check_room(root, model, optimizer, part, accelerator.num_processes)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+
+    def write_part() -> None:
+        save_file({name: value.contiguous() for name, value in part.items()}, partial / f"rank-{rank}.safetensors")
+
+    def finish() -> None:
+        if main:
+            _write_model(partial, model, tokenizer)
+            tensors, values = _flatten_optimizer(model, optimizer)
+            save_file(tensors, partial / OPTIMIZER)
+            whole = {**state, "step": step, "world": accelerator.num_processes, "optimizer": values}
+            (partial / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+            publish(partial, final)
+
+    for phase in (begin, write_part, finish):
+        if refusals := _refusals(phase):
+            if main:
+                shutil.rmtree(partial, ignore_errors=True)
+                log.warning("checkpoint %s could not be written (%s); the older ones stay", final, refusals[0])
+            return False
+    if main:
+        _drop_old(final, keep)
+    return True
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Folders `step-N` below root, oldest first."""
+    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=_step)
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    for path in reversed(list_checkpoints(root)):
+        problem = checkpoint_damage(path)
+        if problem is None:
+            return path
+        log.warning("checkpoint %s is damaged (%s), trying an older one", path, problem)
+    return None
+
+
+def checkpoint_damage(path: Path) -> str | None:
+    """What keeps a checkpoint from being resumed from, or None: see `whole_files.damage`."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        step, ranks = state["step"], [f"rank-{rank}.safetensors" for rank in range(state["world"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{STATE} cannot be read: {type(error).__name__}: {error}"
+    if step != _step(path):
+        return f"{STATE} is of step {step}"
+    weights = [ADAPTER] if (path / "adapter").is_dir() else [f"model/{file.name}" for file in _model_files(path)]
+    return damage(path, [STATE, OPTIMIZER, *ranks, *weights])
 
 
 def load_part(path: Path, rank: int) -> dict[str, Tensor]:
@@ -60,67 +119,86 @@ def load_part(path: Path, rank: int) -> dict[str, Tensor]:
     return load_file(path / f"rank-{rank}.safetensors")
 
 
-def _finish(
-    partial: Path,
-    final: Path,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    keep: int,
-) -> None:
-    """Add weights, optimiser, state and checksums, and put the folder in its place."""
-    root = final.parent
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore weights and optimiser in place; returns the trainer's state.
+
+    Raises:
+        ValueError: the checkpoint is of another model: a tensor of it is missing, left over or of another shape.
+    """
     if isinstance(model, PeftModel):
-        adapter = partial / "adapter"
-        model.save_pretrained(str(adapter))
-        tokenizer.save_pretrained(str(adapter))
+        adapter = load_file(path / ADAPTER) if (path / ADAPTER).is_file() else {}
+        _check_fit(path, adapter, get_peft_model_state_dict(model))
+        set_peft_model_state_dict(model, adapter)
+    else:
+        weights = {name: value for file in _model_files(path) for name, value in load_file(file).items()}
+        inner = unwrap(model)
+        wanted = dict(inner.state_dict())
+        if inner.config.tie_word_embeddings:
+            del wanted["lm_head.weight"]
+        _check_fit(path, weights, wanted)
+        inner.load_state_dict(weights, strict=False)
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    _restore_optimizer(path, model, optimizer, load_file(path / OPTIMIZER), state.pop("optimizer"))
+    return state
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _model_files(path: Path) -> list[Path]:
+    return sorted((path / "model").glob("*.safetensors"))
+
+
+def _refusals(phase: Callable[[], None]) -> list[str]:
+    """Run a phase on every rank; what the system refused to write, of all ranks. Other errors stop every rank."""
+
+    def attempt() -> str | None:
+        try:
+            phase()
+        except Exception as error:
+            if not is_write_failure(error):
+                raise
+            return str(error)
+        return None
+
+    return [text for text in gather_object([together(attempt)]) if text is not None]
+
+
+def _write_model(partial: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(partial / "adapter"))
+        tokenizer.save_pretrained(str(partial / "adapter"))
     else:
         save_model(model, partial / "model")
         tokenizer.save_pretrained(str(partial / "model"))
-    tensors, values = _flatten_optimizer(model, optimizer)
-    save_file(tensors, partial / OPTIMIZER)
-    (partial / STATE).write_text(json.dumps({**state, "optimizer": values}, indent=1))
-    files = sorted(p for p in partial.rglob("*") if p.is_file())
-    manifest = {str(p.relative_to(partial)): _digest(p) for p in files}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in [*files, partial / MANIFEST, partial]:
-        _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _sync(root)
-    found = list_checkpoints(root)
-    here = found.index(final)
-    for old in [*found[here + 1 :], *found[: max(0, here + 1 - keep)]]:
-        shutil.rmtree(old)
 
 
-def list_checkpoints(root: Path) -> list[Path]:
-    """Folders `step-N` below root, oldest first."""
-    found = [p for p in root.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+def _check_room(
+    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, part: dict[str, Tensor], world: int
+) -> None:
+    """Raise OSError unless the disk has room for what is about to be written, so that it is not filled in vain."""
+    weights = [p for p in model.parameters() if p.requires_grad or not isinstance(model, PeftModel)]
+    moments = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+    needed = sum(t.numel() * t.element_size() for t in [*weights, *moments, *world * list(part.values())])
+    free = shutil.disk_usage(root).free
+    if free < ROOM * needed:
+        raise OSError(f"it needs about {ROOM * needed / 1e9:.3f} GB, and {free / 1e9:.3f} GB are free")
 
 
-def newest_checkpoint(root: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
-    for path in reversed(list_checkpoints(root)):
-        problem = _damage(path)
-        if problem is None:
-            return path
-        log.warning("checkpoint %s is damaged (%s), trying an older one", path, problem)
-    return None
+def _drop_old(newest: Path, keep: int) -> None:
+    found = list_checkpoints(newest.parent)
+    here = found.index(newest)
+    for path in [*found[here + 1 :], *found[: max(0, here + 1 - keep)]]:
+        discard(path)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore weights and optimiser in place; returns the trainer's state."""
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_file(path / "adapter" / "adapter_model.safetensors"))
-    else:
-        saved = load_model(path / "model", dtype=next(model.parameters()).dtype)
-        model.load_state_dict(saved.state_dict())
-    state: dict[str, Any] = json.loads((path / STATE).read_text())
-    _restore_optimizer(model, optimizer, load_file(path / OPTIMIZER), state.pop("optimizer"))
-    return state
+def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        there = tuple(found[name].shape) if name in found else "absent"
+        here = tuple(wanted[name].shape) if name in wanted else "absent"
+        if there != here:
+            raise ValueError(f"checkpoint {path} is of another model: {name} is {there} there and {here} here")
 
 
 def _named_trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -141,42 +219,24 @@ def _flatten_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> tu
 
 
 def _restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]
 ) -> None:
-    for name, parameter in _named_trainable(model):
-        prefix = f"optimizer.{name}."
-        state: dict[str, Any] = {
-            k.removeprefix(prefix): v.to(parameter.device if v.dim() else "cpu")
-            for k, v in tensors.items()
-            if k.startswith(prefix) and "." not in k.removeprefix(prefix)
-        }
-        state |= {k.removeprefix(f"{name}."): v for k, v in values.items() if k.startswith(f"{name}.")}
-        if state:
-            optimizer.state[parameter] = state
-
-
-def _damage(path: Path) -> str | None:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        for name, digest in manifest.items():
-            if _digest(path / name) != digest:
-                return f"{name} has changed or is cut short"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Give each trainable parameter its state back: all of them have one, or, before the first step, none."""
+    if not tensors:
+        return
+    states: dict[str, dict[str, Any]] = {}
+    for full, value in [*tensors.items(), *((f"optimizer.{key}", value) for key, value in values.items())]:
+        name, _, key = full.removeprefix("optimizer.").rpartition(".")
+        states.setdefault(name, {})[key] = value
+    parameters = dict(_named_trainable(model))
+    for name in sorted(states.keys() | parameters.keys()):
+        if name not in states or name not in parameters:
+            where = "no trainable parameter here" if name in states else "no optimiser state there"
+            raise ValueError(f"checkpoint {path} is of another model: {name} has {where}")
+        for key, value in states[name].items():
+            if isinstance(value, Tensor) and value.dim():
+                if value.shape != parameters[name].shape:
+                    shapes = f"{tuple(value.shape)}, its parameter {tuple(parameters[name].shape)}"
+                    raise ValueError(f"checkpoint {path} is of another model: {key} of {name} has shape {shapes}")
+                states[name][key] = value.to(parameters[name].device)
+        optimizer.state[parameters[name]] = states[name]
