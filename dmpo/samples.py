@@ -19,6 +19,8 @@ def sample_table(
     batch: Batch, tokenizer: PreTrainedTokenizerBase, task: Task, config: DMPOConfig, *, step: int
 ) -> list[dict[str, Any]]:
     """`log_completions` rows of this rank, evenly spaced: step, row (its id), prompt, completion, reward, weight."""
+    if not config.log_completions:
+        return []
     weights, _ = group_weights(batch, config)
     rewards, positive, group = batch.rewards.flatten(), weights.positive.flatten(), config.num_generations
     chosen = spaced(len(batch.row_ids), config.log_completions, batch.row_ids.device)
