@@ -1,0 +1,32 @@
+"""Rewards: pure functions `(completions, **columns) -> list[float]`, bounded in time, that never raise on any text.
+
+A user's reward is a plain function of the same form, named in the config as `module:function`; `RewardPool` runs it.
+"""
+
+from __future__ import annotations
+
+from .arithmetic import countdown
+from .call import Reward, RewardError, load_object, score
+from .grids import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
+from .mathematics import math
+from .numbers import gsm8k
+from .outcomes import Failure, Scores
+from .pool import RewardPool
+
+__all__ = [
+    "HOLES",
+    "Failure",
+    "Reward",
+    "RewardError",
+    "RewardPool",
+    "Scores",
+    "countdown",
+    "gsm8k",
+    "is_sudoku",
+    "load_object",
+    "math",
+    "score",
+    "sudoku",
+    "sudoku_cells",
+    "sudoku_solved",
+]

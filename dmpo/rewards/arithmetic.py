@@ -1,0 +1,195 @@
+"""Countdown: an expression of given numbers, read by a small parser with exact rationals, and the reward for it.
+
+Nothing is evaluated as code. Grammar, after LaTeX's and Unicode's signs are written plainly:
+
+    expression = term (("+" | "-") term)*
+    term       = factor (("*" | "/") factor)*
+    factor     = "-" factor | number | "(" expression ")" | "\\frac" "{" expression "}" "{" expression "}"
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from .answers import read_answer
+
+USED_WEIGHT = 0.1
+SOLVED_WEIGHT = 1.0
+
+_LONGEST = 300  # characters of an expression
+_DEEPEST = 40  # nested parentheses and signs
+_TOKENS = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\frac|[-+*/(){}]))")
+_SIGNS = str.maketrans(
+    {"×": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "∕": "/", "⁄": "/"} | dict.fromkeys("−–﹣－", "-")
+)
+_LATEX = re.compile(r"\\(times|cdot|ast|div|left|right|displaystyle|[,;: ()\[\]$])|\$|\\[dt](?=frac)")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression that was read: its exact value (None where it divides by 0) and its numbers as written."""
+
+    value: Fraction | None
+    numbers: tuple[str, ...]
+
+
+def parse_expression(text: str) -> Expression | None:
+    """The expression that a whole text is, None where it is none, too long or too deep.
+
+    `+ − × ÷` in any of their signs, parentheses, the unary minus, numbers of ASCII digits; no power, no unary plus.
+    `expression = number` is read where the number is the value.
+    """
+    if len(text) > _LONGEST:
+        return None
+    text, equals, result = text.partition("=")
+    try:
+        expression = _Parser(_plain(text)).whole()
+        if equals:
+            stated = _Parser(_plain(result)).whole()
+            if len(stated.numbers) != 1 or stated.value != expression.value:
+                return None
+    except _SyntaxError:
+        return None
+    return expression
+
+
+def uses_each_once(expression: Expression, numbers: Iterable[Any]) -> bool:
+    """Whether the numbers of an expression, as written, are the given ones, each exactly once."""
+    given = Counter(str(number).strip().removesuffix(".0") for number in numbers)
+    return Counter(expression.numbers) == given
+
+
+def countdown_answer(completion: str) -> str | None:
+    r"""The text of the expression: in the last <answer>, else the last \boxed, else a short completion as a whole."""
+    answer = read_answer(completion)
+    if answer is None:
+        answer = completion.strip()
+    return answer if 0 < len(answer) <= _LONGEST else None
+
+
+def countdown_value(completion: str, numbers: Iterable[Any]) -> Fraction | None:
+    """The value of a completion's expression, None unless it is one of all the given numbers, each used once."""
+    answer = countdown_answer(completion)
+    expression = None if answer is None else parse_expression(answer)
+    if expression is None or not uses_each_once(expression, numbers):
+        return None
+    return expression.value
+
+
+def countdown_solved(completion: str, numbers: Iterable[Any], target: Any) -> bool:
+    """Whether a completion makes the target of all the given numbers."""
+    value = countdown_value(completion, numbers)
+    return value is not None and value == Fraction(str(target))
+
+
+def countdown(completions: list[str], numbers: list[Any], target: list[Any], **_: Any) -> list[float]:
+    """SOLVED_WEIGHT for an expression that makes the target, USED_WEIGHT for one that does not, else 0.
+
+    An expression counts only if it uses each given number exactly once. Weights: d1 (arXiv 2504.12216, appendix) and
+    TinyZero.
+    """
+    scores = []
+    for text, given, wanted in zip(completions, numbers, target, strict=True):
+        value = countdown_value(text, given)
+        solved = value is not None and value == Fraction(str(wanted))
+        scores.append(SOLVED_WEIGHT if solved else USED_WEIGHT if value is not None else 0.0)
+    return scores
+
+
+class _SyntaxError(Exception):
+    pass
+
+
+class _Parser:
+    """Recursive descent over the tokens of one text."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens: list[str] = []
+        self.numbers: list[str] = []
+        self.next = self.depth = 0
+        end = len(text.rstrip())
+        place = 0
+        while place < end:
+            found = _TOKENS.match(text, place)
+            if not found:
+                raise _SyntaxError
+            self.tokens.append(found[1] or found[2])
+            place = found.end()
+
+    def whole(self) -> Expression:
+        value = self.expression()
+        if self.next != len(self.tokens):
+            raise _SyntaxError
+        return Expression(value, tuple(self.numbers))
+
+    def expression(self) -> Fraction | None:
+        value = self.term()
+        while self.peek() in ("+", "-"):
+            sign, right = self.take(), self.term()
+            value = None if value is None or right is None else value + right if sign == "+" else value - right
+        return value
+
+    def term(self) -> Fraction | None:
+        value = self.factor()
+        while self.peek() in ("*", "/"):
+            sign, right = self.take(), self.factor()
+            value = _product(value, right) if sign == "*" else _ratio(value, right)
+        return value
+
+    def factor(self) -> Fraction | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise _SyntaxError
+        token = self.take()
+        if token == "-":
+            inner = self.factor()
+            value = None if inner is None else -inner
+        elif token == "(":
+            value = self.expression()
+            self.expect(")")
+        elif token == "\\frac":
+            value = _ratio(self.braced(), self.braced())
+        elif token and token[0] in "0123456789":
+            self.numbers.append(token)
+            value = Fraction(token)
+        else:
+            raise _SyntaxError
+        self.depth -= 1
+        return value
+
+    def braced(self) -> Fraction | None:
+        self.expect("{")
+        value = self.expression()
+        self.expect("}")
+        return value
+
+    def peek(self) -> str | None:
+        return self.tokens[self.next] if self.next < len(self.tokens) else None
+
+    def take(self) -> str | None:
+        token = self.peek()
+        self.next += 1
+        return token
+
+    def expect(self, wanted: str) -> None:
+        if self.take() != wanted:
+            raise _SyntaxError
+
+
+def _product(value: Fraction | None, factor: Fraction | None) -> Fraction | None:
+    return None if value is None or factor is None else value * factor
+
+
+def _ratio(value: Fraction | None, divisor: Fraction | None) -> Fraction | None:
+    return None if value is None or not divisor else value / divisor
+
+
+def _plain(text: str) -> str:
+    words = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
+    text = _LATEX.sub(lambda found: "\\" if found[0] in ("\\d", "\\t") else words.get(found[1] or "", " "), text)
+    return text.translate(_SIGNS)

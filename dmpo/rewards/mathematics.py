@@ -1,0 +1,162 @@
+r"""MATH: whether an answer in LaTeX is equivalent to the right one, by math-verify in worker processes with a limit.
+
+sympy may think about `9^{9^{9}}` for as long as there is memory. So the comparison runs where it can be killed: a
+worker counts its CPU seconds, at most CPU_LIMIT for a pair, and the kernel ends it past that; the pair counts as not
+equivalent and as a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+from .answers import boxed_answer, read_answer, tagged_answer
+from .numbers import read_number
+from .outcomes import Failure, Scores
+from .workers import WorkerPool
+
+TAGS_WEIGHT = 0.5
+BOX_WEIGHT = 0.5
+CORRECT_WEIGHT = 2.0
+CPU_LIMIT = 0.7  # CPU seconds of one comparison; usual ones take 0.001 to 0.1
+MEMORY_LIMIT = 4 << 30  # bytes of address space of a worker
+
+_LONGEST = 300  # characters; the longest answer in MATH's test split has 160
+_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*[0-9]+[\s})]*(?:\^|\*\*)|(?:\^|\*\*)[\s{(]*[0-9]{5}|[0-9]{4}[\s})]*!|!\s*!")
+
+_noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
+
+
+def math_answer(completion: str) -> str | None:
+    r"""The LaTeX of a completion's answer, None where it gives none or one beyond any in use.
+
+    It is read from the last <answer>, less a \boxed around it; without tags from the last \boxed; without either a
+    short completion is the answer as a whole.
+    """
+    answer = read_answer(completion)
+    if answer is None:
+        answer = completion.strip() if len(completion) <= _LONGEST and "\n" not in completion.strip() else ""
+    return answer if 0 < len(answer) <= _LONGEST else None
+
+
+def gold_latex(answer: Any) -> str:
+    r"""The LaTeX of a right answer: what is in its last \boxed, if it has one (a whole solution), else all of it."""
+    boxed = boxed_answer(str(answer))
+    return str(answer).strip() if boxed is None else boxed
+
+
+def equivalent(pairs: list[tuple[str, str]]) -> Scores:
+    """For each (answer, right answer) in LaTeX 1 if they are the same, else 0; a pair over its limit is a failure."""
+    known = {pair: Scores([float(_plainly_same(*pair))]) for pair in pairs}
+    asked = [pair for pair in known if pair[0] and not known[pair].values[0] and not any(map(_TOWER.search, pair))]
+    if asked:
+        found = _pool().score([pair[0] for pair in asked], {"gold": [pair[1] for pair in asked]})
+        failures = {failure.row: [failure] for failure in found.failures}
+        known |= {pair: Scores([found.values[i]], failures.get(i, [])) for i, pair in enumerate(asked)}
+    scores = Scores([known[pair].values[0] for pair in pairs])
+    for index, pair in enumerate(pairs):
+        scores.failures.extend(failure._replace(row=index) for failure in known[pair].failures)
+    return scores
+
+
+def math_correct(completions: list[str], answer: list[Any]) -> list[bool]:
+    """Whether each completion gives its right answer."""
+    answers = [math_answer(text) for text in completions]
+    # An empty answer is no answer, and no right one is empty.
+    scores = equivalent([(text or "", gold_latex(gold)) for text, gold in zip(answers, answer, strict=True)])
+    noted = _noted.get()
+    if noted is not None:
+        noted.extend(scores.failures)
+    return [text is not None and value == 1 for text, value in zip(answers, scores.values, strict=True)]
+
+
+@contextmanager
+def failures() -> Iterator[list[Failure]]:
+    """The comparisons that fail within the context, by index of the completion."""
+    found: list[Failure] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+
+
+def math(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
+    r"""Form and the right answer; in [0, 3].
+
+    TAGS_WEIGHT if the answer is in closed <answer> tags, BOX_WEIGHT if it is in a \boxed (within the tags where there
+    are any), CORRECT_WEIGHT if it is equivalent to `answer` (LaTeX, or a solution with a \boxed) by math-verify. The
+    sum for the form and the weight of the answer are d1's (arXiv 2504.12216, appendix).
+    """
+    return [
+        _form(text) + CORRECT_WEIGHT * right
+        for text, right in zip(completions, math_correct(completions, answer), strict=True)
+    ]
+
+
+def compare(completions: list[str], gold: list[str]) -> list[float]:
+    """1 where math-verify finds an answer equivalent, else 0. Runs in a worker: nothing here limits its time."""
+    from math_verify import verify
+
+    return [
+        float(verify(_parsed(right), _parsed(answer), timeout_seconds=None))
+        for answer, right in zip(completions, gold, strict=True)
+    ]
+
+
+def warm_up() -> None:
+    """Load what `compare` needs, once in the process that the workers are forked from."""
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+    samples = [
+        r"\frac{1}{2}",
+        r"(3, \frac{\pi}{2})",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        "[0,1)",
+        "2x+3",
+        r"\sqrt{2}",
+    ]
+    compare(samples, samples[::-1])
+
+
+def _parsed(latex: str) -> Any:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    settings = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return parse(f"\\boxed{{{latex}}}", extraction_config=settings, parsing_timeout=None)
+
+
+def _form(text: str) -> float:
+    tagged = tagged_answer(text)
+    closed = tagged is not None and "</answer>" in text[text.rindex("<answer>") :]
+    boxed = boxed_answer(text if tagged is None else tagged)
+    return TAGS_WEIGHT * closed + BOX_WEIGHT * (boxed is not None)
+
+
+def _plainly_same(answer: str, gold: str) -> bool:
+    """The same signs, or both plainly the same number: no need to ask."""
+    if not answer:
+        return False
+    if "".join(answer.split()) == "".join(gold.split()):
+        return True
+    plain = re.compile(r"\\?\$?-?[0-9.,]+")
+    if not (plain.fullmatch(answer) and plain.fullmatch(gold)):
+        return False
+    number = read_number(answer)
+    return number is not None and number == read_number(gold)
+
+
+@cache
+def _pool() -> WorkerPool:
+    return WorkerPool(
+        f"{__name__}:compare",
+        prepare=f"{__name__}:warm_up",
+        cpu_limit=CPU_LIMIT,
+        memory_limit=MEMORY_LIMIT,
+        singly=True,
+    )

@@ -1,0 +1,123 @@
+"""GSM8K: a number in words and signs, read exactly, and the reward for it."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from .answers import form_score, read_answer
+
+NUMBER_WEIGHT = 0.5
+CORRECT_WEIGHT = 2.0
+
+_LONGEST = 400  # characters of an answer; a longer one is no number
+_SPACES = r" \u00a0\u2009\u202f"  # plain, no-break, thin and narrow no-break
+_DIGITS = (
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])"  # 8,400
+    rf"|[0-9]{{1,3}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9])"  # 8 400
+    r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"  # 1,00,000
+    r"|[0-9]+)"
+)
+_PLAIN = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
+_POWER = (
+    r"(?:\s?(?:[x×*·]|times|cdot)\s?10\s?(?:\^|\*\*)\s?\{?([-+]?[0-9]{1,2})\}?(?![0-9])|[eE]([-+]?[0-9]{1,2})(?![0-9]))"
+)
+_NUMBER = re.compile(
+    rf"(?<![0-9A-Za-z])([-+]\s?)?(?:([0-9]+)\s+([0-9]+)\s?/\s?([0-9]+)(?![0-9.,])|({_PLAIN})(?:\s?/\s?({_PLAIN})|{_POWER})?)"
+    r"(?:\s?(thousand|million|billion|trillion)\b)?|[0-9]",  # a digit that the rest does not cover is a number unread
+    re.IGNORECASE,
+)
+_SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_CUES = re.compile(r"####|\banswer\s{0,3}(?:is\b|:)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|[.!?](?:\s|$)")
+_CLEANING = (
+    (re.compile(r"[−–—‒﹣－]"), "-"),
+    (re.compile(r"\{,\}|,?\\!"), lambda found: "," if "," in found[0] else ""),
+    (re.compile(r"\\[dtc]?frac\s?\{\s?([0-9]+)\s?\}\s?\{\s?([0-9]+)\s?\}"), r" \1/\2"),
+    (re.compile(r"\\(?=(?:times|cdot)\b)"), " "),  # the name is kept for powers of ten
+    (re.compile(r"\\[A-Za-z]+|\\."), " "),
+    (re.compile(r"\b(?:USD|US|EUR|GBP|Rs\.?|RM)\s?(?=[$€£¥₹]?\s?[-0-9])", re.IGNORECASE), ""),
+    (re.compile(r"[$€£¥₹`]\s?|\*\*(?!\s?\{?[-+]?[0-9])"), ""),
+    (re.compile(r"(?<=[A-Za-z}])\s?\^\s?\{?[0-9]\}?"), " "),  # cm^2
+)
+
+
+def read_number(text: str) -> Fraction | None:
+    """The number that a short text states, exactly; None where it states none, or several different ones.
+
+    Read are thousands separators (comma, space, LaTeX's `{,}`), currency signs, units and other words around the
+    number, per cent (as the number before the sign), signs (also the typographic minus), decimals, fractions, mixed
+    numbers, powers of ten, and "thousand" to "trillion". Of `a = b` the right side counts. Only the ASCII digits are
+    digits. "8,40", "1.2.3" or "3 or 4" is no number.
+    """
+    if len(text) > _LONGEST:
+        return None
+    text = re.split(r"[=≈]", text)[-1]
+    for pattern, replacement in _CLEANING:
+        text = pattern.sub(replacement, text)
+    values = {_value(found) for found in _NUMBER.finditer(text)}
+    return values.pop() if len(values) == 1 else None
+
+
+def gsm8k_answer(completion: str) -> Fraction | None:
+    r"""The number that a completion gives as its answer, None where it gives none.
+
+    It is read from the last <answer>, else from the last \boxed; without either from what follows the last "####",
+    "answer is" or "answer:" up to the end of that sentence; else the whole completion must be short and state one
+    number. A number somewhere in the reasoning is not an answer.
+    """
+    answer = read_answer(completion)
+    if answer is None:
+        cues = [cue.end() for cue in _CUES.finditer(completion)]
+        if cues:
+            answer = completion[cues[-1] : cues[-1] + _LONGEST].strip()
+            end = _SENTENCE_END.search(answer)
+            answer = answer[: end.start()] if end else answer
+        else:
+            answer = completion.strip()
+            if len(answer) > 40:
+                return None
+    return read_number(answer)
+
+
+def gold_number(answer: Any) -> Fraction | None:
+    """The number of a data set's answer: "…#### 72", "72" or 72."""
+    return read_number(str(answer).rpartition("####")[2].strip())
+
+
+def gsm8k(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
+    """Form, a number, the right number; in [0, 4].
+
+    `form_score` (at most 1.5), NUMBER_WEIGHT if the answer reads as a number, CORRECT_WEIGHT if it is exactly the
+    number of `answer` (GSM8K's own field, or the number alone). Parts and weights: d1 (arXiv 2504.12216, appendix).
+    """
+    scores = []
+    for text, wanted in zip(completions, answer, strict=True):
+        found = gsm8k_answer(text)
+        right = found is not None and found == gold_number(wanted)
+        scores.append(form_score(text) + NUMBER_WEIGHT * (found is not None) + CORRECT_WEIGHT * right)
+    return scores
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    sign, whole, over, under, plain, divisor, power, exponent, scale = found.groups()
+    if plain is None and whole is None:
+        return None
+    if whole is not None:
+        if int(under) == 0:
+            return None
+        value = int(whole) + Fraction(int(over), int(under))
+    else:
+        value = _plain(plain)
+        if divisor is not None:
+            if _plain(divisor) == 0:
+                return None
+            value /= _plain(divisor)
+        value *= Fraction(10) ** int(power or exponent or 0)
+    value *= _SCALE[scale.lower()] if scale else 1
+    return -value if sign and sign[0] == "-" else value
+
+
+def _plain(digits: str) -> Fraction:
+    return Fraction("".join(c for c in digits if c in "0123456789."))
