@@ -12,6 +12,7 @@ NUMBER_WEIGHT = 0.5
 CORRECT_WEIGHT = 2.0
 
 _LONGEST = 400  # characters of an answer; a longer one is no number
+_ENDING = 20_000  # characters of a completion that are searched for a cue
 _SPACES = r" \u00a0\u2009\u202f"  # plain, no-break, thin and narrow no-break
 _DIGITS = (
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])"  # 8,400
@@ -40,6 +41,7 @@ _CLEANING = (
     (re.compile(r"\b(?:USD|US|EUR|GBP|Rs\.?|RM)\s?(?=[$€£¥₹]?\s?[-0-9])", re.IGNORECASE), ""),
     (re.compile(r"[$€£¥₹`]\s?|\*\*(?!\s?\{?[-+]?[0-9])"), ""),
     (re.compile(r"(?<=[A-Za-z}])\s?\^\s?\{?[0-9]\}?"), " "),  # cm^2
+    (re.compile(r" {2,}"), " "),
 )
 
 
@@ -69,9 +71,10 @@ def gsm8k_answer(completion: str) -> Fraction | None:
     """
     answer = read_answer(completion)
     if answer is None:
-        cues = [cue.end() for cue in _CUES.finditer(completion)]
+        ending = completion[-_ENDING:]
+        cues = [cue.end() for cue in _CUES.finditer(ending)]
         if cues:
-            answer = completion[cues[-1] : cues[-1] + _LONGEST].strip()
+            answer = ending[cues[-1] : cues[-1] + _LONGEST].strip()
             end = _SENTENCE_END.search(answer)
             answer = answer[: end.start()] if end else answer
         else:
