@@ -167,7 +167,7 @@ def _refusals(phase: Callable[[], None]) -> list[str]:
 
 def _write_model(partial: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(partial / "adapter"))
+        model.save_pretrained(str(partial / "adapter"), save_embedding_layers=False)  # "auto" would ask the Hub
         tokenizer.save_pretrained(str(partial / "adapter"))
     else:
         save_model(model, partial / "model")
