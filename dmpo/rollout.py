@@ -19,43 +19,13 @@ from .masking import completion_mask, sample_views
 from .metrics import round_report
 from .parallel import gather_rows, rank_rows, summed, together
 from .policy import ReferencePolicy
+from .prompts import decode_text as decode_text
+from .prompts import encode_prompts as encode_prompts
 from .randomness import derive_key
 from .rewards import Reward, score
 from .tasks import Row, Task
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[Row], limit: int) -> tuple[Tensor, Tensor]:
-    """Prompt ids int64 [B, P], left-padded, and their mask bool [B, P].
-
-    A tokenizer with a chat template wraps the prompt as the user's turn.
-
-    Raises:
-        ValueError: a prompt has more than `limit` tokens, or none.
-    """
-    encoded: list[list[int]] = []
-    for row in rows:
-        text = row["prompt"]
-        if tokenizer.chat_template:
-            turn = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-        if not 0 < len(ids) <= limit:
-            raise ValueError(
-                f"prompt has {len(ids)} tokens, must be 1 to max_prompt_length {limit}: {row['prompt'][:80]!r}"
-            )
-        encoded.append(ids)
-    width = max(len(ids) for ids in encoded)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    prompt_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded])
-    prompt_mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in encoded])
-    return prompt_ids, prompt_mask
-
-
-def decode_text(tokenizer: PreTrainedTokenizerBase, tokens: Tensor) -> list[str]:
-    """Completions as text, without special tokens."""
-    return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
 def complete(
