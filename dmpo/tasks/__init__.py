@@ -1,4 +1,7 @@
-"""Tasks: what a row is, how it becomes a prompt, and how a completion is rewarded and scored. No models here."""
+"""Tasks: what a row is, how it becomes a prompt, and how a completion is read, rewarded and scored. No models here.
+
+A task has one prompt template and one parser, which training and evaluation share.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,27 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..rewards import load_object
+from .countdown import Countdown
+from .gsm8k import GSM8K
+from .mathematics import Mathematics
+from .splits import Row
 from .sudoku import Sudoku4
-
-Row = dict[str, Any]
+from .sudoku9 import Sudoku9
 
 
 class Task(Protocol):
-    """One task. A row is a dict of columns; `prompt` is the text that the model sees, the others go to the reward."""
+    """One task. A row is a dict of columns; `prompt` is the text that the model sees, the others go to the reward.
+
+    The four members up to `show` are what training asks for. A user's task may lack the rest: `answer_of`, `size_of`
+    and `RewardPool` then do without.
+
+    Attributes:
+        template: the prompt, with `{name}` for columns of a row; recorded with every result.
+        reward_function: `module:function` of the reward, so that it can run in processes of its own.
+    """
+
+    template: str
+    reward_function: str
 
     def row(self, split: str, index: int) -> Row:
         """Row `index` of `train`, `validation` or `test`; any index ≥ 0 is valid (finite data wraps around)."""
@@ -30,15 +47,29 @@ class Task(Protocol):
         """A completion drawn for a person, with rich markup."""
         ...
 
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The answer as it is read from a completion, None where there is none."""
+        ...
 
-TASKS: Mapping[str, type[Task]] = {"sudoku4": Sudoku4}
+    def size(self, split: str) -> int | None:
+        """Number of different rows of a split; None where rows are made without end."""
+        ...
+
+
+TASKS: Mapping[str, type[Task]] = {
+    "countdown": Countdown,
+    "gsm8k": GSM8K,
+    "math": Mathematics,
+    "sudoku4": Sudoku4,
+    "sudoku9": Sudoku9,
+}
 
 
 def load_task(name: str, **options: Any) -> Task:
     """The task of that name, or the user's class named `module:class`.
 
     Raises:
-        ValueError: unknown name or options.
+        ValueError: unknown name or options, or data that cannot be read.
     """
     if name not in TASKS and ":" not in name:
         raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or name a class as 'module:class'")
@@ -48,3 +79,15 @@ def load_task(name: str, **options: Any) -> Task:
     except TypeError as error:
         raise ValueError(f"task_options of {name}: {error}") from error
     return task
+
+
+def answer_of(task: Task, completion: str, row: Row) -> str | None:
+    """`task.parse`, or the completion itself for a task without one."""
+    parse = getattr(task, "parse", None)
+    return parse(completion, row) if parse else completion
+
+
+def size_of(task: Task, split: str) -> int | None:
+    """`task.size`, or None for a task without one."""
+    size = getattr(task, "size", None)
+    return size(split) if size else None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.markup import escape
 
 from ..rewards import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
+from .splits import Row, check_split
+from .templates import choose_template, fill
 
 SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ranges of the shuffled list of grids
 
@@ -18,57 +21,94 @@ SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ra
 def all_grids() -> tuple[str, ...]:
     """The 288 valid 4×4 grids as strings of 16 digits, in one fixed shuffled order."""
     rows = ["".join(p) for p in itertools.permutations("1234")]
-    halves = [a + b for a, b in itertools.product(rows, repeat=2) if len({*a[:2], *b[:2]}) == 4]  # both boxes right
-    candidates = ("".join(choice) for choice in itertools.product(halves, repeat=2))
+    candidates = ("".join(choice) for choice in itertools.product(rows, repeat=4))
     grids = [grid for grid in candidates if is_sudoku([int(c) for c in grid])]
     Random("sudoku4 splits").shuffle(grids)
     return tuple(grids)
 
 
-class Sudoku4:
-    """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid (see `rewards.sudoku_cells`).
+class Sudoku:
+    """Sudoku of SIZE² cells. Prompt: the cells with `.` for a hole; completion: the cells of the solved grid, see
+    `rewards.sudoku_cells`.
 
     Args:
         min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them.
-        template: text around the puzzle, which replaces `{puzzle}`, for models that want to be told what to do.
+        template, template_file: text around the puzzle, or a file of it, for models that want to be told what to do;
+            `{puzzle}` is replaced.
     """
 
-    def __init__(self, min_holes: int = 4, max_holes: int = 9, template: str = "{puzzle}") -> None:
-        if "{puzzle}" not in template:
-            raise ValueError(f"template must contain {{puzzle}}, got {template!r}")
-        if not 1 <= min_holes <= max_holes <= 16:
-            raise ValueError(f"need 1 ≤ min_holes ≤ max_holes ≤ 16, got {min_holes} and {max_holes}")
-        self.min_holes, self.max_holes, self.template = min_holes, max_holes, template
+    SIZE: ClassVar[int]
+    reward_function = "dmpo.rewards:sudoku"
 
-    def row(self, split: str, index: int) -> dict[str, Any]:
+    def __init__(self, min_holes: int, max_holes: int, template: str | None, template_file: str | None) -> None:
+        self.template = choose_template(template, template_file, "{puzzle}", ("puzzle",))
+        if not 1 <= min_holes <= max_holes <= self.SIZE**2:
+            raise ValueError(f"need 1 ≤ min_holes ≤ max_holes ≤ {self.SIZE**2}, got {min_holes} and {max_holes}")
+        self.min_holes, self.max_holes = min_holes, max_holes
+
+    def draw(self, split: str, index: int) -> tuple[str, str]:
+        """Puzzle and solution `index` of a split."""
+        raise NotImplementedError
+
+    def row(self, split: str, index: int) -> Row:
         """Puzzle `index` of a split: a function of (split, index) alone."""
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}, choose one of {', '.join(SPLITS)}")
-        random = Random(f"sudoku4/{split}/{index}")
-        grid = all_grids()[random.randrange(*SPLITS[split])]
-        holes = set(random.sample(range(16), random.randint(self.min_holes, self.max_holes)))
-        puzzle = "".join("." if i in holes else c for i, c in enumerate(grid))
-        return {"prompt": self.template.replace("{puzzle}", puzzle), "puzzle": puzzle, "solution": grid}
+        check_split(split, SPLITS)
+        puzzle, solution = self.draw(split, index)
+        return {"prompt": fill(self.template, {"puzzle": puzzle}), "puzzle": puzzle, "solution": solution}
+
+    def size(self, split: str) -> None:
+        """None: puzzles are made without end."""
+        check_split(split, SPLITS)
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
         """See `dmpo.rewards.sudoku`."""
         return sudoku(completions, **columns)
 
-    def solved(self, completion: str, row: dict[str, Any]) -> bool:
+    def solved(self, completion: str, row: Row) -> bool:
         """A valid grid that keeps the clues."""
         return sudoku_solved(completion, row["puzzle"])
 
-    def show(self, completion: str, row: dict[str, Any]) -> str:
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The digits of the grid, row by row."""
+        cells = sudoku_cells(completion, self.SIZE)
+        return None if cells is None else "".join(map(str, cells))
+
+    def show(self, completion: str, row: Row) -> str:
         """The grid with clues plain, right holes green and wrong holes red."""
-        cells = sudoku_cells(completion)
+        cells = sudoku_cells(completion, self.SIZE)
         if cells is None:
             return f"[red]not a grid[/red]: {escape(repr(completion[:32]))}"
+        box = math.isqrt(self.SIZE)
         lines = []
-        for r in range(4):
+        for r in range(self.SIZE):
             line = []
-            for i in range(4 * r, 4 * r + 4):
+            for i in range(self.SIZE * r, self.SIZE * (r + 1)):
                 clue, right = row["puzzle"][i], str(cells[i]) == row["solution"][i]
                 colour = "bold green" if right else "bold red"
                 line.append(str(cells[i]) if clue not in HOLES and right else f"[{colour}]{cells[i]}[/]")
-            lines.append(" ".join(line[:2]) + " │ " + " ".join(line[2:]))
-        return "\n".join([*lines[:2], "────┼────", *lines[2:]])
+            lines.append(" │ ".join(" ".join(line[c : c + box]) for c in range(0, self.SIZE, box)))
+        rule = "┼".join("─" * (2 * box + (c > 0) - (c + box == self.SIZE)) for c in range(0, self.SIZE, box))
+        boxes = ["\n".join(lines[r : r + box]) for r in range(0, self.SIZE, box)]
+        return f"\n{rule}\n".join(boxes)
+
+
+class Sudoku4(Sudoku):
+    """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid. Arguments as in `Sudoku`."""
+
+    SIZE = 4
+
+    def __init__(
+        self,
+        min_holes: int = 4,
+        max_holes: int = 9,
+        template: str | None = None,
+        template_file: str | None = None,
+    ) -> None:
+        super().__init__(min_holes, max_holes, template, template_file)
+
+    def draw(self, split: str, index: int) -> tuple[str, str]:
+        """Puzzle and solution `index` of a split."""
+        random = Random(f"sudoku4/{split}/{index}")
+        grid = all_grids()[random.randrange(*SPLITS[split])]
+        holes = set(random.sample(range(16), random.randint(self.min_holes, self.max_holes)))
+        return "".join("." if i in holes else c for i, c in enumerate(grid)), grid

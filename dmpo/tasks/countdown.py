@@ -1,0 +1,161 @@
+"""Countdown: make a target of given numbers with + − × ÷, each number once. Made here, or from a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+from rich.markup import escape
+
+from ..rewards import countdown
+from ..rewards.arithmetic import countdown_answer, countdown_solved
+from .sources import read_rows
+from .splits import SPLITS, Row, check_split, hashed_split
+from .templates import choose_template, fill
+
+
+class Countdown:
+    """Rows `numbers` (list of int) and `target` (int); the completion is an expression.
+
+    Splits share no multiset of numbers: it goes to a split by its hash (nine in ten for training), whether it is drawn
+    here or read. With a `test` of its own, all of that is test, and whatever shares its numbers is in no other split.
+
+    Args:
+        train: hub id or local file with columns `nums` and `target`, as Jiayi-Pan/Countdown-Tasks-3to4; None to make
+            puzzles, which have a solution by construction.
+        test: the same for a test set of its own; None to hold one out by hash.
+        revision, test_revision: of hub data sets.
+        counts: how many numbers a puzzle has.
+        largest: of the numbers that are drawn, and of the target, where puzzles are made here.
+        template, template_file: in place of the task's own prompt; `{numbers}` and `{target}` are replaced.
+    """
+
+    TEMPLATE = (
+        "Make an expression that equals {target} from the numbers {numbers}. Use each of these numbers exactly once, "
+        "the signs + - * / and parentheses, nothing else. Think step by step, then give the expression alone. Write "
+        "exactly in this form:\n"
+        "<reasoning>\nyour steps\n</reasoning>\n<answer>\nthe expression\n</answer>"
+    )
+    reward_function = "dmpo.rewards:countdown"
+
+    def __init__(
+        self,
+        *,
+        train: str | None = None,
+        test: str | None = None,
+        revision: str | None = None,
+        test_revision: str | None = None,
+        counts: Sequence[int] = (3, 4),
+        largest: int = 99,
+        template: str | None = None,
+        template_file: str | None = None,
+    ) -> None:
+        if not counts or not all(isinstance(count, int) and 2 <= count <= 8 for count in counts):
+            raise ValueError(f"counts must be integers from 2 to 8, got {counts}")
+        if largest < 10:
+            raise ValueError(f"largest must be ≥ 10, got {largest}")
+        if test is not None and train is None:
+            raise ValueError("test is given without train: puzzles that are made here hold out their own")
+        self.counts, self.largest = tuple(counts), largest
+        self.template = choose_template(template, template_file, self.TEMPLATE, ("numbers", "target"))
+        self.rows: dict[str, list[tuple[list[int], int]]] | None = None
+        if train is not None:
+            tested = None if test is None else self._read(test, "test", test_revision)
+            self.rows = _divide(self._read(train, "train", revision), tested)
+            for split in SPLITS:
+                if not self.rows[split]:
+                    raise ValueError(f"data set {train} leaves no row with {self._counts()} numbers for {split}")
+
+    def row(self, split: str, index: int) -> Row:
+        """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone."""
+        check_split(split)
+        if self.rows is not None:
+            numbers, target = self.rows[split][index % len(self.rows[split])]
+        else:
+            numbers, target = self._draw(split, index)
+        texts = {"numbers": ", ".join(map(str, numbers)), "target": str(target)}
+        return {"prompt": fill(self.template, texts), "numbers": list(numbers), "target": target}
+
+    def size(self, split: str) -> int | None:
+        """Number of rows of a split of a data set; None where puzzles are made here."""
+        check_split(split)
+        return None if self.rows is None else len(self.rows[split])
+
+    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        """See `dmpo.rewards.countdown`."""
+        return countdown(completions, **columns)
+
+    def solved(self, completion: str, row: Row) -> bool:
+        """The target, of each number once."""
+        return countdown_solved(completion, row["numbers"], row["target"])
+
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The text that is read as the expression."""
+        return countdown_answer(completion)
+
+    def show(self, completion: str, row: Row) -> str:
+        """The puzzle, and the expression in green or red."""
+        colour = "bold green" if self.solved(completion, row) else "bold red"
+        answer = countdown_answer(completion)
+        shown = repr(completion[-80:]) if answer is None else answer
+        return f"{row['target']} of {', '.join(map(str, row['numbers']))}: [{colour}]{escape(shown)}[/]"
+
+    def _draw(self, split: str, index: int) -> tuple[list[int], int]:
+        """A solvable puzzle: combine the numbers two by two at random until one value is left, which is the target."""
+        random = Random(f"countdown/{split}/{index}")
+        while True:
+            numbers = [random.randint(1, self.largest) for _ in range(random.choice(self.counts))]
+            if hashed_split(_key(numbers)) != split:
+                continue
+            values = [Fraction(number) for number in numbers]
+            while len(values) > 1:
+                left = values.pop(random.randrange(len(values)))
+                right = values.pop(random.randrange(len(values)))
+                results = [left + right, left - right, left * right, *([left / right] if right else [])]
+                values.append(random.choice(results))
+            if values[0].denominator == 1 and 1 <= values[0] <= self.largest and values[0] not in numbers:
+                return numbers, int(values[0])
+
+    def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
+        rows = []
+        for number, row in enumerate(read_rows(source, split, ["nums", "target"], revision=revision)):
+            numbers, target = row["nums"], row["target"]
+            if isinstance(numbers, str):  # a csv file has no lists
+                numbers = numbers.strip("[] ").replace(",", " ").split()
+            try:
+                numbers, target = [int(n) for n in numbers], int(target)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"data set {source}, row {number}: nums must be integers and target one, got {row}"
+                ) from None
+            if len(numbers) in self.counts:
+                rows.append((numbers, target))
+        return rows
+
+    def _counts(self) -> str:
+        return " or ".join(map(str, self.counts))
+
+
+def _key(numbers: list[int]) -> str:
+    return " ".join(map(str, sorted(numbers)))
+
+
+def _divide(
+    rows: list[tuple[list[int], int]], tested: list[tuple[list[int], int]] | None
+) -> dict[str, list[tuple[list[int], int]]]:
+    """Rows of each split; with a test set of its own the hash's test share is training, less what the set holds."""
+    divided: dict[str, list[tuple[list[int], int]]] = {split: [] for split in SPLITS}
+    taken = {_key(numbers) for numbers, _ in tested or []}
+    for row in rows:
+        key = _key(row[0])
+        split = hashed_split(key)
+        if tested is not None:
+            if key in taken:
+                continue
+            split = "train" if split == "test" else split
+        divided[split].append(row)
+    if tested is not None:
+        divided["test"] = tested
+    return divided

@@ -1,0 +1,43 @@
+"""GSM8K: grade-school word problems whose answer is a number (Cobbe et al., arXiv 2110.14168)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rewards import gsm8k
+from ..rewards.numbers import gold_number, gsm8k_answer
+from .questions import Questions
+from .splits import Row
+
+
+class GSM8K(Questions):
+    """Columns of the data set: `question`, and `answer`, which ends in "#### 72". See `Questions` for the arguments."""
+
+    TRAIN = TEST = "openai/gsm8k:main"
+    QUESTION = "question"
+    TEMPLATE = (
+        "{question}\n\nThink step by step, then give the answer as a number alone. Write exactly in this form:\n"
+        "<reasoning>\nyour steps\n</reasoning>\n<answer>\nthe number\n</answer>"
+    )
+    reward_function = "dmpo.rewards:gsm8k"
+
+    def answer(self, source: dict[str, Any]) -> str:
+        """The data set's own answer, steps and all, as the reward takes it."""
+        answer = source["answer"]
+        if gold_number(answer) is None:
+            raise ValueError(f"answer states no number: {str(answer)[-80:]!r}")
+        return str(answer).rpartition("####")[2].strip()
+
+    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        """See `dmpo.rewards.gsm8k`."""
+        return gsm8k(completions, **columns)
+
+    def solved(self, completion: str, row: Row) -> bool:
+        """Exactly the right number."""
+        found = gsm8k_answer(completion)
+        return found is not None and found == gold_number(row["answer"])
+
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The number, as an integer or a fraction."""
+        found = gsm8k_answer(completion)
+        return None if found is None else str(found)

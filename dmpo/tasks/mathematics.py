@@ -1,0 +1,48 @@
+"""MATH: competition problems with an answer in LaTeX (Hendrycks et al., arXiv 2103.03874), tested on MATH-500."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rewards import math
+from ..rewards.answers import boxed_answer
+from ..rewards.mathematics import math_answer, math_correct
+from .questions import Questions
+from .splits import Row
+
+
+class Mathematics(Questions):
+    r"""Columns of the data sets: `problem`, and `answer` or a `solution` with a \boxed. See `Questions`.
+
+    The training split is MATH's own 7,500 problems; MATH-500 is 500 of its 5,000 test problems.
+    """
+
+    TRAIN = "DigitalLearningGmbH/MATH-lighteval"
+    TEST = "HuggingFaceH4/MATH-500"
+    QUESTION = "problem"
+    TEMPLATE = (
+        "{question}\n\nThink step by step, then give the answer in LaTeX in a \\boxed{}. Write exactly in this form:\n"
+        "<reasoning>\nyour steps\n</reasoning>\n<answer>\n\\boxed{the answer}\n</answer>"
+    )
+    reward_function = "dmpo.rewards:math"
+
+    def answer(self, source: dict[str, Any]) -> str:
+        r"""The column `answer`, or what the solution boxes."""
+        answer = source.get("answer")
+        if answer is None:
+            answer = boxed_answer(str(source.get("solution") or ""))
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(r"has neither an answer nor a solution with a \boxed")
+        return answer.strip()
+
+    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        """See `dmpo.rewards.math`."""
+        return math(completions, **columns)
+
+    def solved(self, completion: str, row: Row) -> bool:
+        """Equivalent to the right answer."""
+        return math_correct([completion], [row["answer"]])[0]
+
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The LaTeX of the answer."""
+        return math_answer(completion)

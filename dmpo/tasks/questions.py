@@ -1,0 +1,114 @@
+"""What GSM8K and MATH share: questions with answers, a test set of its own, a validation split held out of training."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from rich.markup import escape
+
+from .sources import read_rows
+from .splits import Row, check_split, hold_out, text_key
+from .templates import choose_template, fill
+
+log = logging.getLogger("dmpo")
+
+
+class Questions:
+    """A task of questions with answers, from two data sets.
+
+    Training rows whose question is also in the test set, save for case, spaces and punctuation, are dropped.
+
+    Args:
+        train, test: hub id (`owner/name` or `owner/name:config`) or local file, see `sources.read_rows`. Of a hub id
+            the splits `train` and `test` are read.
+        revision, test_revision: commit, tag or branch of the hub data sets; None for the newest.
+        validation_rows: questions held out of training, never of the test set.
+        longest: characters of a question in training; longer ones are left out there, never in the test set.
+        template, template_file: in place of the task's own prompt; `{question}` is replaced.
+
+    Raises:
+        ValueError: data that cannot be read, a right answer that cannot, or a template without its field.
+    """
+
+    TRAIN: ClassVar[str]
+    TEST: ClassVar[str]
+    QUESTION: ClassVar[str]  # the column of the question
+    TEMPLATE: ClassVar[str]
+    reward_function: str
+
+    def __init__(
+        self,
+        *,
+        train: str | None = None,
+        test: str | None = None,
+        revision: str | None = None,
+        test_revision: str | None = None,
+        validation_rows: int = 500,
+        longest: int | None = None,
+        template: str | None = None,
+        template_file: str | None = None,
+    ) -> None:
+        if validation_rows < 1:
+            raise ValueError(f"validation_rows must be ≥ 1, got {validation_rows}")
+        self.template = choose_template(template, template_file, self.TEMPLATE, ("question",))
+        train, test = train or self.TRAIN, test or self.TEST
+        if test == train and test_revision is None:
+            test_revision = revision
+        sources = {
+            "train": read_rows(train, "train", [self.QUESTION], revision=revision),
+            "test": read_rows(test, "test", [self.QUESTION], revision=test_revision),
+        }
+        self.rows = {"train": self._readable(sources["train"], train), "test": self._readable(sources["test"], test)}
+        if longest is not None:
+            self.rows["train"] = [row for row in self.rows["train"] if len(row["question"]) <= longest]
+        keys = {name: [text_key(row["question"]) for row in rows] for name, rows in self.rows.items()}
+        self.rows["validation"] = self.rows["train"]
+        self.places = hold_out(keys["train"], keys["test"], validation_rows, f"task data {train}")
+        if dropped := len(keys["train"]) - len(self.places["train"]) - len(self.places["validation"]):
+            log.warning("%d training rows of %s are also in the test set %s and are left out", dropped, train, test)
+
+    def answer(self, source: dict[str, Any]) -> str:
+        """The right answer of a row of the data set. Raises ValueError where it cannot be read."""
+        raise NotImplementedError
+
+    def row(self, split: str, index: int) -> Row:
+        """Row `index` of a split, counted around its end: the columns of the data set, `question` and `prompt`."""
+        check_split(split)
+        places = self.places[split]
+        return dict(self.rows[split][places[index % len(places)]])
+
+    def size(self, split: str) -> int:
+        """Number of rows of a split."""
+        check_split(split)
+        return len(self.places[split])
+
+    def show(self, completion: str, row: Row) -> str:
+        """The question, the end of the completion, and the answer as read in green or red."""
+        answer = self.parse(completion, row)
+        colour = "bold green" if self.solved(completion, row) else "bold red"
+        ending = completion if len(completion) <= 400 else "… " + completion[-400:]
+        verdict = f"[{colour}]{escape(str(answer))}[/], right is {escape(str(row['answer']))}"
+        return f"{escape(row['question'][:400])}\n\n{escape(ending)}\n{verdict}"
+
+    def solved(self, completion: str, row: Row) -> bool:
+        """Whether the answer of a completion is right."""
+        raise NotImplementedError
+
+    def parse(self, completion: str, row: Row) -> str | None:
+        """The answer as read."""
+        raise NotImplementedError
+
+    def _readable(self, rows: Any, source: str) -> list[Row]:
+        made = []
+        for number, row in enumerate(rows):
+            question = row[self.QUESTION]
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f"data set {source}, row {number}: {self.QUESTION} must be a text, got {question!r}")
+            try:
+                answer = self.answer(row)
+            except (KeyError, ValueError) as error:
+                raise ValueError(f"data set {source}, row {number}: {error}") from error
+            prompt = fill(self.template, {"question": question})
+            made.append({"prompt": prompt, "question": question, "answer": answer})
+        return made

@@ -1,0 +1,120 @@
+"""9×9 Sudoku, made here: every puzzle has one solution, and a solution belongs to one split."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from random import Random
+
+from ..rewards.grids import units
+from .splits import hashed_split
+from .sudoku import Sudoku
+
+_ALL = (1 << 9) - 1
+_PLACES = [[u for u, unit in enumerate(units(9)) if cell in unit] for cell in range(81)]  # row, column and box
+
+
+class Sudoku9(Sudoku):
+    """Prompt: 81 cells with `.` for a hole; completion: the 81 cells of the solved grid.
+
+    Args:
+        min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them, or fewer where another hole
+            would admit a second solution (rare up to 50).
+        template, template_file: in place of the bare puzzle; `{puzzle}` is replaced.
+    """
+
+    SIZE = 9
+
+    def __init__(
+        self,
+        min_holes: int = 30,
+        max_holes: int = 45,
+        template: str | None = None,
+        template_file: str | None = None,
+    ) -> None:
+        super().__init__(min_holes, max_holes, template, template_file)
+
+    def draw(self, split: str, index: int) -> tuple[str, str]:
+        """Puzzle and solution `index` of a split: a function of (split, index) and the holes alone."""
+        return make_puzzle(split, index, self.min_holes, self.max_holes)
+
+
+@lru_cache(maxsize=1 << 16)
+def make_puzzle(split: str, index: int, min_holes: int, max_holes: int) -> tuple[str, str]:
+    """A puzzle with one solution, and that solution, as strings of 81 cells."""
+    random = Random(f"sudoku9/{split}/{index}")
+    solution = random_grid(random)
+    while hashed_split(solution, held_out=10) != split:
+        solution = random_grid(random)
+    cells = [int(c) for c in solution]
+    wanted = random.randint(min_holes, max_holes)
+    for cell in random.sample(range(81), 81):
+        if cells.count(0) == wanted:
+            break
+        if not _another(cells, cell):
+            cells[cell] = 0
+    return "".join(str(c or ".") for c in cells), solution
+
+
+def random_grid(random: Random) -> str:
+    """A full grid, drawn by filling cells with random digits and going back where none fits."""
+    cells = [0] * 81
+    for box, digits in zip((0, 30, 60), (random.sample(range(1, 10), 9) for _ in range(3)), strict=True):
+        for i, digit in enumerate(digits):  # boxes on the diagonal share no unit: any digits fit
+            cells[box + i // 3 * 9 + i % 3] = digit
+    assert solve(cells, random)
+    return "".join(map(str, cells))
+
+
+def solve(cells: list[int], random: Random | None = None) -> bool:
+    """Fill the empty cells (0), in place, with a solution, a random one where given; whether there is one."""
+    free = [_ALL] * 27  # digits that a unit still lacks, as bits
+    for cell, digit in enumerate(cells):
+        if digit:
+            for unit in _PLACES[cell]:
+                if not free[unit] >> (digit - 1) & 1:
+                    return False
+                free[unit] ^= 1 << (digit - 1)
+    return _fill(cells, [cell for cell in range(81) if not cells[cell]], free, random)
+
+
+def _fill(cells: list[int], empty: list[int], free: list[int], random: Random | None) -> bool:
+    best, fewest, choices = -1, 10, 0
+    for place, cell in enumerate(empty):
+        row, column, box = _PLACES[cell]
+        candidates = free[row] & free[column] & free[box]
+        count = candidates.bit_count()
+        if count < fewest:
+            best, fewest, choices = place, count, candidates
+            if count <= 1:
+                break
+    if best < 0:
+        return True
+    if not fewest:
+        return False
+    cell = empty[best]
+    rest = empty[:best] + empty[best + 1 :]
+    digits = [d for d in range(1, 10) if choices >> (d - 1) & 1]
+    if random:
+        random.shuffle(digits)
+    for digit in digits:
+        bit = 1 << (digit - 1)
+        for unit in _PLACES[cell]:
+            free[unit] ^= bit
+        cells[cell] = digit
+        if _fill(cells, rest, free, random):
+            return True
+        for unit in _PLACES[cell]:
+            free[unit] ^= bit
+    cells[cell] = 0
+    return False
+
+
+def _another(cells: list[int], cell: int) -> bool:
+    """Whether a solution has another digit than this one in a cell: emptying it would then admit two."""
+    present = {cells[i] for unit in _PLACES[cell] for i in units(9)[unit]}
+    for digit in set(range(1, 10)) - present:
+        trial = list(cells)
+        trial[cell] = digit
+        if solve(trial):
+            return True
+    return False

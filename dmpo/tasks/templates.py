@@ -1,0 +1,35 @@
+"""Prompt templates: a text with `{name}` where a column of the row goes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_FIELD = re.compile(r"\{([a-z_]+)\}")
+
+
+def choose_template(template: str | None, template_file: str | None, default: str, fields: tuple[str, ...]) -> str:
+    """The template given as a text or as the path of a text file, else the default.
+
+    Raises:
+        ValueError: both are given, the file cannot be read, or a field is missing from the template.
+    """
+    if template_file is not None:
+        if template is not None:
+            raise ValueError("give template or template_file, not both")
+        try:
+            template = Path(template_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"template_file {template_file} cannot be read: {error}") from error
+    chosen = default if template is None else template
+    for field in fields:
+        if f"{{{field}}}" not in chosen:
+            where = f" ({template_file})" if template_file is not None else ""
+            raise ValueError(f"template must contain {{{field}}}, got {chosen[:200]!r}{where}")
+    return chosen
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with every `{name}` of `values` replaced, all at once; other braces stay as they are."""
+    return _FIELD.sub(lambda found: values.get(found[1], found[0]), template)
