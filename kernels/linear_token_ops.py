@@ -105,13 +105,16 @@ def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     hidden, weight, bias, targets, max_logits_bytes, _, keep_gradient = inputs
     _, row_max, log_sum, gradient = output
     ctx.mark_non_differentiable(row_max, log_sum, gradient)
+    ctx.set_materialize_grads(False)  # else zeros for each of those
     ctx.keep_gradient, ctx.max_logits_bytes, ctx.dtype = keep_gradient, max_logits_bytes, hidden.dtype
     saved = (gradient,) if keep_gradient else (hidden, weight, bias, targets, row_max, log_sum)
     ctx.save_for_backward(*saved)
 
 
-def _backward_logprobs(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     tiles.refuse_double_backward()
+    if grad is None:
+        return (None,) * 7
     if ctx.keep_gradient:
         (gradient,) = ctx.saved_tensors
         scale = grad.unsqueeze(1)

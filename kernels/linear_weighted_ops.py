@@ -76,12 +76,15 @@ def _(
 
 def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else zeros for each of those, one as large as the head
     ctx.save_for_backward(*output[2:])
     ctx.shape, ctx.dtypes = inputs[0].shape, [None if x is None else x.dtype for x in inputs[:3]]
 
 
-def _backward_weighted(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_weighted(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     tiles.refuse_double_backward()
+    if grad is None:
+        return (None,) * 11
     flat, *slopes = ctx.saved_tensors
     factor = grad.reshape(1)  # a dimension, so that it takes part in the type of the product; `out` rounds that once
     parts = zip(slopes, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)

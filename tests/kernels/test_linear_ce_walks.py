@@ -118,6 +118,16 @@ def test_flops_and_memory_of_each_walk() -> None:
         assert measure(lambda: weighted().backward()).flops == pytest.approx(8 * unit, rel=0.02)
 
 
+def test_a_trained_head_has_its_gradient_twice_at_most() -> None:
+    """Once as the forward made it, once times the upstream scalar; and no zeros for outputs without a gradient."""
+    hidden, weight, _, targets = problem(32, 2000, 256)
+    weight.requires_grad_()
+    mask, weights = torch.ones(1, 32, dtype=torch.bool), torch.ones(1)
+    with launch.plain_path():
+        found = measure(lambda: linear_weighted_ce(hidden[None], weight, targets[None], mask, weights)[0].backward())
+    assert 2 * weight.nbytes <= found.peak_bytes < 2.3 * weight.nbytes
+
+
 @both_paths
 def test_skipped_tiles_cost_less_and_err_no_more_than_promised(path: str) -> None:
     """A peaked distribution: some tiles hold nothing. Log-probs stay, the gradient is off by the bound at most."""
