@@ -75,10 +75,10 @@ def save_checkpoint(
             publish(partial, final)
 
     for phase in (begin, write_part, finish):
-        if refusals := _refusals(phase):
+        if texts := refusals(phase):
             if main:
                 shutil.rmtree(partial, ignore_errors=True)
-                log.warning("checkpoint %s could not be written (%s); the older ones stay", final, refusals[0])
+                log.warning("checkpoint %s could not be written (%s); the older ones stay", final, texts[0])
             return False
     if main:
         _drop_old(final, keep)
@@ -150,7 +150,7 @@ def _model_files(path: Path) -> list[Path]:
     return sorted((path / "model").glob("*.safetensors"))
 
 
-def _refusals(phase: Callable[[], None]) -> list[str]:
+def refusals(phase: Callable[[], None]) -> list[str]:
     """Run a phase on every rank; what the system refused to write, of all ranks. Other errors stop every rank."""
 
     def attempt() -> str | None:

@@ -26,7 +26,7 @@ class JsonLines:
     def append(self, *objects: dict[str, Any]) -> None:
         """Write objects as lines; a refusal of the disk is a warning."""
         for value in objects:
-            self._unwritten += json.dumps(_finite(value), allow_nan=False).encode() + b"\n"
+            self._unwritten += json.dumps(finite_or_none(value), allow_nan=False).encode() + b"\n"
         try:
             self._write()
         except OSError as error:
@@ -93,9 +93,10 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return lines
 
 
-def _finite(value: Any) -> Any:
+def finite_or_none(value: Any) -> Any:
+    """A JSON value with None in place of every number that is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite_or_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite_or_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -48,11 +48,24 @@ def together(function: Callable[[], Value]) -> Value:
     text = None if failure is None else f"{type(failure).__name__}: {failure}"
     texts = gather_object([text])  # a barrier: all ranks are here
     if failure is not None:
+        failure.on_every_rank = True  # type: ignore[attr-defined]
         raise failure
     for rank, other in enumerate(texts):
         if other is not None:
             raise RankError(f"rank {rank} failed: {other}")
     return value  # type: ignore[return-value]
+
+
+def is_shared(error: Exception) -> bool:
+    """Whether every rank has this error, or has been told of it: all of them are at the same place of the program."""
+    return isinstance(error, RankError) or hasattr(error, "on_every_rank")
+
+
+def from_main(accelerator: Accelerator, function: Callable[[], Value]) -> Value:
+    """`function()` of the main rank alone, as a value or as an error on every rank; the value can be pickled."""
+    value = together(lambda: function() if accelerator.is_main_process else None)
+    shared: Value = gather_object([value])[0]
+    return shared
 
 
 def summed(accelerator: Accelerator, *values: float | Tensor) -> list[float]:

@@ -19,6 +19,7 @@ from .config import DMPOConfig
 from .config_files import build_config, dump_config
 from .folder_lock import LOCK, FolderLock
 from .json_lines import JsonLines
+from .parallel import together
 from .whole_files import ASIDE, sweep, write_text
 
 log = logging.getLogger("dmpo")
@@ -30,70 +31,71 @@ MAY_CHANGE = {
     *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
     *("max_skipped_steps", "log_completions"),
 }
-LINES = ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
+NETWORK_DELAY = 30.0  # seconds within which a network file system shows one node's files to the others
+CHECKPOINTS, LINES = "checkpoints", ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
+
+
+def resume_point(config: DMPOConfig) -> Path | None:
+    """The checkpoint that a run goes on from; None where it starts at step 0.
+
+    With resume, a run that has no checkpoint yet, or that never began, starts: so one command begins a run, and begins
+    it again however early it died.
+
+    Raises:
+        ValueError: output_dir is not empty and resume is off, or it is no run's; it has checkpoints and none of them is
+            whole; or the config differs from that of the run to resume.
+    """
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file")
+    # What a process leaves that was killed at its very start does not count.
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    used = any(name != LOCK and not name.startswith(ASIDE) for name in names)
+    if used and not config.resume:
+        raise ValueError(
+            f"output_dir {folder} is not empty: pass resume=true to go on, or another output_dir to start anew"
+        )
+    checkpoint = None
+    if used:
+        _check_same(config, folder / "config.yaml")
+        checkpoint = newest_checkpoint(folder / CHECKPOINTS)
+        if checkpoint is None and list_checkpoints(folder / CHECKPOINTS):
+            raise ValueError(f"resume=true, but {folder / CHECKPOINTS} holds no whole checkpoint")
+    if config.resume and checkpoint is None:
+        log.warning("resume=true, but %s holds no checkpoint yet: the run starts at step 0", folder)
+    return checkpoint
 
 
 class RunFolder:
-    """Opens `output_dir` for a new run, or for one that goes on.
+    """The `output_dir` of one run, from its start or from a checkpoint on (`resume_point`).
 
     metrics.jsonl holds what a seed determines, one object a gradient step, `step` first; timings.jsonl the seconds of
-    each phase, which no two runs share.
-
-    With resume, a run that has no checkpoint yet, or that never began, begins at step 0: so one command starts a run,
-    and starts it again however early it died.
-
-    Raises:
-        ValueError: the folder is not empty and resume is off, or is no run's; it has checkpoints and none of them is
-            whole; or the config differs from that of the run to resume.
+    each phase, which no two runs share; completions.jsonl samples of rollouts. One rank `writes`.
     """
 
-    def __init__(self, config: DMPOConfig, *, writes: bool = True) -> None:
+    def __init__(self, config: DMPOConfig, checkpoint: Path | None, *, writes: bool = True) -> None:
         self.path = Path(config.output_dir)
-        self.writes = writes
-        self.checkpoint: Path | None = None
+        self.writes, self.checkpoint = writes, checkpoint
         self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last line of timings.jsonl
         self.lines = {name: JsonLines(self.path / name) for name in LINES}
         self._lock: FolderLock | None = None
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"output_dir {self.path} is a file")
-        used = self._is_used()
-        if not config.resume and used:
-            raise ValueError(
-                f"output_dir {self.path} is not empty: pass resume=true to go on, or another output_dir to start anew"
-            )
-        if config.resume and used:
-            self._check_same(config)
-            self.checkpoint = newest_checkpoint(self.checkpoints)
-            if self.checkpoint is None and list_checkpoints(self.checkpoints):
-                raise ValueError(f"resume=true, but {self.checkpoints} holds no whole checkpoint")
         self._found = self._landmarks()
-        if config.resume and self.checkpoint is None and self.writes:
-            log.warning("resume=true, but %s holds no checkpoint yet: the run starts at step 0", self.path)
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def start(self, config: DMPOConfig, step: int) -> None:
         """Lock the folder and write config.yaml; of a resumed run, forget the lines after `step`, to be written again.
 
+        Called by every rank.
+
         Raises:
-            ValueError: another process writes into the folder, or did so since this run looked at it.
+            ValueError: another process writes into the folder, or did so since this run looked at it; a rank does not
+                see what the main one has written.
         """
-        if not self.writes:
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.path)
-        if self._landmarks() != self._found:
-            self.close()
-            raise ValueError(f"another run has written into output_dir {self.path} since this one looked at it")
-        for folder in (self.path, self.checkpoints):
-            sweep(folder)
-        write_text(self.path / "config.yaml", dump_config(config))
-        for name, lines in self.lines.items():
-            last = lines.cut(step)
-            if last < step and name == "metrics.jsonl":
-                log.warning("%s ends at step %d, the checkpoint is of step %d: lines are lost", lines.path, last, step)
+        together(lambda: self._begin(config, step) if self.writes else None)
+        together(self._check_shared)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -143,23 +145,38 @@ class RunFolder:
         if self.writes:
             write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
-    def _is_used(self) -> bool:
-        """Whether the folder holds anything but what a process leaves that was killed at its very start."""
-        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        return any(name != LOCK and not name.startswith(ASIDE) for name in names)
+    def _begin(self, config: DMPOConfig, step: int) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path)
+        if self._landmarks() != self._found:
+            raise ValueError(f"another run has written into output_dir {self.path} since this one looked at it")
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
+        write_text(self.path / "config.yaml", dump_config(config))
+        for name, lines in self.lines.items():
+            last = lines.cut(step)
+            if last < step and name == "metrics.jsonl":
+                log.warning("%s ends at step %d, the checkpoint is of step %d: lines are lost", lines.path, last, step)
+
+    def _check_shared(self) -> None:
+        give_up = time.monotonic() + NETWORK_DELAY
+        while not (self.path / "config.yaml").exists():
+            if time.monotonic() > give_up:
+                raise ValueError(f"output_dir {self.path} is not on a file system that all nodes share")
+            time.sleep(0.5)
 
     def _landmarks(self) -> tuple[bool, list[Path]]:
         return (self.path / "config.yaml").exists(), list_checkpoints(self.checkpoints)
 
-    def _check_same(self, config: DMPOConfig) -> None:
-        path = self.path / "config.yaml"
-        if not path.exists():
-            raise ValueError(f"cannot resume: output_dir {self.path} is not empty, but no run's: it has no config.yaml")
-        try:
-            saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-            before = dataclasses.asdict(build_config(DMPOConfig, saved))
-        except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
-            raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
-        for key, value in dataclasses.asdict(config).items():
-            if key not in MAY_CHANGE and before[key] != value:
-                raise ValueError(f"cannot resume: config key {key!r} was {before[key]!r} and is now {value!r}")
+
+def _check_same(config: DMPOConfig, path: Path) -> None:
+    """Raise ValueError for a key that must not differ from the config.yaml of the run to resume."""
+    if not path.exists():
+        raise ValueError(f"cannot resume: output_dir {path.parent} is not empty, but no run's: it has no config.yaml")
+    try:
+        before = dataclasses.asdict(build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
+    for key, value in dataclasses.asdict(config).items():
+        if key not in MAY_CHANGE and before[key] != value:
+            raise ValueError(f"cannot resume: config key {key!r} was {before[key]!r} and is now {value!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
+import signal
 import time
 from typing import Any
 
@@ -17,19 +17,22 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .buffer import ReplayBuffer
-from .checkpoint import load_checkpoint, load_part, save_checkpoint
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
+from .interruption import Interrupted, SignalWatch
 from .models import load_model, load_tokenizer
 from .objective import accumulate_gradient
+from .parallel import from_main, is_shared
 from .policy import ReferencePolicy, add_lora
 from .preflight import check_model, check_ranks, check_task
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, load_object
 from .rollout import collect
-from .run_folder import RunFolder
+from .run_folder import RunFolder, resume_point
 from .samples import sample_table, send_table
+from .saving import Saver
+from .skipping import SkippedSteps, scores_are_finite, write_evidence
 from .tasks import Task, load_task
 
 log = logging.getLogger("dmpo")
@@ -61,34 +64,40 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.world)
-        self.run = RunFolder(config, writes=main)
+        self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
         self.task = task or load_task(config.task, **config.task_options)
         self.reward = reward or (load_object(config.reward, "reward") if config.reward else self.task.reward)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_task(config, self.task, self.reward, self.tokenizer)
-        policy: Any = model or load_model(
-            config.model, dtype=config.dtype, device="cpu", attn_implementation=config.attn_implementation
-        )
+        options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
+        policy: Any = model or load_model(config.model, device="cpu", **options)
         check_model(config, policy)
         torch.manual_seed(config.seed)  # LoRA's initial weights
         if config.lora_r:
             policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
         self.policy = policy.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            [p for p in self.policy.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-        )
+        weights = [p for p in self.policy.parameters() if p.requires_grad]
+        betas = (config.adam_beta1, config.adam_beta2)
+        optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
         self.trainable = [p for p in self.policy.parameters() if p.requires_grad]  # sharding has replaced them
         self.reference = ReferencePolicy(self.policy, refreshable=config.reference_refresh_steps > 0)
         self.reporter, self.step, self.seconds_before = Reporter(config.max_steps, visible=main), 0, 0.0
         self.buffer = ReplayBuffer(config.buffer_rounds, config.seed)
+        self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
+        parts = (self.policy, self.model, self.optimizer, self.tokenizer, self.reference, self.buffer, self.skipped)
+        self.saver = Saver(self.accelerator, self.run, *parts, keep=config.save_total_limit)
 
     def train(self) -> dict[str, Any]:
-        """Run to `max_steps`; returns what summary.json holds."""
+        """Run to `max_steps`; returns what summary.json holds.
+
+        Raises:
+            ValueError: another run writes into output_dir; the reward went wrong. What was done is saved.
+            FloatingPointError: `max_skipped_steps` steps in a row were not finite. The run and that batch are saved.
+            OSError: the last step could not be saved.
+            Interrupted: a signal asked the run to leave. It is saved.
+        """
         with self.run:
             return self._train()
 
@@ -102,25 +111,28 @@ class DMPOTrainer:
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
-        with self.reporter.progress:
+        with self.reporter.progress, SignalWatch(speaks=self.accelerator.is_main_process) as signals:
             while self.step < config.max_steps:
                 self._refresh_reference()
                 if self.step % config.gradient_steps == 0:
                     self._collect()
                 metrics = self._gradient_step()
-                table = self._samples() if self.step % config.gradient_steps == 0 else []
                 self.step += 1
                 last = self.step == config.max_steps
                 if config.eval_steps and (self.step % config.eval_steps == 0 or last):
                     evaluation = self._evaluate("validation")
-                    metrics |= {
-                        "sampled_accuracy": evaluation.sampled.share,
-                        "greedy_accuracy": evaluation.greedy.share,
-                    }
+                    metrics["sampled_accuracy"] = evaluation.sampled.share
+                    metrics["greedy_accuracy"] = evaluation.greedy.share
                     self.reporter.accuracy(self.step, evaluation)
-                self._log({"step": self.step, **metrics}, table)
-                if last or (config.save_steps and self.step % config.save_steps == 0):
-                    self._save()
+                self._log({"step": self.step, **metrics})
+                if last:
+                    self.saver.save_last(self.step, self._state())
+                elif config.save_steps and self.step % config.save_steps == 0:
+                    self.saver.save(self.step, self._state())
+                if self.skipped.too_many:
+                    self._give_up()
+                if number := signals.received(self.accelerator):
+                    self._leave(number)
         after = self._evaluate("test")
         summary = self._finish(self.before, after, self._seconds())
         self.accelerator.wait_for_everyone()  # no rank leaves while another still needs it
@@ -128,17 +140,14 @@ class DMPOTrainer:
         return summary
 
     def _collect(self) -> None:
-        rollouts = collect(
-            self.accelerator,
-            self.policy,
-            self.reference,
-            self.tokenizer,
-            self.task,
-            self.reward,
-            self.config,
-            round_index=self.step // self.config.gradient_steps,
-            clock=self.run.clock,
-        )
+        try:
+            actors = (self.policy, self.reference, self.tokenizer, self.task, self.reward)
+            index = self.step // self.config.gradient_steps
+            rollouts = collect(self.accelerator, *actors, self.config, round_index=index, clock=self.run.clock)
+        except Exception as error:
+            if is_shared(error):
+                self.saver.save(self.step, self._state())
+            raise
         self.buffer.add(rollouts)
         if self.config.buffer_min_ess:
             with self.run.clock("score"):
@@ -160,16 +169,16 @@ class DMPOTrainer:
             torch.manual_seed(derive_key(config.seed, "dropout", self.step, self.rank))
             result = accumulate_gradient(self.accelerator, self.model, self.policy, batch, config, self.step)
             norm = float(self.accelerator.clip_grad_norm_(self.trainable, config.max_grad_norm))
-            if not math.isfinite(norm):
-                raise FloatingPointError(f"gradient norm is {norm} at step {self.step}, loss {result.loss}")
             rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.optimizer.step()
+            if not (skipped := self.skipped.skip(result.loss, norm)):
+                self.optimizer.step()
             self.optimizer.zero_grad()
         return {
             "round": self.step // config.gradient_steps,
             "learning_rate": rate,
+            "skipped": int(skipped),
             "loss": result.loss,
             "grad_norm": norm,
             "clipped": int(norm > config.max_grad_norm),
@@ -183,11 +192,10 @@ class DMPOTrainer:
         with self.run.clock("evaluate"):
             return evaluate_on_ranks(self.accelerator, self.policy, self.tokenizer, self.task, self.config, split=split)
 
-    def _samples(self) -> list[dict[str, Any]]:
-        newest = self.buffer.rounds[-1]
-        return sample_table(newest, self.tokenizer, self.task, self.config, step=self.step + 1)
-
-    def _log(self, metrics: dict[str, Any], table: list[dict[str, Any]]) -> None:
+    def _log(self, metrics: dict[str, Any]) -> None:
+        newest, table = self.buffer.rounds[-1], []
+        if (self.step - 1) % self.config.gradient_steps == 0 and scores_are_finite(newest):
+            table = sample_table(newest, self.tokenizer, self.task, self.config, step=self.step)
         seconds = sum(self.run.seconds.values())
         completions = self.config.num_prompts * self.config.num_generations / self.config.gradient_steps
         self.reporter.step(metrics, completions / max(seconds, 1e-9))
@@ -196,37 +204,32 @@ class DMPOTrainer:
             self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=self.step)
             send_table(self.accelerator, table, self.step)
 
-    def _save(self) -> None:
+    def _state(self) -> dict[str, Any]:
         assert self.before is not None
-        tensors, values = self.buffer.state()
-        with self.run.clock("checkpoint"):
-            save_checkpoint(
-                self.accelerator,
-                self.run.checkpoints,
-                self.step,
-                self.policy,
-                self.tokenizer,
-                self.optimizer.optimizer,
-                tensors,
-                {"seconds": self._seconds(), "before": self.before.counts(), "buffer": values},
-                self.config.save_total_limit,
-            )
+        return {"seconds": self._seconds(), "before": self.before.counts()}
 
     def _resume(self) -> None:
-        path = self.run.checkpoint
-        assert path is not None
-        state = load_checkpoint(path, self.policy, self.optimizer.optimizer)
+        state = self.saver.load()
         self.step, self.seconds_before = state["step"], state["seconds"]
-        self.buffer.load_state(
-            [load_part(path, rank) for rank in range(state["world"])],
-            state["buffer"],
-            rank=self.rank,
-            world=self.world,
-            device=self.accelerator.device,
-        )
         rows = [self.task.row("test", index) for index in range(0, self.config.eval_prompts, state["world"])]
         self.before = Evaluation.from_counts(state["before"], rows)
-        self.reporter.say(f"resumed from {path}, step {self.step} of {self.config.max_steps}")
+        self.reporter.say(f"resumed from {self.run.checkpoint}, step {self.step} of {self.config.max_steps}")
+
+    def _leave(self, number: int) -> None:
+        saved = self.saver.save(self.step, self._state())
+        left = f"go on with resume=true from step {self.step if saved else self.saver.saved}"
+        self.reporter.say(f"{signal.Signals(number).name}: left after step {self.step}; {left}")
+        self.accelerator.end_training()
+        raise Interrupted(number)
+
+    def _give_up(self) -> None:
+        self.saver.save(self.step, self._state())
+        folder = self.run.path / f"not-finite-step-{self.step}"
+        write_evidence(folder, self.rank, self.buffer.batch(self.step - 1), self.tokenizer, self.config)
+        raise FloatingPointError(
+            f"the last {self.skipped.in_row} steps had a loss or gradient that is not finite; the run is saved at step "
+            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}"
+        )
 
     def _seconds(self) -> float:
         """Of the run so far, the parts before a resume included."""

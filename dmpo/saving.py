@@ -1,0 +1,108 @@
+"""When a run saves itself, and what it does where it cannot."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from .buffer import ReplayBuffer
+from .checkpoint import load_checkpoint, load_part, refusals, save_checkpoint
+from .policy import ReferencePolicy
+from .run_folder import RunFolder
+from .skipping import SkippedSteps
+
+log = logging.getLogger("dmpo")
+
+PATIENCE, PAUSE = 600.0, 30.0  # seconds: for how long, and how often, the last checkpoint of a run is tried again
+
+
+class Saver:
+    """Saves what changes during a run into its folder, and restores it.
+
+    Args:
+        model: `policy` as accelerate wrapped it; optimizer: as accelerate wrapped it.
+        keep: checkpoints kept.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run: RunFolder,
+        policy: nn.Module,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: ReferencePolicy,
+        buffer: ReplayBuffer,
+        skipped: SkippedSteps,
+        *,
+        keep: int,
+    ) -> None:
+        self.accelerator, self.run, self.keep = accelerator, run, keep
+        self.policy, self.model, self.optimizer, self.tokenizer = policy, model, optimizer, tokenizer
+        self.reference, self.buffer, self.skipped = reference, buffer, skipped
+        self.saved = 0  # the step of the newest checkpoint, 0 where nothing has been done that could be lost
+
+    def save(self, step: int, state: dict[str, Any]) -> bool:
+        """Save the run after `step`, unless that has been done; returns whether it is saved. Called by every rank.
+
+        state: JSON. A refusal of the disk is a warning. No older checkpoint goes while steps are being skipped, as the
+        weights may be what is wrong.
+        """
+        if step == self.saved:
+            return True
+        tensors, values = self.buffer.state()
+        with self.run.clock("checkpoint"):
+            if texts := refusals(self.run.sync):  # a checkpoint counts on the lines up to its step
+                log.warning("no checkpoint of step %d: its metrics could not be written (%s)", step, texts[0])
+                return False
+            written = save_checkpoint(
+                self.accelerator,
+                self.run.checkpoints,
+                step,
+                self.policy,
+                self.tokenizer,
+                self.optimizer.optimizer,  # type: ignore[attr-defined]
+                tensors,
+                {**state, "buffer": values, "skipped": self.skipped.state()},
+                step + 1 if self.skipped.in_row else self.keep,
+            )
+        if written:
+            self.saved = step
+        return written
+
+    def save_last(self, step: int, state: dict[str, Any]) -> None:
+        """Save the run's last step; while the disk refuses, try again, so that somebody can make room.
+
+        Raises:
+            OSError: it refused for PATIENCE seconds.
+        """
+        give_up = time.monotonic() + PATIENCE
+        while not self.save(step, state):
+            if any(gather_object([time.monotonic() > give_up])):
+                raise OSError(f"the run is done, but its step {step} cannot be saved in {self.run.checkpoints}")
+            log.warning("the run is done, but not saved: trying again in %.0f s; make room for it", PAUSE)
+            time.sleep(PAUSE)
+
+    def load(self) -> dict[str, Any]:
+        """Restore the run from the checkpoint of its folder; returns the state given to `save`, and `step`."""
+        path = self.run.checkpoint
+        assert path is not None
+        state = load_checkpoint(path, self.policy, self.optimizer.optimizer)  # type: ignore[attr-defined]
+        self.buffer.load_state(
+            [load_part(path, rank) for rank in range(state["world"])],
+            state["buffer"],
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+        )
+        self.skipped.load_state(state["skipped"])
+        self.saved = state["step"]
+        return state

@@ -1,0 +1,88 @@
+"""Steps whose loss or gradient is not finite: skipped and counted; too many in a row stop the run with the evidence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from .batch import Batch
+from .config import DMPOConfig
+from .json_lines import finite_or_none
+from .objective import group_weights
+from .rollout import decode_text
+from .whole_files import is_write_failure
+
+log = logging.getLogger("dmpo")
+
+
+class SkippedSteps:
+    """Counts of skipped steps, in all and without one good step between them.
+
+    Loss and gradient norm are those of all ranks, so all of them decide alike.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.total, self.in_row = limit, 0, 0
+
+    def skip(self, loss: float, norm: float) -> bool:
+        """Whether a step of that loss and gradient norm must not be made; counts it."""
+        bad = not (math.isfinite(loss) and math.isfinite(norm))
+        self.total += bad
+        self.in_row = self.in_row + 1 if bad else 0
+        return bad
+
+    @property
+    def too_many(self) -> bool:
+        return self.in_row >= self.limit
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {"total": self.total, "in_row": self.in_row}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """The inverse of `state`."""
+        self.total, self.in_row = state["total"], state["in_row"]
+
+
+def scores_are_finite(batch: Batch) -> bool:
+    """Whether a batch has log-probabilities that a loss can be made of; the same on every rank."""
+    return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
+
+
+def write_evidence(
+    folder: Path, rank: int, batch: Batch, tokenizer: PreTrainedTokenizerBase, config: DMPOConfig
+) -> None:
+    """Write this rank's rows of a batch: rank-R.safetensors with all tensors, rank-R.json with a line of each row.
+
+    Rows have prompt, completion, row_id, reward, log_prob_ref, log_prob_cur and weight, null where not finite. The
+    weights are None where they cannot be computed. A disk that refuses is a warning.
+    """
+    rows = batch.row_ids % batch.rewards.numel()
+    scores = {name: getattr(batch, name).flatten()[rows] for name in ("rewards", "log_prob_ref", "log_prob_cur")}
+    try:
+        scores["weights"] = group_weights(batch, config)[0].positive.flatten()[rows]
+    except ValueError as error:
+        log.warning("the weights of the batch cannot be computed: %s", error)
+    completions = batch.completions
+    texts = zip(*(decode_text(tokenizer, ids) for ids in (completions.prompt_ids, completions.tokens)), strict=True)
+    lines: list[dict[str, Any]] = [
+        {"prompt": prompt, "completion": completion, "row_id": int(batch.row_ids[i])}
+        | {name: finite_or_none(float(values[i])) for name, values in scores.items()}
+        for i, (prompt, completion) in enumerate(texts)
+    ]
+    tensors = {**vars(completions), "row_ids": batch.row_ids, **scores}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(whole, folder / f"rank-{rank}.safetensors")
+        (folder / f"rank-{rank}.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
+    except Exception as error:
+        if not is_write_failure(error):
+            raise
+        log.warning("the batch could not be written to %s: %s", folder, error)
