@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters import load_adapter as load_adapter
     from .config import DMPOConfig as DMPOConfig
     from .decoding import Generation as Generation
     from .decoding import generate as generate
@@ -44,6 +45,7 @@ _HOME = {
     "hidden_states": "masked_lm",
     "importance_weights": "weights",
     "lm_head": "masked_lm",
+    "load_adapter": "adapters",
     "load_model": "models",
     "load_tokenizer": "models",
     "save_model": "models",

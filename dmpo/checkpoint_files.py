@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,27 @@ def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: shape for shapes in shards.values() for name, shape in shapes.items()}
 
 
-def check_weight_shapes(folder: Path, found: Shapes, expected: Shapes, optional: Collection[str] = ()) -> None:
-    """Raise ValueError if a weight would stay random, be dropped, or does not fit. `optional` names may be absent."""
+def check_weight_shapes(
+    owner: str, found: Shapes, expected: Shapes, optional: Collection[str] = (), config: str = "config.json"
+) -> None:
+    """Raise ValueError, `owner` first, if a weight would stay random, be dropped, or does not fit its config file.
+
+    `optional` names may be absent.
+    """
     missing = sorted(expected.keys() - found.keys() - set(optional))
     # Rotary frequencies are computed, not learned; some older checkpoints store them all the same.
     left_over = sorted(name for name in found.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
-    for what, names in (("lacks", missing), ("holds weights that its config.json has no place for:", left_over)):
+    for what, names in (("lacks", missing), (f"holds weights that its {config} has no place for:", left_over)):
         if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ValueError(f"checkpoint {folder} {what} {shown}")
+            raise ValueError(f"{owner} {what} {first_names(names)}")
     for name in sorted(expected.keys() & found.keys()):
         if found[name] != expected[name]:
-            raise ValueError(
-                f"checkpoint {folder}: {name} has shape {found[name]}, its config.json says {expected[name]}"
-            )
+            raise ValueError(f"{owner}: {name} has shape {found[name]}, its {config} says {expected[name]}")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first three, and how many more, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:

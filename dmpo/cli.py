@@ -1,4 +1,4 @@
-"""The command line: `dmpo train | pretrain | generate | info`."""
+"""The command line: `dmpo train | pretrain | generate | merge | info`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     generate.add_argument("model", help="checkpoint folder, hub id or embedded name")
     generate.add_argument("prompt")
     generate.add_argument("overrides", nargs="*", metavar="key=value", help="arguments of dmpo.generate")
+    merge = command("merge", _merge, "Turn a run, or an adapter and its base, into a plain checkpoint.")
+    merge.add_argument("source", help="folder of a run, a checkpoint, an adapter or a model; or a hub id")
+    merge.add_argument("--output", required=True, metavar="FOLDER", help="absent or empty")
+    merge.add_argument("--base", metavar="PATH_OR_HUB_ID", help="base model; default: what the adapter names")
+    merge.add_argument("--layout", choices=["llada", "transformers"], help="key names; default: the base's")
     command("info", _info, "Device, versions, and which kernels are in use and why.")
 
     arguments = parser.parse_args(argv)
@@ -101,6 +106,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     print(decode_text(tokenizer, result.sequences[:, prompt_ids.shape[1] :])[0])
     speed = f"{result.tokens_per_forward:.2f} tokens a row-forward, {result.seconds:.2f} s"
     print(f"{result.forwards} forwards, {result.row_forwards} row-forwards, {speed}", file=sys.stderr)
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from .merge import merge
+
+    print(merge(arguments.source, arguments.output, base=arguments.base, layout=arguments.layout))
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,13 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from .checkpoint_files import check_weight_shapes, checkpoint_folder, read_json, read_weight_shapes
@@ -39,6 +45,7 @@ from .masked_lm import (
     make_bidirectional,
     unwrap,
 )
+from .placement import check_nf4_rows, nf4_config, parse_device, parse_dtype
 
 __all__ = [
     "MaskedLM",
@@ -68,6 +75,7 @@ def load_model(
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
     mask_id: int | None = None,
+    load_in_4bit: bool = False,
 ) -> MaskedLM:
     """Load a LLaDA, Dream, Llama, Qwen2 or Qwen3 checkpoint as a bidirectional masked language model, in eval mode.
 
@@ -77,6 +85,9 @@ def load_model(
         device: where the weights go; None is the CPU.
         attn_implementation: transformers' name: "sdpa" (default), "eager", "flash_attention_2", ...
         mask_id: id of the mask token; None takes `mask_token_id` of config.json.
+        load_in_4bit: quantise the linear layers of the blocks to NF4 as they are read, scales quantised too (QLoRA,
+            arXiv 2305.14314), about 0.52 bytes a weight. Embeddings, norms and head are in `dtype`, and products are
+            taken in it; None is bfloat16 then. Needs bitsandbytes (`pip install 'dmpo[quant]'`), on a GPU or the CPU.
 
     The model's config carries `mask_token_id`, `eos_token_id`, `pad_token_id` (EOS if the checkpoint names none) and
     `is_causal=False`. `save_pretrained` and `save_model` write folders that load again here.
@@ -84,13 +95,17 @@ def load_model(
     Raises:
         ValueError: folder, config.json or shard missing; file truncated; only pickled weights; weights missing, left
             over or of the wrong shape; unsupported architecture or variant; no mask token; an adapter's folder; a
-            dtype, device or attention that does not exist.
-        ImportError: flash attention is asked for and not installed.
+            dtype, device or attention that does not exist; a device that bitsandbytes cannot quantise on;
+            4 bits on the CPU with layer widths that are no multiples of 64.
+        ImportError: flash attention or 4 bits are asked for and not installed.
     """
-    weights_dtype, target = _parse_dtype(dtype), _parse_device(device)
+    weights_dtype, target = parse_dtype(dtype), parse_device(device)
+    quantization = nf4_config(weights_dtype, target) if load_in_4bit else None
+    if quantization:
+        weights_dtype = quantization.bnb_4bit_compute_dtype
     folder = checkpoint_folder(path)
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter: load its base model, then peft.PeftModel.from_pretrained on it")
+        raise ValueError(f"{folder} holds an adapter: load its base model, then dmpo.load_adapter on that")
     fields = read_json(folder / "config.json")
     try:
         config = _bidirectional_config(fields, mask_id)
@@ -106,11 +121,13 @@ def load_model(
     with torch.device("meta"):
         state = model_class(copy.deepcopy(config)).state_dict()
     check_weight_shapes(
-        folder,
+        f"checkpoint {folder}",
         read_weight_shapes(folder),
         expected={checkpoint_name(name): tuple(weight.shape) for name, weight in state.items()},
         optional={checkpoint_name("lm_head.weight")} if config.tie_word_embeddings else (),
     )
+    if quantization:
+        check_nf4_rows({name: tuple(weight.shape) for name, weight in state.items()}, target)
     with _progress_bar(visible=sum(weight.numel() for weight in state.values()) > 10**8):
         loaded: Any = model_class.from_pretrained(
             folder,
@@ -118,13 +135,16 @@ def load_model(
             key_mapping=LLADA_KEY_MAPPING if llada_layout else None,
             use_safetensors=True,
             dtype=weights_dtype,
-            device_map=None if target.type == "cpu" else {"": target},
+            device_map=None if target.type == "cpu" and not quantization else {"": target},
+            quantization_config=quantization,
             local_files_only=True,
             output_loading_info=True,
         )
     model, report = loaded
     if report["missing_keys"]:
         raise ValueError(f"checkpoint {folder}: {sorted(report['missing_keys'])} did not find their weights")
+    # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
+    model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
     model._weight_conversions = None  # with it, save_pretrained would write LLaDA's names beside a Llama config
     return model
 
@@ -205,10 +225,12 @@ def save_model(
             held before are removed.
 
     Raises:
-        ValueError: unknown layout, a model that the layout cannot express, adapters that are not merged.
+        ValueError: unknown layout, a model that the layout cannot express or that is quantised, adapters not merged.
     """
     inner = unwrap(model)
     state = inner.state_dict()
+    if getattr(inner, "is_loaded_in_4bit", False):
+        raise ValueError("model was loaded in 4 bits, which no layout stores: save the adapter alone and merge it")
     if any("lora_" in name or ".base_layer." in name or ".modules_to_save." in name for name in state):
         raise ValueError("model carries adapters: merge them first (merge_and_unload), or save the adapter alone")
     if inner.config.tie_word_embeddings:
@@ -265,25 +287,6 @@ def _bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTra
         raise ValueError(f"model_type {model_type!r} is not supported; these are: llada, {', '.join(_CLASSES)}")
     make_bidirectional(config, mask_id)
     return config
-
-
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
-    if dtype is None or dtype == "auto":
-        return "auto"
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point torch dtype or its name, got {dtype!r}")
-    return parsed
-
-
-def _parse_device(device: torch.device | str | None) -> torch.device:
-    try:
-        parsed = torch.device("cpu" if device is None else device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be a torch device or its name, got {device!r}") from error
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return parsed
 
 
 @contextmanager
