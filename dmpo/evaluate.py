@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,30 +12,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
+from .evaluation.attempts import Attempt, read_attempts
+from .evaluation.statistics import Accuracy
+from .prompts import encode_prompts
 from .randomness import derive_key
-from .rollout import complete, decode_text, encode_prompts
+from .rollout import complete
 from .tasks import Row, Task
-
-Z95 = 1.959963984540054  # 97.5 % point of the standard normal
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Solved rows out of a total."""
-
-    solved: int
-    total: int
-
-    @property
-    def share(self) -> float:
-        return self.solved / self.total
-
-    def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval of the share (Wilson 1927)."""
-        n, p = self.total, self.share
-        centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)
@@ -78,7 +59,7 @@ def evaluate(
     rows = [task.row(split, index) for index in indices]
     prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
-    texts: dict[float, list[str]] = {}
+    attempts: dict[float, list[Attempt]] = {}
     for temperature in (config.eval_temperature, 0.0):
         generation = complete(
             model,
@@ -90,11 +71,11 @@ def evaluate(
             steps=config.eval_decode_steps or config.steps,
             seed=derive_key(0, "evaluate", split),
         )
-        texts[temperature] = decode_text(tokenizer, generation.sequences[:, prompt_ids.shape[1] :])
-    counts = {t: sum(task.solved(text, row) for text, row in zip(texts[t], rows, strict=True)) for t in texts}
-    return Evaluation(
-        Accuracy(counts[config.eval_temperature], len(rows)), Accuracy(counts[0.0], len(rows)), rows, texts[0.0]
+        attempts[temperature] = read_attempts(generation, tokenizer, task, rows)
+    sampled, greedy = (
+        Accuracy(sum(attempt.solved for attempt in attempts[t]), len(rows)) for t in (config.eval_temperature, 0.0)
     )
+    return Evaluation(sampled, greedy, rows, [attempt.completion for attempt in attempts[0.0]])
 
 
 def evaluate_on_ranks(

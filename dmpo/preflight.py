@@ -17,10 +17,15 @@ from .tasks import Task
 log = logging.getLogger("dmpo")
 
 
-def check_ranks(config: DMPOConfig, world: int) -> None:
-    """Raise ValueError unless every rank has work and the trackers exist."""
+def check_launch(world: int) -> None:
+    """Raise ValueError where every rank would take itself for the only one."""
     if world == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
+
+
+def check_ranks(config: DMPOConfig, world: int) -> None:
+    """Raise ValueError unless every rank has work and the trackers exist."""
+    check_launch(world)
     if (completions := config.num_prompts * config.num_generations) < world:
         raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
     if config.eval_prompts < world:

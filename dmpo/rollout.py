@@ -54,6 +54,7 @@ def complete(
         sum(part.seconds for part in parts),
         torch.cat([part.log_probs for part in parts]),
         torch.cat([part.order for part in parts]),
+        torch.cat([part.steps for part in parts]),
     )
 
 

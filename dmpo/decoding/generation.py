@@ -25,6 +25,7 @@ class Generation:
     log_probs: float32 [B, gen_length], the model's untempered log-probability (nats) of each token when it was drawn;
         0 where the token was not drawn but follows an EOS.
     order: int32 [B, gen_length], the row's own step at which the token was drawn, -1 where it was not.
+    steps: int64 [B], the row's own steps, whatever the rows beside it took; with guidance each is two row-forwards.
     """
 
     sequences: Tensor
@@ -33,6 +34,7 @@ class Generation:
     seconds: float
     log_probs: Tensor
     order: Tensor
+    steps: Tensor
 
     @property
     def tokens_per_forward(self) -> float:
@@ -143,7 +145,7 @@ def generate(
         loop = BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
         loop.run()
     seconds = time.perf_counter() - start
-    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order)
+    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order, loop.steps)
 
 
 def _check(

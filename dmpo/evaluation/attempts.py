@@ -1,0 +1,35 @@
+"""What a model made of rows of a task: each completion read, scored, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from ..decoding import Generation
+from ..prompts import decode_text
+from ..tasks import Row, Task
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One completion. tokens: drawn and kept; steps: model calls that its row took part in."""
+
+    completion: str
+    solved: bool
+    tokens: int
+    steps: int
+
+
+def read_attempts(
+    generation: Generation, tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Row]
+) -> list[Attempt]:
+    """An attempt for each row of a generation. None of it depends on which rows were decoded together."""
+    length = generation.order.shape[1]
+    texts = decode_text(tokenizer, generation.sequences[:, -length:])
+    tokens = (generation.order >= 0).sum(1).tolist()
+    return [
+        Attempt(text, bool(task.solved(text, row)), count, steps)
+        for text, row, count, steps in zip(texts, rows, tokens, generation.steps.tolist(), strict=True)
+    ]

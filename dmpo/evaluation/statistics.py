@@ -1,0 +1,79 @@
+"""Estimates of pass@k and 95 % intervals around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Solved rows out of a total."""
+
+    solved: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.solved / self.total
+
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval of the share."""
+        return wilson(self.share, self.total)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share with its 95 % interval; `method` is wilson or effective_wilson."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+
+def wilson(share: float, total: float) -> tuple[float, float]:
+    """95 % score interval of a share out of `total` independent trials (Wilson 1927, JASA 22, 209-212)."""
+    n, p = total, share
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def pass_at_k(samples: int, solved: int, k: int) -> float:
+    """Unbiased probability that one of k samples is right, from `samples` of which `solved` are.
+
+    1 − C(n − c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1).
+
+    Raises:
+        ValueError: not 0 ≤ solved ≤ samples, or not 1 ≤ k ≤ samples.
+    """
+    if not 0 <= solved <= samples or not 1 <= k <= samples:
+        raise ValueError(f"need 0 ≤ solved ≤ samples and 1 ≤ k ≤ samples, got {solved=}, {samples=}, {k=}")
+    return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
+
+
+def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
+    """pass@k over examples, each with `samples` completions of which `solved[i]` are right.
+
+    One completion each: Wilson's interval. More: completions of one example are no independent trials, so the interval
+    is Wilson's at the effective number of trials p(1 − p) / (s²/N), s² being the variance of pass@k between examples
+    (Franco et al. 2019, J. Survey Statistics and Methodology 7, 334-364); at least N, at most samples · N / k of them.
+
+    Raises:
+        ValueError: no example, or as `pass_at_k` does.
+    """
+    if not solved:
+        raise ValueError("pass@k needs at least one example")
+    values = [pass_at_k(samples, count, k) for count in solved]
+    N = len(values)
+    share = math.fsum(values) / N
+    if samples == 1:
+        return Estimate(share, *wilson(share, N), "wilson")
+    variance = math.fsum((value - share) ** 2 for value in values) / N
+    most = samples * N / k
+    trials = min(most, max(N, share * (1 - share) * N / variance)) if variance else (most if 0 < share < 1 else N)
+    return Estimate(share, *wilson(share, trials), "effective_wilson")
