@@ -1,6 +1,8 @@
 """What a line of metrics.jsonl says, over all ranks. Nothing in it depends on how fast the machine was.
 
     step, round, learning_rate
+    skipped                   1 where loss or gradient was not finite, so that no step was made; numbers that are not
+                              finite are null
     loss, grad_norm           the loss; norm of the gradient before it is clipped
     clipped                   1 where that norm was above max_grad_norm, so that the step was cut
     ess                       effective sample size of the weights, a share of the group; mean over groups

@@ -6,6 +6,7 @@ first, for whole groups over all ranks; then the views pass through the model on
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -52,7 +53,8 @@ def accumulate_gradient(
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
     It does not depend on `micro_batch_size` nor on the ranks, but for rounding; all ranks make the same number of
-    passes. `model` is `policy` as accelerate wrapped it.
+    passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the coefficients are made of are
+    not finite, the loss is NaN, on every rank, and there is no gradient.
     """
     mask_id, _ = special_ids(policy)
     views = sample_views(
@@ -63,9 +65,13 @@ def accumulate_gradient(
         rate_range=(config.mask_rate_min, config.mask_rate_max),
         antithetic=config.antithetic,
     )  # [R·B, L]
+    if not scores_are_finite(batch):
+        return _not_finite(batch)
     weights, coeff = group_weights(batch, config)
     found = _wddo if config.loss == "wddo" else _wdce
     coefficients, baseline, known = found(accelerator, policy, batch, weights.positive, weights.negative, views, config)
+    if known is not None and not math.isfinite(known):
+        return _not_finite(batch)
     rows = batch.completions.repeat(config.replicates)
     model.train()
     world, total = accelerator.num_processes, batch.rewards.numel()
@@ -92,6 +98,17 @@ def accumulate_gradient(
     return StepResult(loss, weights, coeff)
 
 
+def scores_are_finite(batch: Batch) -> bool:
+    """Whether a batch has log-probabilities that a loss can be made of; the same on every rank."""
+    return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
+
+
+def _not_finite(batch: Batch) -> StepResult:
+    nothing = torch.full_like(batch.rewards, math.nan)
+    weights = ImportanceWeights(nothing, nothing, nothing[:, 0])
+    return StepResult(math.nan, weights, nothing[:, 0])
+
+
 def _part_loss(
     model: nn.Module,
     policy: nn.Module,
@@ -116,11 +133,13 @@ def _wdce(
     negative: Tensor | None,
     views: Tensor,
     config: DMPOConfig,
-) -> tuple[Tensor, Tensor | None, None]:
-    """Weight and baseline of every view of this rank [R·B]; the loss is that of the walk (sections 4 and 5)."""
+) -> tuple[Tensor, Tensor | None, float | None]:
+    """Weight and baseline of every view of this rank [R·B]; the loss is that of the walk (sections 4 and 5), or NaN."""
     theta = None
     if config.baseline == "theta":
         theta = _estimate(accelerator, policy, batch, views, config)
+        if not bool(theta.isfinite().all()):
+            return positive, None, math.nan
     baseline = baseline_weights(config.baseline, positive, negative, theta, batch.log_prob_cur)
     local = rank_rows(positive.numel(), accelerator.process_index, accelerator.num_processes)
     groups, replicates = len(positive), config.replicates

@@ -50,11 +50,6 @@ class SkippedSteps:
         self.total, self.in_row = state["total"], state["in_row"]
 
 
-def scores_are_finite(batch: Batch) -> bool:
-    """Whether a batch has log-probabilities that a loss can be made of; the same on every rank."""
-    return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
-
-
 def write_evidence(
     folder: Path, rank: int, batch: Batch, tokenizer: PreTrainedTokenizerBase, config: DMPOConfig
 ) -> None:

@@ -21,7 +21,7 @@ from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
 from .interruption import Interrupted, SignalWatch
 from .models import load_model, load_tokenizer
-from .objective import accumulate_gradient
+from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared
 from .policy import ReferencePolicy, add_lora
 from .preflight import check_model, check_ranks, check_task
@@ -32,7 +32,7 @@ from .rollout import collect
 from .run_folder import RunFolder, resume_point
 from .samples import sample_table, send_table
 from .saving import Saver
-from .skipping import SkippedSteps, scores_are_finite, write_evidence
+from .skipping import SkippedSteps, write_evidence
 from .tasks import Task, load_task
 
 log = logging.getLogger("dmpo")
@@ -70,7 +70,8 @@ class DMPOTrainer:
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_task(config, self.task, self.reward, self.tokenizer)
         options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
-        policy: Any = model or load_model(config.model, device="cpu", **options)
+        place = self.accelerator.device if config.load_in_4bit else "cpu"  # 4 bits are made where they are used
+        policy: Any = model or load_model(config.model, device=place, load_in_4bit=config.load_in_4bit, **options)
         check_model(config, policy)
         torch.manual_seed(config.seed)  # LoRA's initial weights
         if config.lora_r:
