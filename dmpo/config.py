@@ -33,7 +33,7 @@ class DMPOConfig:
         dtype: of the weights and the forward; `attn_implementation` as in transformers.
         lora_r: rank of LoRA on all linear layers; 0 trains every weight, with a frozen copy as the reference.
         lora_alpha, lora_dropout: as in peft.
-        load_in_4bit: keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`, CUDA only); needs LoRA.
+        load_in_4bit: keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`); needs LoRA.
         gradient_checkpointing: recompute the activations of each block in the backward, for memory.
     Task
         task, task_options: a task of `dmpo.tasks`, or your class as `module:class`, and its arguments.
