@@ -1,4 +1,4 @@
-"""The command line: `dmpo train | pretrain | generate | merge | info`."""
+"""The command line: `dmpo train | eval | pretrain | generate | merge | info`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     train = command("train", _train, "Train with DMPO; the config is a YAML file or a shipped name.")
     train.add_argument("config", help="path of a .yaml file, or a shipped name such as sudoku-tiny")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 output_dir=runs/second")
+    evaluate = command("eval", _eval, "Evaluate a checkpoint on tasks, or score completions saved in a file.")
+    evaluate.add_argument("overrides", nargs="*", metavar="[MODEL] key=value", help="e.g. tasks=[gsm8k,math] limit=100")
+    evaluate.add_argument("--config", metavar="YAML", help="file of the same keys")
+    evaluate.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter to put on the model; or adapter=FOLDER")
+    evaluate.add_argument("--rescore", metavar="FILE", help="JSON or JSON lines of completions; needs no model")
     pretrain = command("pretrain", _pretrain, "Make the embedded tiny Sudoku model from scratch.")
     pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="output_dir=FOLDER is required")
     generate = command("generate", _generate, "Complete a prompt with a checkpoint.")
@@ -62,6 +67,27 @@ def _train(arguments: argparse.Namespace) -> None:
     from .trainer import DMPOTrainer
 
     DMPOTrainer(load_config(DMPOConfig, arguments.config, arguments.overrides)).train()
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from .config_files import load_config
+
+    words = arguments.overrides
+    named = {"file": arguments.rescore, "adapter": arguments.adapter}
+    if words and "=" not in words[0]:
+        named["model"], words = words[0], words[1:]
+    if arguments.config and Path(arguments.config).suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--config must be a .yaml file, got {arguments.config}")
+    words = [*words, *(f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None)]
+    if arguments.rescore is not None:
+        from .evaluation.rescore import RescoreConfig, rescore
+
+        rescore(load_config(RescoreConfig, arguments.config, words))
+    else:
+        from .evaluation.runner import evaluate_checkpoint
+        from .evaluation.settings import EvalConfig
+
+        evaluate_checkpoint(load_config(EvalConfig, arguments.config, words))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:

@@ -126,9 +126,9 @@ class EvalConfig:
         if gen_length % self.tokens_per_step:
             wanted = f"a multiple of tokens_per_step {self.tokens_per_step}"
             raise ValueError(f"gen_length must be {wanted}, got {gen_length}")
-        own = {"decoder": decoder, "gen_length": gen_length, "block_length": block_length, "seed": 0}
+        own: dict[str, Any] = {"decoder": decoder, "gen_length": gen_length, "block_length": block_length, "seed": 0}
         own["steps"] = gen_length // self.tokens_per_step
-        options = {}
+        options: dict[str, Any] = {}
         for key in dataclasses.fields(Settings):
             if key.name in own:
                 options[key.name] = own[key.name]

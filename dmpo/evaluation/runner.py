@@ -1,0 +1,156 @@
+"""`dmpo eval`: decode what is missing, rank by rank, and report what is there.
+
+A completion depends on (seed, task, split, example, sample) and the decoder's settings alone: not on the batch it was
+decoded in, on ranks, or on where an earlier run stopped. Exactly so as far as the device computes a row of a product
+alike whatever rows are beside it; where it does not, in the last bits, a near tie may fall otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from ..folder_lock import FolderLock
+from ..models import load_tokenizer
+from ..parallel import together
+from ..plan import read_model_config
+from ..preflight import check_launch
+from ..tasks import load_task
+from ..whole_files import sweep
+from .chart import plot_cells
+from .examples import TaskExamples, load_examples
+from .ledger import Key, Part, check_folder, open_folder, read_parts
+from .results import show_table, summarise_cells, write_results
+from .settings import EvalConfig, cells
+from .source import Source, find_source
+from .work import Work, decode_missing
+
+# Keys that say where and how much, or of which a completion does not depend; the others are part of the fingerprint.
+_MAY_CHANGE = {
+    *("model", "adapter", "checkpoint", "output_dir", "limit", "max_prompt_length", "batch_size", "samples", "pass_at"),
+    *("tasks", "task_options", "gen_lengths", "decoders", "shots"),  # in each line, or compared task by task
+}
+_WAIT = timedelta(days=7)  # for the slowest rank, at the end
+
+
+def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
+    """Evaluate, or go on with, what `config` asks for; called by every rank. Returns what results.json holds.
+
+    Raises:
+        ValueError: before anything is decoded, for whatever the config, the model, the tasks or output_dir get wrong.
+    """
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
+    rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    check_launch(world)
+    tasks = {name: load_task(name, **config.task_options.get(name, {})) for name in config.tasks}
+    source = find_source(config)
+    tokenizer = load_tokenizer(source.tokenizer)
+    limit = _prompt_limit(config, source)
+    examples = {name: load_examples(name, task, tokenizer, config, limit) for name, task in tasks.items()}
+    folder = Path(config.output_dir)
+    with ExitStack() as held:
+
+        def claim() -> None:
+            if main:
+                check_folder(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+                held.callback(FolderLock(folder).release)
+                sweep(folder)
+                open_folder(folder, _fingerprint(config, source, examples))
+
+        together(claim)
+        work = Work(config, examples, rank, world, together(lambda: _finished(folder, examples)))
+        part = together(lambda: Part(folder, rank))
+
+        def decode() -> None:
+            if work.left:
+                model = source.load(config, accelerator.device)
+                decode_missing(work, model, tokenizer, part, accelerator.device, visible=main)
+
+        together(decode)
+        together(part.sync)
+        summary = together(lambda: _report(config, source, examples, folder) if main else {})
+    accelerator.end_training()
+    return summary
+
+
+def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict[str, Any]]:
+    """The completions on disk. Raises ValueError where one is of another prompt than its example has now."""
+    done = read_parts(folder)
+    for line in done.values():
+        told = examples.get(line["task"])
+        if told and line["index"] < len(told.examples):
+            prompt = told.examples[line["index"]].row["prompt"]
+            if line["prompt"] != prompt:
+                raise ValueError(
+                    f"output_dir {folder} holds completions of other data: the prompt of {line['task']} "
+                    f"{line['index']} was {line['prompt'][:60]!r} and is now {prompt[:60]!r}"
+                )
+    return done
+
+
+def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples], folder: Path) -> dict[str, Any]:
+    """Write the results in the order of cells, examples and samples, and show the table."""
+    done = read_parts(folder)
+    keys = [
+        (cell.task, cell.gen_length, cell.decoder, example.index, sample)
+        for cell in cells(config)
+        for example in examples[cell.task].examples
+        for sample in range(config.samples)
+    ]
+    lines = [done[key] for key in keys]
+    summarised = summarise_cells(lines, config.pass_at, guided=config.cfg_scale != 0)
+    title = f"{config.model}, {config.split} split"
+    summary = {
+        "model": config.model,
+        "base": str(source.base),
+        "adapter": None if source.adapter is None else str(source.adapter),
+        "settings": dataclasses.asdict(config),
+        "tasks": {name: _told(config, told) for name, told in examples.items()},
+        "cells": summarised,
+    }
+    write_results(folder, lines, summary)
+    plot_cells(summarised, title, folder / "results.png")
+    show_table(summarised, f"{title}, 95 % intervals")
+    return summary
+
+
+def _told(config: EvalConfig, told: TaskExamples) -> dict[str, Any]:
+    return {
+        "options": json.loads(json.dumps(config.task_options.get(told.name, {}), default=str)),
+        "template": told.template,
+        "template_hash": told.template_hash,
+        "shots": [list(shot) for shot in told.shots],
+    }
+
+
+def _fingerprint(config: EvalConfig, source: Source, examples: dict[str, TaskExamples]) -> dict[str, Any]:
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _MAY_CHANGE}
+    return {
+        "model": source.identity(),
+        "settings": settings,
+        "tasks": {name: _told(config, told) for name, told in examples.items()},
+    }
+
+
+def _prompt_limit(config: EvalConfig, source: Source) -> int:
+    """Tokens that a prompt may have."""
+    positions = read_model_config(str(source.base)).max_position_embeddings
+    longest = max(config.gen_lengths)
+    room = positions - longest
+    if room < 1:
+        raise ValueError(f"gen_length {longest} leaves no room for a prompt: the model takes {positions} tokens")
+    if config.max_prompt_length is None:
+        return room
+    if config.max_prompt_length > room:
+        raise ValueError(
+            f"max_prompt_length + gen_length is {config.max_prompt_length + longest}, the model takes {positions}"
+        )
+    return config.max_prompt_length

@@ -1,0 +1,101 @@
+"""Which weights are evaluated: found, identified by their bytes, and loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..adapters import CONFIG, adapter_base, load_adapter
+from ..checkpoint import list_checkpoints
+from ..checkpoint_files import checkpoint_folder, read_json
+from ..merge import trained_folder
+from ..models import load_model
+from ..selection import best_step
+from ..whole_files import digest
+from .settings import EvalConfig
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
+_WEIGHTS = ("config.json", CONFIG, "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Folders of a base model, of an adapter on it if there is one, and of the tokenizer."""
+
+    base: Path
+    adapter: Path | None
+    tokenizer: Path
+
+    def identity(self) -> dict[str, str]:
+        """blake2b of every file that decides what the model says; reads all weights once."""
+        wanted = [("base", self.base, _WEIGHTS), ("tokenizer", self.tokenizer, _TOKENIZER)]
+        if self.adapter:
+            wanted.append(("adapter", self.adapter, _WEIGHTS))
+        return {
+            f"{part}/{file.name}": digest(file)
+            for part, folder, patterns in wanted
+            for pattern in patterns
+            for file in sorted(folder.glob(pattern))
+        }
+
+    def load(self, config: EvalConfig, device: torch.device) -> nn.Module:
+        """The model in eval mode. Raises as `dmpo.load_model` and `dmpo.load_adapter` do."""
+        model = load_model(
+            self.base,
+            dtype=config.dtype,
+            device=device,
+            attn_implementation=config.attn_implementation,
+            load_in_4bit=config.load_in_4bit,
+        )
+        return model if self.adapter is None else load_adapter(model, self.adapter)
+
+
+def find_source(config: EvalConfig) -> Source:
+    """The folders that a config's `model`, `adapter` and `checkpoint` name.
+
+    Raises:
+        ValueError: a folder or hub id that does not exist; a run without the checkpoint asked for; an adapter given for
+            what is an adapter itself; no tokenizer.
+    """
+    trained = _trained(config.model, config.checkpoint)
+    if (trained / CONFIG).is_file():
+        if config.adapter is not None:
+            raise ValueError(f"model {config.model} is an adapter itself: it cannot take adapter {config.adapter}")
+        adapter: Path | None = trained
+        base = checkpoint_folder(adapter_base(read_json(trained / CONFIG)))
+    else:
+        base, adapter = trained, None
+        if config.adapter is not None:
+            adapter = trained_folder(config.adapter)
+            if not (adapter / CONFIG).is_file():
+                raise ValueError(f"adapter {config.adapter} holds no {CONFIG}: it is a whole model")
+    for folder in (base, adapter):
+        if folder and ((folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()):
+            return Source(base, adapter, folder)
+    raise ValueError(f"{base} holds no tokenizer: neither tokenizer.json nor tokenizer_config.json")
+
+
+def _trained(model: str, checkpoint: str) -> Path:
+    folder = checkpoint_folder(model)
+    root = folder / "checkpoints"
+    if checkpoint == "newest":
+        return trained_folder(model)
+    if not root.is_dir():
+        raise ValueError(f"checkpoint {checkpoint!r} must be of a run's folder, and {model} is none")
+    found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(root)}
+    if checkpoint == "best":
+        step = best_step(folder, found)
+        if step is None:
+            raise ValueError(
+                f"checkpoint 'best' needs a validation accuracy of a kept checkpoint in {folder / 'metrics.jsonl'}; "
+                f"kept are {', '.join(path.name for path in found.values()) or 'none'}"
+            )
+        return trained_folder(found[step])
+    chosen = root / checkpoint
+    if chosen not in found.values():
+        names = ", ".join(["newest", "best", *(path.name for path in found.values())])
+        raise ValueError(f"checkpoint must be one of {names}, got {checkpoint!r}")
+    return trained_folder(chosen)

@@ -1,0 +1,120 @@
+"""The work of one rank: which completions are missing, and making them, batch by batch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Container, Iterator
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..decoding import generate
+from ..prompts import pad_left
+from ..randomness import derive_key
+from ..tasks import answer_of
+from .attempts import Attempt, read_attempts
+from .examples import Example, TaskExamples
+from .ledger import Key, Part
+from .settings import MOST_SAMPLES, Cell, EvalConfig, cells
+
+
+class Work:
+    """The completions of a rank that are not there yet. Examples are dealt to ranks by their index."""
+
+    def __init__(
+        self, config: EvalConfig, examples: dict[str, TaskExamples], rank: int, world: int, done: Container[Key]
+    ) -> None:
+        self.config, self.examples = config, examples
+        self.todo: dict[Cell, list[tuple[Example, int]]] = {}
+        for cell in cells(config):
+            mine = examples[cell.task].examples[rank::world]
+            self.todo[cell] = [
+                (example, sample)
+                for example in mine
+                for sample in range(config.samples)
+                if (cell.task, cell.gen_length, cell.decoder, example.index, sample) not in done
+            ]
+
+    @property
+    def left(self) -> int:
+        return sum(map(len, self.todo.values()))
+
+    def batches(self) -> Iterator[tuple[Cell, list[tuple[Example, int]]]]:
+        """Up to batch_size completions of one cell with prompts of one shape, longest first: what does not fit into
+        memory shows at once."""
+        for cell, todo in self.todo.items():
+            by_shape = defaultdict(list)
+            for example, sample in todo:
+                by_shape[example.shape].append((example, sample))
+            for shape in sorted(by_shape, reverse=True):
+                for start in range(0, len(by_shape[shape]), self.config.batch_size):
+                    yield cell, by_shape[shape][start : start + self.config.batch_size]
+
+
+def decode_missing(
+    work: Work,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    part: Part,
+    device: torch.device,
+    *,
+    visible: bool,
+) -> None:
+    """Decode in batches and write every completion as soon as its batch is done."""
+    config = work.config
+    with Progress(console=Console(stderr=True, quiet=not visible), disable=not visible) as progress:
+        bar = progress.add_task("", total=work.left)
+        for cell, batch in work.batches():
+            progress.update(bar, description=f"{cell.task} {cell.gen_length} {cell.decoder}")
+            told = work.examples[cell.task]
+            start = time.perf_counter()
+            prompt_ids, prompt_mask = pad_left(tokenizer, [example.ids for example, _ in batch], batch[0][0].width)
+            generation = generate(
+                model,
+                prompt_ids.to(device),
+                attention_mask=prompt_mask.to(device),
+                row_ids=torch.tensor([example.index * MOST_SAMPLES + sample for example, sample in batch]).to(device),
+                seed=derive_key(config.seed, "eval", cell.task, config.split),
+                **config.decoding(cell.gen_length, cell.decoder),  # type: ignore[arg-type]
+            )
+            generation.sequences.cpu()  # waits for the last kernel
+            seconds = time.perf_counter() - start
+            rows = [example.row for example, _ in batch]
+            attempts = read_attempts(generation, tokenizer, told.task, rows)
+            cost = {"seconds": seconds / len(batch), "forwards": generation.forwards / len(batch)}
+            part.append(
+                *(
+                    _line(config, cell, told, example, sample, attempt) | {"cost": cost}
+                    for (example, sample), attempt in zip(batch, attempts, strict=True)
+                )
+            )
+            progress.update(bar, advance=len(batch))
+
+
+def _line(
+    config: EvalConfig, cell: Cell, told: TaskExamples, example: Example, sample: int, attempt: Attempt
+) -> dict[str, Any]:
+    """A line of results.jsonl. `columns` are the row's own, so that it can be scored again without the data set."""
+    columns = {name: value for name, value in example.row.items() if name != "prompt"}
+    place = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
+    decoding = {"gen_length": cell.gen_length, "decoder": cell.decoder, "temperature": config.temperature}
+    prompt = {"shots": config.shots, "template_hash": told.template_hash, "prompt": example.row["prompt"]}
+    answer = answer_of(told.task, attempt.completion, example.row)
+    return {
+        **place,
+        **decoding,
+        "seed": config.seed,
+        **prompt,
+        "completion": attempt.completion,
+        "answer": answer,
+        "score": float(attempt.solved),
+        "tokens": attempt.tokens,
+        "steps": attempt.steps,
+        "columns": json.loads(json.dumps(columns, default=str)),
+    }
