@@ -50,11 +50,6 @@ def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_
     return apply_head(model, lambda hidden, *of_head: head(hidden[:, start:], *of_head), input_ids, attention_mask)
 
 
-def view_hidden(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int) -> Tensor:
-    """Hidden states of the completion positions of each view; mask bool [N, L] -> [N, L, H]."""
-    return apply_head_to_views(model, rows, mask, mask_id, lambda hidden, *of_head: hidden)
-
-
 @torch.no_grad()
 def sequence_log_prob(
     model: nn.Module,

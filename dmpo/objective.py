@@ -18,12 +18,13 @@ from torch.nn.functional import logsigmoid
 from .batch import Batch
 from .config import DMPOConfig
 from .kernels import linear_weighted_ce
-from .likelihood import Completions, sequence_log_prob, view_hidden
+from .likelihood import Completions, apply_head_to_views, sequence_log_prob
 from .losses import spread_over_views
-from .masked_lm import head_weight, special_ids
+from .masked_lm import special_ids
 from .masking import sample_views
 from .parallel import gather_rows, rank_rows, summed
 from .randomness import derive_key
+from .sharding import whole_parameters
 from .weights import ImportanceWeights, adaptive_coeff, baseline_weights, importance_weights, raw_weights
 
 
@@ -69,14 +70,14 @@ def accumulate_gradient(
         return _not_finite(batch)
     weights, coeff = group_weights(batch, config)
     found = _wddo if config.loss == "wddo" else _wdce
-    coefficients, baseline, known = found(accelerator, policy, batch, weights.positive, weights.negative, views, config)
+    coefficients, baseline, known = found(accelerator, model, batch, weights.positive, weights.negative, views, config)
     if known is not None and not math.isfinite(known):
         return _not_finite(batch)
     rows = batch.completions.repeat(config.replicates)
     model.train()
     world, total = accelerator.num_processes, batch.rewards.numel()
-    size = config.micro_batch_size or len(views)
     most = config.replicates * -(-total // world)  # views of the rank that has most
+    size = config.micro_batch_size or most
     walked = torch.zeros((), dtype=torch.float64, device=views.device)
     for start in range(0, most, size):
         part = slice(start, start + size) if start < len(views) else slice(0, 1)
@@ -84,7 +85,6 @@ def accumulate_gradient(
         with nullcontext() if start + size >= most else accelerator.no_sync(model):
             part_loss = _part_loss(
                 model,
-                policy,
                 rows[part],
                 views[part],
                 coefficients[part] * (live * world),  # ranks are averaged
@@ -111,7 +111,6 @@ def _not_finite(batch: Batch) -> StepResult:
 
 def _part_loss(
     model: nn.Module,
-    policy: nn.Module,
     rows: Completions,
     views: Tensor,
     weights: Tensor,
@@ -119,15 +118,15 @@ def _part_loss(
     strength: float,
     mask_id: int,
 ) -> Tensor:
-    head, bias = head_weight(policy)
-    hidden = view_hidden(model, rows, views, mask_id)
-    loss, _ = linear_weighted_ce(hidden, head, rows.tokens, views, weights, baseline, strength, bias=bias)
-    return loss
+    def loss(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+        return linear_weighted_ce(hidden, head, rows.tokens, views, weights, baseline, strength, bias=bias)[0]
+
+    return apply_head_to_views(model, rows, views, mask_id, loss)
 
 
 def _wdce(
     accelerator: Accelerator,
-    policy: nn.Module,
+    model: nn.Module,
     batch: Batch,
     positive: Tensor,
     negative: Tensor | None,
@@ -137,7 +136,7 @@ def _wdce(
     """Weight and baseline of every view of this rank [R·B]; the loss is that of the walk (sections 4 and 5), or NaN."""
     theta = None
     if config.baseline == "theta":
-        theta = _estimate(accelerator, policy, batch, views, config)
+        theta = _estimate(accelerator, model, batch, views, config)
         if not bool(theta.isfinite().all()):
             return positive, None, math.nan
     baseline = baseline_weights(config.baseline, positive, negative, theta, batch.log_prob_cur)
@@ -152,7 +151,7 @@ def _wdce(
 
 def _wddo(
     accelerator: Accelerator,
-    policy: nn.Module,
+    model: nn.Module,
     batch: Batch,
     positive: Tensor,
     negative: Tensor | None,
@@ -168,7 +167,7 @@ def _wddo(
     half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
     cut = len(views) // 2
     real, fake = (
-        _estimate(accelerator, policy, batch, part, config) - batch.log_prob_cur for part in (views[:cut], views[cut:])
+        _estimate(accelerator, model, batch, part, config) - batch.log_prob_cur for part in (views[:cut], views[cut:])
     )  # [groups, G]
     loss = -(positive * logsigmoid(beta * real)).mean() - alpha * logsigmoid(-beta * fake).mean()
     slopes = (positive * beta * (-beta * real).sigmoid(), -alpha * beta * (beta * fake).sigmoid())
@@ -178,9 +177,10 @@ def _wddo(
     return torch.cat([part.repeat(half) for part in parts]), None, float(loss)
 
 
-def _estimate(accelerator: Accelerator, policy: nn.Module, batch: Batch, views: Tensor, config: DMPOConfig) -> Tensor:
+def _estimate(accelerator: Accelerator, model: nn.Module, batch: Batch, views: Tensor, config: DMPOConfig) -> Tensor:
     """log p_θ [groups, G] of all ranks' completions on the given views of this rank's; no gradient, no dropout."""
-    mask_id, _ = special_ids(policy)
+    mask_id, _ = special_ids(model)
     size = config.rollout_batch_size
-    own = sequence_log_prob(policy, batch.completions, views, mask_id=mask_id, batch_size=size)
+    with whole_parameters(model) as policy:
+        own = sequence_log_prob(policy, batch.completions, views, mask_id=mask_id, batch_size=size)
     return gather_rows(accelerator, own, batch.rewards.numel()).view_as(batch.rewards)

@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .kernels import linear_weighted_ce
-from .likelihood import Completions, view_hidden
-from .masked_lm import head_weight
+from .likelihood import Completions, apply_head_to_views
 from .masking import sample_views
 from .models import new_model
 from .randomness import derive_key
@@ -141,10 +140,12 @@ def _encode(text: str) -> list[int]:
 def _denoising_loss(model: PreTrainedModel, batch: Completions, key: int) -> Tensor:
     """Mean over the batch of the mean cross-entropy of masked tokens, one view each, rate U(0, 1)."""
     mask = sample_views(batch.eligible, 1, key=key, rate_range=(0.0, 1.0), antithetic=False)
-    hidden = view_hidden(model, batch, mask, model.config.mask_token_id)
-    weight, bias = head_weight(model)
     weights = torch.full((len(batch),), 1 / len(batch))
-    return linear_weighted_ce(hidden, weight, batch.tokens, mask, weights, bias=bias)[0]
+
+    def loss(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+        return linear_weighted_ce(hidden, head, batch.tokens, mask, weights, bias=bias)[0]
+
+    return apply_head_to_views(model, batch, mask, model.config.mask_token_id, loss)
 
 
 def as_dict(config: PretrainConfig) -> dict[str, object]:
