@@ -45,6 +45,13 @@ def read_answer(text: str) -> str | None:
     return answer if boxed is None else boxed
 
 
+def bare_answer(text: str, longest: int) -> str | None:
+    """A completion that is all answer: one line of at most `longest` characters, no tag and no box; else None."""
+    bare = text.strip() if len(text) <= 2 * longest + 100 else ""
+    marked = any(mark in bare for mark in (*TAGS, *_BOXES))
+    return bare if 0 < len(bare) <= longest and "\n" not in bare and not marked else None
+
+
 def form_score(text: str) -> float:
     """How well a completion keeps the form, from 0 to FORM_WEIGHT.
 

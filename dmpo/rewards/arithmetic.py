@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from .answers import read_answer
+from .answers import bare_answer, read_answer
 
 USED_WEIGHT = 0.1
 SOLVED_WEIGHT = 1.0
@@ -65,11 +65,11 @@ def uses_each_once(expression: Expression, numbers: Iterable[Any]) -> bool:
 
 
 def countdown_answer(completion: str) -> str | None:
-    r"""The text of the expression: in the last <answer>, else the last \boxed, else a short completion as a whole."""
+    r"""The text of the expression: in the last <answer>, else the last \boxed, else a completion of one short line."""
     answer = read_answer(completion)
     if answer is None:
-        answer = completion.strip()
-    return answer if 0 < len(answer) <= _LONGEST else None
+        answer = bare_answer(completion, _LONGEST)
+    return answer if answer and len(answer) <= _LONGEST else None
 
 
 def countdown_value(completion: str, numbers: Iterable[Any]) -> Fraction | None:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
-from .answers import boxed_answer, read_answer, tagged_answer
+from .answers import TAGS, bare_answer, boxed_answer, read_answer, tagged_answer
 from .numbers import read_number
 from .outcomes import Failure, Scores
 from .workers import WorkerPool
@@ -27,7 +27,11 @@ CPU_LIMIT = 0.7  # CPU seconds of one comparison; usual ones take 0.001 to 0.1
 MEMORY_LIMIT = 4 << 30  # bytes of address space of a worker
 
 _LONGEST = 300  # characters; the longest answer in MATH's test split has 160
-_TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*[0-9]+[\s})]*(?:\^|\*\*)|(?:\^|\*\*)[\s{(]*[0-9]{5}|[0-9]{4}[\s})]*!|!\s*!")
+_NUMBER = r"[\s{(]*[0-9]+[\s})]*"
+_BOMB = re.compile(  # what takes more digits than there is memory for: towers of powers, powers and factorials of much
+    rf"(?:\^|\*\*){_NUMBER}(?:\^|\*\*)|(?:\^|\*\*)[\s{{(]*[0-9]{{5}}"
+    r"|[0-9]{4}[\s})]*!|![\s})]*!|binom\s*\{[0-9]{5}"
+)
 
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
 
@@ -36,12 +40,12 @@ def math_answer(completion: str) -> str | None:
     r"""The LaTeX of a completion's answer, None where it gives none or one beyond any in use.
 
     It is read from the last <answer>, less a \boxed around it; without tags from the last \boxed; without either a
-    short completion is the answer as a whole.
+    completion of one short line is the answer as a whole.
     """
     answer = read_answer(completion)
     if answer is None:
-        answer = completion.strip() if len(completion) <= _LONGEST and "\n" not in completion.strip() else ""
-    return answer if 0 < len(answer) <= _LONGEST else None
+        answer = bare_answer(completion, _LONGEST)
+    return answer if answer and len(answer) <= _LONGEST else None
 
 
 def gold_latex(answer: Any) -> str:
@@ -53,7 +57,7 @@ def gold_latex(answer: Any) -> str:
 def equivalent(pairs: list[tuple[str, str]]) -> Scores:
     """For each (answer, right answer) in LaTeX 1 if they are the same, else 0; a pair over its limit is a failure."""
     known = {pair: Scores([float(_plainly_same(*pair))]) for pair in pairs}
-    asked = [pair for pair in known if pair[0] and not known[pair].values[0] and not any(map(_TOWER.search, pair))]
+    asked = [pair for pair in known if not known[pair].values[0] and _may_be_latex(pair[0])]
     if asked:
         found = _pool().score([pair[0] for pair in asked], {"gold": [pair[1] for pair in asked]})
         failures = {failure.row: [failure] for failure in found.failures}
@@ -136,6 +140,16 @@ def _form(text: str) -> float:
     closed = tagged is not None and "</answer>" in text[text.rindex("<answer>") :]
     boxed = boxed_answer(text if tagged is None else tagged)
     return TAGS_WEIGHT * closed + BOX_WEIGHT * (boxed is not None)
+
+
+def _may_be_latex(answer: str) -> bool:
+    """Whether an answer is worth the question: no bomb, no unprintable characters, no tags, braces closed."""
+    if not answer or not "".join(answer.split()).isprintable() or _BOMB.search(answer):
+        return False
+    if any(tag in answer for tag in TAGS) or "####" in answer:
+        return False
+    braces = re.sub(r"\\.", "", answer)
+    return boxed_answer(f"\\boxed{{{braces}}}") == braces.strip()
 
 
 def _plainly_same(answer: str, gold: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from .answers import form_score, read_answer
+from .answers import bare_answer, form_score, read_answer
 
 NUMBER_WEIGHT = 0.5
 CORRECT_WEIGHT = 2.0
@@ -50,10 +50,10 @@ def read_number(text: str) -> Fraction | None:
 
     Read are thousands separators (comma, space, LaTeX's `{,}`), currency signs, units and other words around the
     number, per cent (as the number before the sign), signs (also the typographic minus), decimals, fractions, mixed
-    numbers, powers of ten, and "thousand" to "trillion". Of `a = b` the right side counts. Only the ASCII digits are
-    digits. "8,40", "1.2.3" or "3 or 4" is no number.
+    numbers, powers of ten, and "thousand" to "trillion". Of `a = b` the right side counts. A text
+    with digits other than ASCII's is no number, nor is "8,40", "1.2.3" or "3 or 4".
     """
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST or any(c.isdecimal() and not c.isascii() for c in text):
         return None
     text = re.split(r"[=≈]", text)[-1]
     for pattern, replacement in _CLEANING:
@@ -66,8 +66,8 @@ def gsm8k_answer(completion: str) -> Fraction | None:
     r"""The number that a completion gives as its answer, None where it gives none.
 
     It is read from the last <answer>, else from the last \boxed; without either from what follows the last "####",
-    "answer is" or "answer:" up to the end of that sentence; else the whole completion must be short and state one
-    number. A number somewhere in the reasoning is not an answer.
+    "answer is" or "answer:" up to the end of that sentence; else the whole completion must be one short line that
+    states one number. A number somewhere in the reasoning is not an answer.
     """
     answer = read_answer(completion)
     if answer is None:
@@ -78,10 +78,8 @@ def gsm8k_answer(completion: str) -> Fraction | None:
             end = _SENTENCE_END.search(answer)
             answer = answer[: end.start()] if end else answer
         else:
-            answer = completion.strip()
-            if len(answer) > 40:
-                return None
-    return read_number(answer)
+            answer = bare_answer(completion, 40)
+    return None if answer is None else read_number(answer)
 
 
 def gold_number(answer: Any) -> Fraction | None:

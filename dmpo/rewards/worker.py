@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn
 
 from .call import RewardError, load_object
@@ -85,14 +85,19 @@ class Child:
         """One call within the limits."""
         if not self.pid:
             self._fork()
+        ready: list[Any] = []
         try:
             self.connection.send((completions, columns))
-            if not self.connection.poll(self.job.wall_limit):
-                self.end()
-                return Outcome("timeout", [], f"no result within {self.job.wall_limit:g} s")
-            return Outcome(*json.loads(self.connection.recv_bytes()))
+            ready = wait([self.connection, self.upward], self.job.wall_limit)
+            if self.connection in ready:
+                return Outcome(*json.loads(self.connection.recv_bytes()))
         except (EOFError, OSError):
-            status = self.end()
+            ready = [self.connection]
+        status = self.end()
+        if self.upward in ready:
+            raise EOFError  # nothing comes from above while it waits, but its end
+        if not ready:
+            return Outcome("timeout", [], f"no result within {self.job.wall_limit:g} s")
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
             return Outcome("timeout", [], f"no result within {self.job.cpu_limit:g} s of CPU time")
         code = os.waitstatus_to_exitcode(status)

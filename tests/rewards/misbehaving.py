@@ -1,0 +1,61 @@
+"""Rewards that a pool must survive, named from tests as `tests.rewards.misbehaving:…`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+
+def fair(completions: list[str], **columns: list[Any]) -> list[float]:
+    """Length, plus the column `extra` where there is one; "torch" asks whether this process has imported torch."""
+    extra = columns.get("extra", [0] * len(completions))
+    return [
+        float("torch" in sys.modules) if text == "torch" else float(len(text) + more)
+        for text, more in zip(completions, extra, strict=True)
+    ]
+
+
+def harmful(completions: list[str], **columns: list[Any]) -> list[float]:
+    """Does what a completion says; otherwise 1."""
+    for text in completions:
+        if text == "raise":
+            raise KeyError("no such thing")
+        if text == "exit":
+            sys.exit(3)
+        if text == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if text == "sleep":
+            time.sleep(60)
+        if text == "loop":
+            while True:
+                pass
+        if text == "power":
+            9**9**9  # C code that no handler in Python interrupts
+        if text == "memory":
+            bytearray(1 << 34)
+        if text == "warden":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        if text == "print":
+            print("noise", flush=True)
+    return [1.0] * len(completions)
+
+
+def wrong_count(completions: list[str], **columns: list[Any]) -> list[float]:
+    """One value, whatever was asked."""
+    return [0.0]
+
+
+def late_nan(completions: list[str], **columns: list[Any]) -> list[float]:
+    """NaN, but for the empty completions of a check."""
+    return [0.0 if text == "" else float("nan") for text in completions]
+
+
+def process_id(completions: list[str], **columns: list[Any]) -> list[float]:
+    """The process that scored each completion; "loop" keeps it."""
+    while "loop" in completions:
+        pass
+    return [float(os.getpid())] * len(completions)

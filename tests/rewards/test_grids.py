@@ -1,0 +1,75 @@
+"""If these fail, Sudoku counts what solves no puzzle, or misses what does."""
+
+from __future__ import annotations
+
+import pytest
+
+from dmpo.rewards import is_sudoku, sudoku, sudoku_cells, sudoku_solved
+from dmpo.tasks.sudoku import all_grids
+
+GRID = "1234341221434321"
+OTHER = "4321214334121234"  # a valid grid with other clues
+PUZZLE = "1.34.41221434.21"  # three holes
+NINE = "534678912672195348198342567859761423426853791713924856961537284287419635345286179"
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        (GRID, 2.0),
+        ("1234 3412\n2143 4321", 2.0),
+        ("1 2 | 3 4\n3 4 | 1 2\n----+----\n2 1 | 4 3\n4 3 | 2 1", 2.0),
+        ("[[1,2,3,4],[3,4,1,2],[2,1,4,3],[4,3,2,1]]", 2.0),
+        ("1134341221434321", 2 / 3),
+        ("1434141221434121", 0.0),
+        ("2143432112343412", 0.0),  # a valid grid that changes the clues
+        ("", 0.0),
+        (GRID[:-1], 0.0),
+        (GRID + "1", 0.0),
+        (GRID.replace("4", "5"), 0.0),
+        (GRID.replace("4", "."), 0.0),
+        ("x" * 100_000, 0.0),
+        (f"<reasoning>{OTHER} or so\n</reasoning>\n<answer>\n{GRID}\n</answer>", 2.0),
+        (f"<answer>{GRID}</answer> no: <answer>{OTHER}", 0.0),
+        (f"so \\boxed{{{GRID}}}", 2.0),
+        (f"<answer>\\boxed{{{GRID}}}</answer>", 2.0),
+        (f"<answer>The grid is {GRID}</answer>", 0.0),
+        ("<answer>" * 20_000, 0.0),
+        ("١٢٣٤٣٤١٢٢١٤٣٤٣٢١", 0.0),  # digits, but not these
+        ("１２３４３４１２２１４３４３２１", 0.0),
+    ],
+)
+def test_sudoku_reward(completion: str, expected: float) -> None:
+    assert sudoku([completion], puzzle=[PUZZLE], solution=[GRID]) == [pytest.approx(expected)]
+
+
+def test_another_solution_counts_as_solved() -> None:
+    """Two of the 288 grids share these clues; either solves the puzzle."""
+    a = all_grids()[0]
+    merged = (("".join(x if x == y else "." for x, y in zip(a, b, strict=True)), b) for b in all_grids() if a != b)
+    puzzle, b = min(merged, key=lambda pair: pair[0].count("."))
+    assert puzzle.count(".") <= 8
+    assert sudoku_solved(a, puzzle)
+    assert sudoku_solved(b, puzzle)
+    assert sudoku([b], puzzle=[puzzle], solution=[a]) == [1.0]  # solved, no hole as recorded
+
+
+def test_nine_by_nine() -> None:
+    puzzle = "." * 9 + NINE[9:]
+    rows = "\n".join(" ".join(NINE[9 * r : 9 * r + 9]) for r in range(9))
+    wrong = NINE[1] + NINE[0] + NINE[2:]  # two holes wrong
+    texts = [NINE, f"<answer>\n{rows}\n</answer>", wrong, GRID, NINE[:-1], NINE + "1"]
+    scores = sudoku(texts, puzzle=[puzzle] * 6, solution=[NINE] * 6)
+    assert scores == pytest.approx([2.0, 2.0, 7 / 9, 0.0, 0.0, 0.0])
+    assert is_sudoku([int(c) for c in NINE], 9)
+    assert not is_sudoku([int(c) for c in wrong], 9)
+    assert sudoku_cells(NINE, 9) == [int(c) for c in NINE]
+    assert sudoku_cells(NINE) is None
+
+
+def test_the_grids() -> None:
+    grids = all_grids()
+    assert len(grids) == len(set(grids)) == 288  # the known number of 4×4 Sudoku grids
+    assert all(is_sudoku([int(c) for c in grid]) for grid in grids)
+    assert not is_sudoku([1, 2, 3, 4] * 4)
+    assert sudoku_cells(GRID) == [int(c) for c in GRID]

@@ -1,0 +1,74 @@
+"""If these fail, a task of one's own, or a prompt of one's own, cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo.rewards import load_object
+from dmpo.tasks import TASKS, answer_of, load_task, size_of
+from dmpo.tasks.templates import choose_template, fill
+
+
+class Mine:
+    """As little as a task may have."""
+
+    def row(self, split: str, index: int) -> dict[str, Any]:
+        return {"prompt": str(index)}
+
+    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        return [0.0] * len(completions)
+
+    def solved(self, completion: str, row: dict[str, Any]) -> bool:
+        return True
+
+    def show(self, completion: str, row: dict[str, Any]) -> str:
+        return completion
+
+
+def test_a_task_of_ones_own() -> None:
+    task = load_task("tests.tasks.test_tasks:Mine")
+    assert answer_of(task, "x", {}) == "x"
+    assert size_of(task, "test") is None
+    task = load_task("dmpo.tasks.sudoku:Sudoku4", template="Fill in: {puzzle}\n")
+    assert task.row("train", 0)["prompt"] == f"Fill in: {task.row('train', 0)['puzzle']}\n"
+    with pytest.raises(ValueError, match=r"task 'dmpo\.tasks:Nothing' cannot be imported"):
+        load_task("dmpo.tasks:Nothing")
+    with pytest.raises(ValueError, match="unknown task 'sudoku5', choose one of countdown, gsm8k"):
+        load_task("sudoku5")
+
+
+@pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "countdown"])
+def test_tasks_that_need_no_data(name: str, tmp_path: Path) -> None:
+    task = load_task(name)
+    row = task.row("test", 7)
+    assert row == load_task(name).row("test", 7)
+    assert row["prompt"] == fill(task.template, {k: str(v).strip("[]") for k, v in row.items() if k != "prompt"})
+    assert load_object(task.reward_function, "reward")([""], **{k: [v] for k, v in row.items()}) == [0.0]
+    assert task.reward([""], **{k: [v] for k, v in row.items()}) == [0.0]
+    assert not task.solved("", row)
+    assert task.parse("", row) is None
+    with pytest.raises(ValueError, match="unknown split 'dev', choose one of train, validation, test"):
+        task.row("dev", 0)
+    (tmp_path / "prompt.txt").write_text(task.template + " Please!")
+    polite = load_task(name, template_file=str(tmp_path / "prompt.txt"))
+    assert polite.row("test", 7)["prompt"] == row["prompt"] + " Please!"
+    assert polite.template == task.template + " Please!"
+
+
+def test_every_task_names_its_reward() -> None:
+    for kind in TASKS.values():
+        assert callable(load_object(kind.reward_function, "reward"))
+
+
+def test_templates(tmp_path: Path) -> None:
+    assert fill("{a} \\boxed{} {b} {c}", {"a": "{b}", "b": "2"}) == "{b} \\boxed{} 2 {c}", "filled once, the rest kept"
+    with pytest.raises(ValueError, match="template or template_file, not both"):
+        choose_template("{a}", "file", "{a}", ("a",))
+    with pytest.raises(ValueError, match=r"template_file .*absent\.txt cannot be read"):
+        choose_template(None, str(tmp_path / "absent.txt"), "{a}", ("a",))
+    (tmp_path / "bad.txt").write_text("no field")
+    with pytest.raises(ValueError, match=r"must contain \{a\}, got 'no field' \(.*bad\.txt\)"):
+        choose_template(None, str(tmp_path / "bad.txt"), "{a}", ("a",))
