@@ -1,7 +1,8 @@
 """Checkpoints of a run: whole or absent, checked when read, safetensors and JSON only.
 
-A folder `step-N` holds model/ (or adapter/, with LoRA), optimizer.safetensors, rank-R.safetensors of each rank,
-trainer.json and manifest.json. There is no generator state: all that is random is a function of (seed, purpose, step).
+A folder `step-N` holds model/ (or adapter/, with LoRA), optimizer.safetensors, reference.safetensors where the
+reference policy is refreshed, rank-R.safetensors of each rank, trainer.json and manifest.json. There is no generator
+state: all that is random is a function of (seed, purpose, step).
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from accelerate.utils import extract_model_from_parallel, gather_object
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .models import save_model, unwrap
+from .models import save_model
 from .parallel import together
+from .policy import ReferencePolicy
+from .sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .whole_files import ASIDE, damage, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
 
-STATE, OPTIMIZER = "trainer.json", "optimizer.safetensors"
+STATE, OPTIMIZER, REFERENCE = "trainer.json", "optimizer.safetensors", "reference.safetensors"
 ADAPTER = "adapter/adapter_model.safetensors"
 ROOM = 1.1  # free space wanted, as a multiple of what a checkpoint is expected to take
 
@@ -36,48 +40,78 @@ def save_checkpoint(
     accelerator: Accelerator,
     root: Path,
     step: int,
+    *,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
+    reference: ReferencePolicy | None,
     part: dict[str, Tensor],
     state: dict[str, Any],
     keep: int,
 ) -> bool:
     """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
-    `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. `part` is what this rank
-    needs to go on, `state` what all of them do, as JSON. Once the new one is safely on disk, all but the newest `keep`
-    are dropped, and those of later steps, which a resumed run has passed over.
+    `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new one is safely on
+    disk, all but the newest `keep` are dropped, and those of later steps, which a resumed run has passed over.
+
+    Args:
+        model, optimizer: as accelerate prepared them.
+        reference: if its weights are to be kept, too.
+        part: what this rank needs to go on.
+        state: what all of them do, as JSON.
 
     Returns whether it was written, the same on every rank. Where the disk is full or refuses otherwise, a warning says
     so, nothing of the new one is left and no older one is touched.
     """
-    final, partial = root / f"step-{step}", root / f"{ASIDE}step-{step}"
+    final, aside = root / f"step-{step}", root / f"{ASIDE}step-{step}"
     main, rank = accelerator.is_main_process, accelerator.process_index
+    policy = extract_model_from_parallel(model, keep_torch_compile=False)
 
-    def begin() -> None:
+    def begin(_: None) -> None:
         if main:
             root.mkdir(parents=True, exist_ok=True)
-            _check_room(root, model, optimizer, part, accelerator.num_processes)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            _check_room(root, policy, optimizer, part, accelerator.num_processes)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
 
-    def write_part() -> None:
-        save_file({name: value.contiguous() for name, value in part.items()}, partial / f"rank-{rank}.safetensors")
+    def write_part(part: dict[str, Tensor]) -> None:
+        save_file({name: value.contiguous() for name, value in part.items()}, aside / f"rank-{rank}.safetensors")
 
-    def finish() -> None:
+    def write_model(weights: dict[str, Tensor]) -> None:
+        if main and isinstance(policy, PeftModel):
+            policy.save_pretrained(str(aside / "adapter"), state_dict=weights)
+            tokenizer.save_pretrained(str(aside / "adapter"))
+        elif main:
+            save_model(policy, aside / "model", state=weights)
+            tokenizer.save_pretrained(str(aside / "model"))
+
+    def write_optimizer(moments: dict[str, Tensor]) -> None:
         if main:
-            _write_model(partial, model, tokenizer)
-            tensors, values = _flatten_optimizer(model, optimizer)
-            save_file(tensors, partial / OPTIMIZER)
-            whole = {**state, "step": step, "world": accelerator.num_processes, "optimizer": values}
-            (partial / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-            publish(partial, final)
+            save_file(moments, aside / OPTIMIZER)
 
-    for phase in (begin, write_part, finish):
-        if texts := refusals(phase):
+    def write_reference(weights: dict[str, Tensor]) -> None:
+        if main and weights:
+            save_file(weights, aside / REFERENCE)
+
+    def finish(_: None) -> None:
+        if main:
+            whole = {**state, "step": step, "world": accelerator.num_processes}
+            (aside / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+            publish(aside, final)
+
+    # What all ranks gather, and what is then written of it: one after the other, so that one at a time is in memory.
+    phases: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+        (lambda: None, begin),
+        (lambda: part, write_part),
+        (lambda: full_model_state(model), write_model),
+        (lambda: full_optimizer_state(model, optimizer), write_optimizer),
+        (lambda: _reference_state(model, reference), write_reference),
+        (lambda: None, finish),
+    ]
+    for gather, write in phases:
+        if texts := refusals(partial(write, gather())):
             if main:
-                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(aside, ignore_errors=True)
                 log.warning("checkpoint %s could not be written (%s); the older ones stay", final, texts[0])
             return False
     if main:
@@ -111,7 +145,8 @@ def checkpoint_damage(path: Path) -> str | None:
     if step != _step(path):
         return f"{STATE} is of step {step}"
     weights = [ADAPTER] if (path / "adapter").is_dir() else [f"model/{file.name}" for file in _model_files(path)]
-    return damage(path, [STATE, OPTIMIZER, *ranks, *weights])
+    reference = [REFERENCE] if (path / REFERENCE).exists() else []
+    return damage(path, [STATE, OPTIMIZER, *reference, *ranks, *weights])
 
 
 def load_part(path: Path, rank: int) -> dict[str, Tensor]:
@@ -119,26 +154,25 @@ def load_part(path: Path, rank: int) -> dict[str, Tensor]:
     return load_file(path / f"rank-{rank}.safetensors")
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore weights and optimiser in place; returns the trainer's state.
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reference: ReferencePolicy | None
+) -> dict[str, Any]:
+    """Restore weights, optimiser and, where it is kept, the reference, in place; returns the state.
+
+    Called by every rank, with what was given to `save_checkpoint`; the number of ranks may be another.
 
     Raises:
         ValueError: the checkpoint is of another model: a tensor of it is missing, left over or of another shape.
     """
-    if isinstance(model, PeftModel):
-        adapter = load_file(path / ADAPTER) if (path / ADAPTER).is_file() else {}
-        _check_fit(path, adapter, get_peft_model_state_dict(model))
-        set_peft_model_state_dict(model, adapter)
-    else:
-        weights = {name: value for file in _model_files(path) for name, value in load_file(file).items()}
-        inner = unwrap(model)
-        wanted = dict(inner.state_dict())
-        if inner.config.tie_word_embeddings:
-            del wanted["lm_head.weight"]
-        _check_fit(path, weights, wanted)
-        inner.load_state_dict(weights, strict=False)
+    try:
+        if reference is not None:
+            load_full_model_state(model, load_file(path / REFERENCE))
+            reference.refresh()
+        load_full_model_state(model, _read_weights(path, extract_model_from_parallel(model, keep_torch_compile=False)))
+        load_full_optimizer_state(model, optimizer, load_file(path / OPTIMIZER))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    _restore_optimizer(path, model, optimizer, load_file(path / OPTIMIZER), state.pop("optimizer"))
     return state
 
 
@@ -165,13 +199,19 @@ def refusals(phase: Callable[[], None]) -> list[str]:
     return [text for text in gather_object([together(attempt)]) if text is not None]
 
 
-def _write_model(partial: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    if isinstance(model, PeftModel):
-        model.save_pretrained(str(partial / "adapter"), save_embedding_layers=False)  # "auto" would ask the Hub
-        tokenizer.save_pretrained(str(partial / "adapter"))
-    else:
-        save_model(model, partial / "model")
-        tokenizer.save_pretrained(str(partial / "model"))
+def _reference_state(model: nn.Module, reference: ReferencePolicy | None) -> dict[str, Tensor]:
+    if reference is None:
+        return {}
+    with reference.active():
+        return full_model_state(model)
+
+
+def _read_weights(path: Path, policy: nn.Module) -> dict[str, Tensor]:
+    """Saved weights by the name of their parameter."""
+    if not isinstance(policy, PeftModel):
+        return {name: value for file in _model_files(path) for name, value in load_file(file).items()}
+    names = {name.replace(".default.", "."): name for name, p in policy.named_parameters() if p.requires_grad}
+    return {names.get(key, key): value for key, value in load_file(path / ADAPTER).items()}
 
 
 def _check_room(
@@ -191,52 +231,3 @@ def _drop_old(newest: Path, keep: int) -> None:
     here = found.index(newest)
     for path in [*found[here + 1 :], *found[: max(0, here + 1 - keep)]]:
         discard(path)
-
-
-def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for name in sorted(found.keys() | wanted.keys()):
-        there = tuple(found[name].shape) if name in found else "absent"
-        here = tuple(wanted[name].shape) if name in wanted else "absent"
-        if there != here:
-            raise ValueError(f"checkpoint {path} is of another model: {name} is {there} there and {here} here")
-
-
-def _named_trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
-def _flatten_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Optimiser state by parameter name: tensors, and plain values."""
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    for name, parameter in _named_trainable(model):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{name}.{key}"] = value.detach().cpu().contiguous()
-            else:
-                values[f"{name}.{key}"] = value
-    return tensors, values
-
-
-def _restore_optimizer(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]
-) -> None:
-    """Give each trainable parameter its state back: all of them have one, or, before the first step, none."""
-    if not tensors:
-        return
-    states: dict[str, dict[str, Any]] = {}
-    for full, value in [*tensors.items(), *((f"optimizer.{key}", value) for key, value in values.items())]:
-        name, _, key = full.removeprefix("optimizer.").rpartition(".")
-        states.setdefault(name, {})[key] = value
-    parameters = dict(_named_trainable(model))
-    for name in sorted(states.keys() | parameters.keys()):
-        if name not in states or name not in parameters:
-            where = "no trainable parameter here" if name in states else "no optimiser state there"
-            raise ValueError(f"checkpoint {path} is of another model: {name} has {where}")
-        for key, value in states[name].items():
-            if isinstance(value, Tensor) and value.dim():
-                if value.shape != parameters[name].shape:
-                    shapes = f"{tuple(value.shape)}, its parameter {tuple(parameters[name].shape)}"
-                    raise ValueError(f"checkpoint {path} is of another model: {key} of {name} has shape {shapes}")
-                states[name][key] = value.to(parameters[name].device)
-        optimizer.state[parameters[name]] = states[name]

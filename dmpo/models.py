@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -215,6 +215,7 @@ def save_model(
     layout: Literal["transformers", "llada"] = "transformers",
     *,
     max_shard_size: int | str = "5GB",
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the model as safetensors and config.json; `load_model` gives it back bit-equal.
 
@@ -223,18 +224,19 @@ def save_model(
             "llada" (Llama types: the key names and config fields of the official LLaDA checkpoints).
         max_shard_size: of one file, in bytes or as "5GB"; more is split over several. Weight files that the folder
             held before are removed.
+        state: its weights by name, where the model's own are spread over ranks; None for the model's own.
 
     Raises:
         ValueError: unknown layout, a model that the layout cannot express or that is quantised, adapters not merged.
     """
     inner = unwrap(model)
-    state = inner.state_dict()
+    state = dict(inner.state_dict() if state is None else state)
     if getattr(inner, "is_loaded_in_4bit", False):
         raise ValueError("model was loaded in 4 bits, which no layout stores: save the adapter alone and merge it")
     if any("lora_" in name or ".base_layer." in name or ".modules_to_save." in name for name in state):
         raise ValueError("model carries adapters: merge them first (merge_and_unload), or save the adapter alone")
     if inner.config.tie_word_embeddings:
-        del state["lm_head.weight"]
+        state.pop("lm_head.weight", None)
     if layout == "llada":
         if not isinstance(inner, MaskedLlama):
             raise ValueError(f"layout 'llada' needs a Llama-type model, got {type(inner).__name__}")

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .buffer import ReplayBuffer
 from .checkpoint import load_checkpoint, load_part, refusals, save_checkpoint
+from .config import DMPOConfig
 from .policy import ReferencePolicy
 from .run_folder import RunFolder
 from .skipping import SkippedSteps
@@ -27,27 +28,27 @@ class Saver:
     """Saves what changes during a run into its folder, and restores it.
 
     Args:
-        model: `policy` as accelerate wrapped it; optimizer: as accelerate wrapped it.
-        keep: checkpoints kept.
+        model, optimizer: as accelerate prepared them.
+        config: of the run.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         run: RunFolder,
-        policy: nn.Module,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         tokenizer: PreTrainedTokenizerBase,
         reference: ReferencePolicy,
         buffer: ReplayBuffer,
         skipped: SkippedSteps,
-        *,
-        keep: int,
+        config: DMPOConfig,
     ) -> None:
-        self.accelerator, self.run, self.keep = accelerator, run, keep
-        self.policy, self.model, self.optimizer, self.tokenizer = policy, model, optimizer, tokenizer
-        self.reference, self.buffer, self.skipped = reference, buffer, skipped
+        self.accelerator, self.run, self.keep = accelerator, run, config.save_total_limit
+        self.model, self.optimizer, self.tokenizer = model, optimizer, tokenizer
+        self.buffer, self.skipped = buffer, skipped
+        # One that is never refreshed is what the config's model gives, at any time.
+        self.reference = reference if config.reference_refresh_steps else None
         self.saved = 0  # the step of the newest checkpoint, 0 where nothing has been done that could be lost
 
     def save(self, step: int, state: dict[str, Any]) -> bool:
@@ -67,12 +68,13 @@ class Saver:
                 self.accelerator,
                 self.run.checkpoints,
                 step,
-                self.policy,
-                self.tokenizer,
-                self.optimizer.optimizer,  # type: ignore[attr-defined]
-                tensors,
-                {**state, "buffer": values, "skipped": self.skipped.state()},
-                step + 1 if self.skipped.in_row else self.keep,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                optimizer=self.optimizer,
+                reference=self.reference,
+                part=tensors,
+                state={**state, "buffer": values, "skipped": self.skipped.state()},
+                keep=step + 1 if self.skipped.in_row else self.keep,
             )
         if written:
             self.saved = step
@@ -95,7 +97,7 @@ class Saver:
         """Restore the run from the checkpoint of its folder; returns the state given to `save`, and `step`."""
         path = self.run.checkpoint
         assert path is not None
-        state = load_checkpoint(path, self.policy, self.optimizer.optimizer)  # type: ignore[attr-defined]
+        state = load_checkpoint(path, self.model, self.optimizer, self.reference)
         self.buffer.load_state(
             [load_part(path, rank) for rank in range(state["world"])],
             state["buffer"],

@@ -20,10 +20,10 @@ from .buffer import ReplayBuffer
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
 from .interruption import Interrupted, SignalWatch
-from .models import load_model, load_tokenizer
+from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared
-from .policy import ReferencePolicy, add_lora
+from .policy import ReferencePolicy, make_policy
 from .preflight import check_model, check_ranks, check_task
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
@@ -69,14 +69,8 @@ class DMPOTrainer:
         self.reward = reward or (load_object(config.reward, "reward") if config.reward else self.task.reward)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_task(config, self.task, self.reward, self.tokenizer)
-        options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
-        place = self.accelerator.device if config.load_in_4bit else "cpu"  # 4 bits are made where they are used
-        policy: Any = model or load_model(config.model, device=place, load_in_4bit=config.load_in_4bit, **options)
-        check_model(config, policy)
-        torch.manual_seed(config.seed)  # LoRA's initial weights
-        if config.lora_r:
-            policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
-        self.policy = policy.to(self.accelerator.device)
+        self.policy = make_policy(config, self.accelerator.device, model)
+        check_model(config, self.policy)
         weights = [p for p in self.policy.parameters() if p.requires_grad]
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
@@ -87,8 +81,8 @@ class DMPOTrainer:
         self.buffer = ReplayBuffer(config.buffer_rounds, config.seed)
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
-        parts = (self.policy, self.model, self.optimizer, self.tokenizer, self.reference, self.buffer, self.skipped)
-        self.saver = Saver(self.accelerator, self.run, *parts, keep=config.save_total_limit)
+        parts = (self.model, self.optimizer, self.tokenizer, self.reference, self.buffer, self.skipped)
+        self.saver = Saver(self.accelerator, self.run, *parts, config)
 
     def train(self) -> dict[str, Any]:
         """Run to `max_steps`; returns what summary.json holds.
