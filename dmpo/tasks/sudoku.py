@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from rich.markup import escape
 
-from ..rewards import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
+from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
+from ..rewards.grids import units
 from .splits import Row, check_split
 from .templates import choose_template, fill
 
@@ -21,10 +22,16 @@ SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ra
 def all_grids() -> tuple[str, ...]:
     """The 288 valid 4×4 grids as strings of 16 digits, in one fixed shuffled order."""
     rows = ["".join(p) for p in itertools.permutations("1234")]
-    candidates = ("".join(choice) for choice in itertools.product(rows, repeat=4))
-    grids = [grid for grid in candidates if is_sudoku([int(c) for c in grid])]
+    grids = [""]
+    for _ in range(4):
+        grids = [grid + row for grid in grids for row in rows if _repeats_nothing(grid + row)]
     Random("sudoku4 splits").shuffle(grids)
     return tuple(grids)
+
+
+def _repeats_nothing(start: str) -> bool:
+    units_so_far = ([start[i] for i in unit if i < len(start)] for unit in units(4))
+    return all(len(set(digits)) == len(digits) for digits in units_so_far)
 
 
 class Sudoku:
