@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from .config import DMPOConfig
 from .masked_lm import lora_target_modules
+from .models import load_model
+
+
+def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
+    """The model to train, on `device`: what the config names (or `model`), with LoRA and checkpointing as it asks."""
+    options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
+    place = device if config.load_in_4bit else "cpu"  # 4 bits are made where they are used
+    policy: Any = model or load_model(config.model, device=place, load_in_4bit=config.load_in_4bit, **options)
+    if config.gradient_checkpointing:
+        # The name that transformers 5.23 deprecates is the only one of those before.
+        enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    torch.manual_seed(config.seed)  # LoRA's initial weights
+    if config.lora_r:
+        policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    return policy.to(device)
 
 
 def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> PeftModel:

@@ -6,10 +6,11 @@ import logging
 import os
 
 from accelerate.tracking import get_available_trackers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
-from .masked_lm import special_ids
+from .masked_lm import special_ids, unwrap
 from .rewards import Reward, score
 from .rollout import encode_prompts, training_row
 from .tasks import Task
@@ -45,8 +46,9 @@ def check_task(config: DMPOConfig, task: Task, reward: Reward, tokenizer: PreTra
     score(reward, ["", ""], {name: [rows[0][name]] * 2 for name in rows[0]})
 
 
-def check_model(config: DMPOConfig, model: PreTrainedModel) -> None:
+def check_model(config: DMPOConfig, policy: nn.Module) -> None:
     """Raise ValueError where the model cannot do what the config asks of it."""
+    model = unwrap(policy)
     longest = config.max_prompt_length + config.gen_length
     if longest > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings

@@ -220,6 +220,23 @@ def test_every_baseline_runs(tmp_path: Path, baseline: Any) -> None:
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines(tmp_path))
 
 
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_checkpointing_of_activations_changes_memory_alone(tmp_path: Path, lora_r: int) -> None:
+    kept: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[-1] += tensor.numel()
+        return tensor
+
+    for name, switch in (("plain", False), ("checkpointed", True)):
+        kept.append(0)
+        run = trainer(settings(tmp_path / name, gradient_checkpointing=switch, lora_r=lora_r, eval_steps=0))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run.train()
+    assert lines(tmp_path / "plain") == lines(tmp_path / "checkpointed")
+    assert kept[1] < kept[0]
+
+
 def test_lora_trains_the_adapter_alone(tmp_path: Path) -> None:
     from peft import PeftModel
 
