@@ -37,9 +37,10 @@ def plot_cells(cells: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         axis.set_xticks(range(len(lengths)), [str(length or "") for length in lengths])
         examples = {cell["examples"] for cell in own}
         axis.set(title=f"{task}, {max(examples)} examples", xlabel="tokens of a completion" if any(lengths) else "")
+        axis.set_axisbelow(True)
         axis.grid(alpha=0.25, axis="y")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set(ylim=(0, 1), ylabel=ks[0] if len(ks) == 1 else "solved")
+    axes[0, 0].set(ylim=(0, 1.02), ylabel=ks[0] if len(ks) == 1 else "solved")
     axes[0, 0].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title, fontsize=10)

@@ -79,15 +79,13 @@ def write_results(folder: Path, lines: Sequence[dict[str, Any]], summary: dict[s
 def table_rows(cells: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A header and a row for each cell, as text."""
     ks = [key for key in cells[0] if key.startswith("pass@")]
+    names = [name for name in ("task", "gen_length", "decoder") if any(cell[name] is not None for cell in cells)]
     costs = "tokens" in cells[0]
-    header = ["task", "gen_length", "decoder", "examples", *ks, "answered"]
-    rows = [header + ["tokens", "tokens/forward", "tokens/s"] * costs]
+    rows = [[*names, "examples", *ks, "answered", *(["tokens", "tokens/forward", "tokens/s"] if costs else [])]]
     for cell in cells:
-        row = [cell["task"], str(cell["gen_length"] or ""), cell["decoder"] or "", str(cell["examples"])]
-        if cell["samples"] > 1:
-            row[-1] += f" × {cell['samples']}"
-        for k in ks:
-            row.append(f"{cell[k]['value']:.1%} [{cell[k]['low']:.1%}, {cell[k]['high']:.1%}]")
+        row = [str(cell[name]) for name in names]
+        row.append(f"{cell['examples']} × {cell['samples']}" if cell["samples"] > 1 else str(cell["examples"]))
+        row += [f"{cell[k]['value']:.1%} [{cell[k]['low']:.1%}, {cell[k]['high']:.1%}]" for k in ks]
         row.append(f"{cell['answered']:.1%}")
         if costs:
             mean = cell["tokens"] / (cell["examples"] * cell["samples"])

@@ -25,7 +25,7 @@ _TAKEN_BY: dict[str, tuple[Decoder, ...]] = {
 }
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """A single value for a list of one."""
     return value if isinstance(value, list | tuple) else [value]
 
@@ -58,7 +58,7 @@ class EvalConfig:
     """
 
     model: str
-    tasks: Annotated[list[str], BeforeValidator(_listed)]
+    tasks: Annotated[list[str], BeforeValidator(listed)]
     output_dir: str
     adapter: str | None = None
     checkpoint: str = "newest"
@@ -72,8 +72,8 @@ class EvalConfig:
     shots: int = 0
     max_prompt_length: int | None = None
 
-    gen_lengths: Annotated[list[int], BeforeValidator(_listed)] = field(default_factory=lambda: [256])
-    decoders: Annotated[list[Decoder], BeforeValidator(_listed)] = field(default_factory=lambda: ["topk"])
+    gen_lengths: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [256])
+    decoders: Annotated[list[Decoder], BeforeValidator(listed)] = field(default_factory=lambda: ["topk"])
     block_length: int | None = None
     tokens_per_step: int = 2
     temperature: float = 0.0
@@ -86,7 +86,7 @@ class EvalConfig:
     compiled: bool = False
     early_stop: bool = True
     samples: int = 1
-    pass_at: Annotated[list[int], BeforeValidator(_listed)] = field(default_factory=lambda: [1])
+    pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
     seed: int = 0
     batch_size: int = 16
 

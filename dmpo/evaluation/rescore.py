@@ -1,0 +1,80 @@
+"""`dmpo eval --rescore`: the scores of completions that are already there, by the tasks' own parsers."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ..tasks import answer_of
+from .chart import plot_cells
+from .results import show_table, summarise_cells, write_results
+from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
+from .settings import listed
+
+
+@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
+class RescoreConfig:
+    """Keys of `dmpo eval --rescore FILE`.
+
+    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, or a folder of them.
+    task: whose parser and score to use. task_options: its arguments.
+    completion, answer, prompt: fields of a record; null takes the usual names (`saved.COMPLETIONS`, ...). A completion
+        may be a list: samples of one example. Results of `dmpo eval` need none of these.
+    pass_at: the k of every pass@k to report.
+    output_dir: where results.jsonl, .json, .md and .png go; null only prints.
+    """
+
+    file: str
+    task: str
+    task_options: dict[str, Any] = field(default_factory=dict)
+    completion: str | None = None
+    answer: str | None = None
+    prompt: str | None = None
+    pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
+    output_dir: str | None = None
+
+
+def rescore(config: RescoreConfig) -> dict[str, Any]:
+    """Score a file's completions, print the table and return what results.json holds.
+
+    Raises:
+        ValueError: a file, record or task that cannot be used, named; or an output_dir that is not empty.
+    """
+    folder = None if config.output_dir is None else Path(config.output_dir)
+    if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"output_dir {folder} exists and is not an empty folder")
+    task = scorer(config.task, config.task_options)
+    lines: list[dict[str, Any]] = []
+    for number, record in enumerate(read_records(Path(config.file))):
+        own = "columns" in record  # of `dmpo eval`, perhaps with other tasks beside this one
+        if own and record.get("task") != config.task:
+            continue
+        try:
+            row, texts = row_of(config.task, record, config.answer), completions_of(record, config.completion)
+            prompt = None if config.prompt is None else field_of(record, config.prompt, (), "prompt")
+        except ValueError as error:
+            raise ValueError(f"file {config.file}, record {number}: {error}") from None
+        if prompt is None:
+            prompt = next((record[name] for name in PROMPTS if name in record), None)
+        for sample, text in enumerate(texts):
+            place = {"task": config.task, "split": None, "index": number, "sample": sample}
+            place |= {"gen_length": None, "decoder": None}
+            if own:
+                place |= {name: record[name] for name in place if name in record}
+            answer, score = answer_of(task, text, row), float(task.solved(text, row))
+            lines.append({**place, "prompt": prompt, "completion": text, "answer": answer, "score": score})
+    if not lines:
+        raise ValueError(f"file {config.file} holds no completion of task {config.task}")
+    summarised = summarise_cells(lines, config.pass_at)
+    title = f"{config.file}, {config.task}"
+    summary = {"file": config.file, "task": config.task, "cells": summarised}
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_results(folder, lines, summary)
+        plot_cells(summarised, title, folder / "results.png")
+    show_table(summarised, f"{title}, 95 % intervals")
+    return summary
