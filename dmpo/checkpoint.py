@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from .models import save_model
 from .parallel import together
 from .policy import ReferencePolicy
+from .selection import best_step
 from .sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .whole_files import ASIDE, damage, discard, is_write_failure, publish
 
@@ -52,7 +53,8 @@ def save_checkpoint(
     """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
     `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new one is safely on
-    disk, all but the newest `keep` are dropped, and those of later steps, which a resumed run has passed over.
+    disk, all but the newest `keep` and the best one (`selection.best_step`) are dropped, and those of later steps, which
+    a resumed run has passed over.
 
     Args:
         model, optimizer: as accelerate prepared them.
@@ -229,5 +231,7 @@ def _check_room(
 def _drop_old(newest: Path, keep: int) -> None:
     found = list_checkpoints(newest.parent)
     here = found.index(newest)
-    for path in [*found[here + 1 :], *found[: max(0, here + 1 - keep)]]:
+    best = best_step(newest.parent.parent, map(_step, found[: here + 1]))
+    old = [path for path in found[: max(0, here + 1 - keep)] if _step(path) != best]
+    for path in [*found[here + 1 :], *old]:
         discard(path)

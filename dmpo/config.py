@@ -70,7 +70,7 @@ class DMPOConfig:
     Book-keeping
         output_dir: the folder that the run owns. resume: go on from its newest whole checkpoint.
         seed: of everything. save_steps, eval_steps: every so many gradient steps, 0 for only at the end.
-        save_total_limit: checkpoints kept.
+        save_total_limit: checkpoints kept, the newest ones; the best one on the validation split stays beside them.
         eval_prompts: held-out prompts of one evaluation; eval_temperature: of its sampled half (the other is greedy).
         eval_decode_steps: model calls of a completion in evaluation, 0 for `steps`.
         report_to: trackers by accelerate's names (tensorboard, wandb, trackio).

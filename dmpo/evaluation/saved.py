@@ -112,7 +112,8 @@ def _latex_row(record: Record, answer: str | None) -> Row:
 
 def _countdown_row(record: Record, answer: str | None) -> Row:
     """`numbers` (or `nums`) and `target`, or both as a pair in the answer."""
-    pair = next((record[name] for name in (answer, "ground_truth", "answer") if isinstance(record.get(name), list)), [])
+    named = [name for name in (answer, "ground_truth", "answer") if name is not None]
+    pair: list[Any] = next((record[name] for name in named if isinstance(record.get(name), list)), [])
     if len(pair) != 2 or not isinstance(pair[0], list):
         pair = [field_of(record, None, ("numbers", "nums"), "numbers"), field_of(record, answer, ("target",), "target")]
     numbers, target = pair
