@@ -51,6 +51,10 @@ class Task(Protocol):
         """The answer as it is read from a completion, None where there is none."""
         ...
 
+    def demonstrate(self, row: Row) -> str:
+        """A completion that is perfect for the row, for prompts with examples."""
+        ...
+
     def size(self, split: str) -> int | None:
         """Number of different rows of a split; None where rows are made without end."""
         ...

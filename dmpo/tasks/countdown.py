@@ -13,7 +13,7 @@ from ..rewards import countdown
 from ..rewards.arithmetic import countdown_answer, countdown_solved
 from .sources import read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
-from .templates import choose_template, fill
+from .templates import choose_template, fill, worked
 
 
 class Countdown:
@@ -102,6 +102,13 @@ class Countdown:
         shown = repr(completion[-80:]) if answer is None else answer
         return f"{row['target']} of {', '.join(map(str, row['numbers']))}: [{colour}]{escape(shown)}[/]"
 
+    def demonstrate(self, row: Row) -> str:
+        """A perfect completion of a row. Raises ValueError where its numbers cannot make the target."""
+        expression = find_expression(row["numbers"], row["target"])
+        if expression is None:
+            raise ValueError(f"{row['numbers']} cannot make {row['target']}")
+        return worked(f"{expression} = {row['target']}", expression)
+
     def _draw(self, split: str, index: int) -> tuple[list[int], int]:
         """A solvable puzzle: combine the numbers two by two at random until one value is left, which is the target."""
         random = Random(f"countdown/{split}/{index}")
@@ -136,6 +143,30 @@ class Countdown:
 
     def _counts(self) -> str:
         return " or ".join(map(str, self.counts))
+
+
+def find_expression(numbers: Sequence[int], target: int) -> str | None:
+    """An expression of all the numbers that makes the target, None if there is none; tries all, so for few numbers."""
+    values = [(Fraction(number), str(number)) for number in numbers]
+
+    def search(values: list[tuple[Fraction, str]]) -> str | None:
+        if len(values) == 1:
+            return values[0][1] if values[0][0] == target else None
+        for i, (x, a) in enumerate(values):
+            for j, (y, b) in enumerate(values):
+                if i == j:
+                    continue
+                rest = [value for k, value in enumerate(values) if k not in (i, j)]
+                made = [(x - y, f"({a} - {b})"), *([(x / y, f"({a} / {b})")] if y else [])]
+                if i < j:
+                    made += [(x + y, f"({a} + {b})"), (x * y, f"({a} * {b})")]
+                for value in made:
+                    if found := search([*rest, value]):
+                        return found
+        return None
+
+    found = search(values)
+    return found[1:-1] if found and found[0] == "(" else found
 
 
 def _key(numbers: list[int]) -> str:

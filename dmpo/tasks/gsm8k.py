@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..rewards import gsm8k
@@ -22,11 +23,15 @@ class GSM8K(Questions):
     reward_function = "dmpo.rewards:gsm8k"
 
     def answer(self, source: dict[str, Any]) -> str:
-        """The data set's own answer, steps and all, as the reward takes it."""
+        """What follows "####"."""
         answer = source["answer"]
         if gold_number(answer) is None:
             raise ValueError(f"answer states no number: {str(answer)[-80:]!r}")
         return str(answer).rpartition("####")[2].strip()
+
+    def steps(self, source: dict[str, Any]) -> str:
+        """What precedes "####", without the calculator's notes (`<<2*3=6>>`)."""
+        return re.sub(r"<<[^<>]*>>", "", str(source["answer"]).rpartition("####")[0]).strip()
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
         """See `dmpo.rewards.gsm8k`."""

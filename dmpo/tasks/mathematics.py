@@ -9,6 +9,7 @@ from ..rewards.answers import boxed_answer
 from ..rewards.mathematics import math_answer, math_correct
 from .questions import Questions
 from .splits import Row
+from .templates import worked
 
 
 class Mathematics(Questions):
@@ -34,6 +35,14 @@ class Mathematics(Questions):
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError(r"has neither an answer nor a solution with a \boxed")
         return answer.strip()
+
+    def steps(self, source: dict[str, Any]) -> str:
+        """The column `solution`."""
+        return str(source.get("solution") or "").strip()
+
+    def demonstrate(self, row: Row) -> str:
+        """A perfect completion of a row, its answer in a box."""
+        return worked(row["solution"], f"\\boxed{{{row['answer']}}}")
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
         """See `dmpo.rewards.math`."""

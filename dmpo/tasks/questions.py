@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from .sources import read_rows
 from .splits import Row, check_split, hold_out, text_key
-from .templates import choose_template, fill
+from .templates import choose_template, fill, worked
 
 log = logging.getLogger("dmpo")
 
@@ -72,8 +72,16 @@ class Questions:
         """The right answer of a row of the data set. Raises ValueError where it cannot be read."""
         raise NotImplementedError
 
+    def steps(self, source: dict[str, Any]) -> str:
+        """The worked solution of a row of the data set."""
+        raise NotImplementedError
+
+    def demonstrate(self, row: Row) -> str:
+        """A perfect completion of a row: its worked solution in the form that is asked for."""
+        return worked(row["solution"], row["answer"])
+
     def row(self, split: str, index: int) -> Row:
-        """Row `index` of a split, counted around its end: the columns of the data set, `question` and `prompt`."""
+        """Row `index` of a split, counted around its end: `prompt`, `question`, `answer`, `solution`."""
         check_split(split)
         places = self.places[split]
         return dict(self.rows[split][places[index % len(places)]])
@@ -110,5 +118,5 @@ class Questions:
             except (KeyError, ValueError) as error:
                 raise ValueError(f"data set {source}, row {number}: {error}") from error
             prompt = fill(self.template, {"question": question})
-            made.append({"prompt": prompt, "question": question, "answer": answer})
+            made.append({"prompt": prompt, "question": question, "answer": answer, "solution": self.steps(row)})
         return made

@@ -13,7 +13,7 @@ from rich.markup import escape
 from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
 from ..rewards.grids import units
 from .splits import Row, check_split
-from .templates import choose_template, fill
+from .templates import choose_template, fill, worked
 
 SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ranges of the shuffled list of grids
 
@@ -79,6 +79,12 @@ class Sudoku:
         """The digits of the grid, row by row."""
         cells = sudoku_cells(completion, self.SIZE)
         return None if cells is None else "".join(map(str, cells))
+
+    def demonstrate(self, row: Row) -> str:
+        """The solved grid, in tags where the prompt asks for them."""
+        if "<answer>" not in self.template:
+            return str(row["solution"])
+        return worked("Every row, column and box holds each digit once.", row["solution"])
 
     def show(self, completion: str, row: Row) -> str:
         """The grid with clues plain, right holes green and wrong holes red."""

@@ -33,3 +33,8 @@ def choose_template(template: str | None, template_file: str | None, default: st
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The template with every `{name}` of `values` replaced, all at once; other braces stay as they are."""
     return _FIELD.sub(lambda found: values.get(found[1], found[0]), template)
+
+
+def worked(steps: str, answer: str) -> str:
+    """A completion in the form that the tasks ask for, as an example in a prompt."""
+    return f"<reasoning>\n{steps.strip()}\n</reasoning>\n<answer>\n{answer}\n</answer>"

@@ -1,0 +1,113 @@
+"""If these fail, Countdown's held-out puzzles were trained on, or cannot be solved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo.tasks import load_task
+from dmpo.tasks.countdown import find_expression
+from dmpo.tasks.splits import SPLITS
+from tests.tasks.data_files import countdown_rows, write
+
+
+def multisets(task: Any, split: str, count: int) -> set[tuple[int, ...]]:
+    return {tuple(sorted(task.row(split, i)["numbers"])) for i in range(count)}
+
+
+def assert_disjoint(seen: dict[str, set[tuple[int, ...]]]) -> None:
+    assert not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["validation"] & seen["test"]
+
+
+def test_puzzles_made_here() -> None:
+    # Of three numbers up to 12 there are few multisets, so that splits by anything else would share some.
+    task: Any = load_task("countdown", counts=[3], largest=12)
+    seen = {split: multisets(task, split, 300) for split in SPLITS}
+    assert_disjoint(seen)
+    assert len(seen["train"]) > 50
+    assert len(seen["test"]) > 5
+    for split in SPLITS:
+        assert task.size(split) is None
+        for index in range(20):
+            row = task.row(split, index)
+            assert len(row["numbers"]) == 3
+            assert all(1 <= n <= 12 for n in [*row["numbers"], row["target"]])
+            made = task.demonstrate(row)
+            assert task.solved(made, row)
+            assert task.reward([made], numbers=[row["numbers"]], target=[row["target"]]) == [1.0]
+
+
+def test_both_counts_and_the_prompt() -> None:
+    task: Any = load_task("countdown")
+    rows = [task.row("train", i) for i in range(30)]
+    assert {len(row["numbers"]) for row in rows} == {3, 4}
+    assert rows == [task.row("train", i) for i in range(30)]
+    first = rows[0]
+    assert ", ".join(map(str, first["numbers"])) in first["prompt"]
+    assert f"equals {first['target']} " in first["prompt"]
+    assert "red]1+1" in task.show("1+1", first)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_rows_of_a_file(tmp_path: Path, suffix: str) -> None:
+    rows = countdown_rows(300)
+    task: Any = load_task("countdown", train=write(tmp_path / f"rows{suffix}", rows))
+    sizes = [task.size(split) for split in SPLITS]
+    assert sum(sizes) == 300
+    assert sizes[0] > 240
+    assert min(sizes) >= 4
+    assert_disjoint({split: multisets(task, split, task.size(split)) for split in SPLITS})
+    three: Any = load_task("countdown", train=str(tmp_path / f"rows{suffix}"), counts=[3])
+    assert sum(three.size(split) for split in SPLITS) == 150
+    row = three.row("test", 0)
+    assert row == three.row("test", three.size("test"))
+    assert row["target"] == sum(row["numbers"])
+    assert three.solved(three.demonstrate(row), row)
+
+
+def test_a_test_set_of_its_own(tmp_path: Path) -> None:
+    rows = countdown_rows(200)
+    other = [{"target": 1, "nums": row["nums"][::-1]} for row in rows[:40]]
+    sources = {"train": write(tmp_path / "train.jsonl", rows), "test": write(tmp_path / "test.jsonl", other)}
+    task: Any = load_task("countdown", **sources)
+    assert task.size("test") == 40
+    assert task.size("train") + task.size("validation") == 160
+    assert_disjoint({split: multisets(task, split, task.size(split)) for split in SPLITS})
+
+
+def test_finding_an_expression() -> None:
+    for numbers, target in (([3, 5, 2], 13), ([8, 8, 3, 3], 24), ([1, 1, 1, 1], 4), ([7], 7), ([3, 3, 7, 7], 24)):
+        row = {"numbers": numbers, "target": target}
+        assert load_task("countdown").solved(find_expression(numbers, target) or "", row)
+    assert find_expression([1, 1, 1], 9) is None
+    with pytest.raises(ValueError, match=r"\[1, 1, 1\] cannot make 9"):
+        load_task("countdown").demonstrate({"numbers": [1, 1, 1], "target": 9})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"counts": []}, "counts must be"),
+        ({"counts": [1]}, "counts must be"),
+        ({"counts": [3.5]}, "counts must be"),
+        ({"largest": 9}, "largest must be"),
+        ({"test": "test.jsonl"}, "test is given without train"),
+        ({"template": "{numbers}"}, r"must contain \{target\}"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_task("countdown", **options)
+
+
+def test_bad_rows(tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.jsonl", [{"nums": [1, 2, 3], "target": "many"}])
+    with pytest.raises(ValueError, match="row 0: nums must be integers and target one"):
+        load_task("countdown", train=bad)
+    few = write(tmp_path / "few.jsonl", countdown_rows(1))
+    with pytest.raises(ValueError, match="leaves no row with 3 or 4 numbers for"):
+        load_task("countdown", train=few)

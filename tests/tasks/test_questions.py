@@ -1,0 +1,144 @@
+"""If these fail, test answers leak into training, or a data set's rows are read wrongly."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo.tasks import load_task
+from dmpo.tasks.splits import SPLITS
+from tests.tasks.data_files import gsm8k_rows, math500_rows, math_rows, write
+
+
+def questions(task: Any, split: str) -> list[str]:
+    return [task.row(split, i)["question"] for i in range(task.size(split))]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_gsm8k_from_a_file(tmp_path: Path, suffix: str) -> None:
+    train = write(tmp_path / f"train{suffix}", gsm8k_rows(20))
+    test = write(tmp_path / f"test{suffix}", gsm8k_rows(6, start=50))
+    task: Any = load_task("gsm8k", train=train, test=test, validation_rows=5)
+    assert [task.size(split) for split in SPLITS] == [15, 5, 6]
+    row = task.row("test", 0)
+    assert row["answer"] == "52,000"
+    assert row["solution"] == "She has 52 * 1000 = 52000 pens."
+    assert row["prompt"] == task.template.replace("{question}", row["question"])
+    assert task.row("test", 6) == row, "indices go round"
+    for text, answer in (("<answer>52,000.0</answer>", "52000"), ("<answer>52</answer>", "52"), ("none", None)):
+        assert task.parse(text, row) == answer
+        assert task.solved(text, row) == (answer == "52000")
+    assert task.reward([task.demonstrate(row)], answer=[row["answer"]]) == [4.0]
+    assert "right is 52,000" in task.show("[b]<answer>5</answer>", row)
+
+
+def test_math_from_files(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", math_rows(20))
+    test = write(tmp_path / "test.jsonl", math500_rows(6))
+    task: Any = load_task("math", train=train, test=test, validation_rows=5)
+    assert [task.size(split) for split in SPLITS] == [15, 5, 6]
+    row = task.row("test", 0)
+    assert row["answer"] == r"\frac{103}{2}"
+    assert task.row("train", 0)["answer"].startswith(r"\frac{"), "read from the solution's box"
+    assert task.solved("<answer>51.5</answer>", row)
+    assert not task.solved("<answer>51</answer>", row)
+    assert task.parse(r"so \boxed{51.5}", row) == "51.5"
+    assert task.reward([task.demonstrate(row)], answer=[row["answer"]]) == [3.0]
+    assert "\\boxed{}" in row["prompt"]
+
+
+def test_splits_share_no_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three of the training questions are also in the test set, with other capitals and spaces; two are there twice."""
+    test = gsm8k_rows(6, start=50)
+    leaks = [row | {"question": "  " + row["question"].upper().replace(" ", "  ")} for row in test[:3]]
+    twice = gsm8k_rows(20)[:2]
+    sources = {
+        "train": write(tmp_path / "train.jsonl", [*gsm8k_rows(20), *leaks, *twice]),
+        "test": write(tmp_path / "test.jsonl", test),
+    }
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        task: Any = load_task("gsm8k", **sources, validation_rows=8)
+    assert "3 training rows" in caplog.text
+    found = {split: questions(task, split) for split in SPLITS}
+    assert set(found["test"]) == {row["question"] for row in test}, "the test set is as it was"
+    assert len(set(found["validation"])) == 8
+    assert set(found["train"]) | set(found["validation"]) == {row["question"] for row in gsm8k_rows(20)}
+    assert not set(found["train"]) & set(found["validation"])
+    shuffled: Any = load_task(
+        "gsm8k", train=write(tmp_path / "again.jsonl", gsm8k_rows(20)[::-1]), test=sources["test"], validation_rows=8
+    )
+    assert set(questions(shuffled, "validation")) == set(found["validation"]), "whatever the order of the rows"
+
+
+def test_long_questions_are_left_out_of_training_alone(tmp_path: Path) -> None:
+    rows = [row | {"question": row["question"] + " Think!" * 40} for row in gsm8k_rows(4)]
+    sources = {
+        "train": write(tmp_path / "train.jsonl", [*gsm8k_rows(8, start=20), *rows]),
+        "test": write(tmp_path / "test.jsonl", [rows[0], *gsm8k_rows(2, start=40)]),
+    }
+    task: Any = load_task("gsm8k", **sources, validation_rows=2, longest=100)
+    assert [task.size(split) for split in SPLITS] == [6, 2, 3]
+    assert max(map(len, questions(task, "train"))) <= 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"question": "?", "answer": "none"}], {}, "row 0: answer states no number"),
+        ([{"question": "", "answer": "#### 1"}], {}, "row 0: question must be a text"),
+        ([{"problem": "?", "answer": "#### 1"}], {}, "has columns problem, answer, but no question"),
+        ([{"question": "?", "solution": "#### 1"}], {}, "row 0: 'answer'"),
+        (gsm8k_rows(3), {"validation_rows": 3}, "none to train on"),
+        (gsm8k_rows(3), {"validation_rows": 0}, "validation_rows must be ≥ 1"),
+        (gsm8k_rows(3), {"template": "x"}, r"template must contain \{question\}"),
+        (gsm8k_rows(3), {"revision": "main"}, "revision 'main' is of a hub data set"),
+        (gsm8k_rows(3), {"rows": 3}, "task_options of gsm8k"),
+    ],
+)
+def test_bad_data(tmp_path: Path, rows: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
+    test = write(tmp_path / "test.jsonl", gsm8k_rows(2, start=50))
+    with pytest.raises(ValueError, match=message):
+        load_task("gsm8k", train=write(tmp_path / "train.jsonl", rows), test=test, **options)
+
+
+def test_data_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"data file .*absent\.jsonl does not exist"):
+        load_task("gsm8k", train=str(tmp_path / "absent.jsonl"))
+    (tmp_path / "rows.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"must end in one of \.json, \.jsonl"):
+        load_task("gsm8k", train=str(tmp_path / "rows.txt"))
+    (tmp_path / "broken.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"data set .*broken\.jsonl cannot be loaded"):
+        load_task("gsm8k", train=str(tmp_path / "broken.jsonl"))
+
+
+def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids, configs, splits and revisions, as `datasets.load_dataset` takes them."""
+    import datasets
+
+    asked = []
+
+    def load_dataset(**wanted: Any) -> Any:
+        asked.append(wanted)
+        return datasets.Dataset.from_list(gsm8k_rows(4, start=50 if wanted["split"] == "test" else 0))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    load_task("gsm8k", validation_rows=1, revision="abc")
+    hub = {"path": "openai/gsm8k", "name": "main", "revision": "abc"}
+    assert asked == [hub | {"split": "train"}, hub | {"split": "test"}]
+
+    def math(**wanted: Any) -> Any:
+        asked.append(wanted)
+        rows = math500_rows(4) if wanted["split"] == "test" else math_rows(4)
+        return datasets.Dataset.from_list(rows)
+
+    asked.clear()
+    monkeypatch.setattr(datasets, "load_dataset", math)
+    load_task("math", validation_rows=1, revision="abc", test_revision="def")
+    assert asked == [
+        {"path": "DigitalLearningGmbH/MATH-lighteval", "name": None, "revision": "abc", "split": "train"},
+        {"path": "HuggingFaceH4/MATH-500", "name": None, "revision": "def", "split": "test"},
+    ]
