@@ -53,8 +53,8 @@ def save_checkpoint(
     """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
     `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new one is safely on
-    disk, all but the newest `keep` and the best one (`selection.best_step`) are dropped, and those of later steps, which
-    a resumed run has passed over.
+    disk, all but the newest `keep` and the best one (`selection.best_step`) are dropped, and those of later steps,
+    which a resumed run has passed over.
 
     Args:
         model, optimizer: as accelerate prepared them.
