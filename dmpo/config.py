@@ -37,7 +37,8 @@ class DMPOConfig:
         gradient_checkpointing: recompute the activations of each block in the backward, for memory.
     Task
         task, task_options: a task of `dmpo.tasks`, or your class as `module:class`, and its arguments.
-        reward: your function as `module:function`, in place of the task's own reward.
+        reward: your function as `module:function`, in place of the task's own reward; it runs in processes of its own.
+        reward_timeout: seconds of one call of it; a completion that takes longer, or crashes it, scores 0.
         max_prompt_length: tokens; a longer prompt is an error, never cut.
     Rollouts
         num_prompts: prompts a round, over all ranks. num_generations: completions of each, the group size G.
@@ -90,6 +91,7 @@ class DMPOConfig:
 
     task_options: dict[str, Any] = field(default_factory=dict)
     reward: str | None = None
+    reward_timeout: float = 60.0
     max_prompt_length: int = 200
 
     num_prompts: int = 8
@@ -171,6 +173,7 @@ class DMPOConfig:
             chosen = self.loss == "wddo" or self.baseline != "negative"
             _require("baseline", self.baseline, chosen, "none, mean or theta where weighting is reward")
         _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
+        _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)
         _require("mask_rate_min, mask_rate_max", rates, 0 <= rates[0] <= rates[1] <= 1, "0 ≤ min ≤ max ≤ 1")

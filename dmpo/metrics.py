@@ -13,6 +13,7 @@
   of the newest round:
     reward                    mean over completions
     reward_std_in_group       standard deviation of the rewards of one prompt, mean over prompts
+    reward_failures           completions that scored 0 because the reward crashed, raised or took too long on them
     distinct_in_group         distinct completions of one prompt as a share of the group, mean over prompts
     log_ratio                 mean of log p_cur - log p_ref, the ELBO on the same views; nats a completion
     entropy                   mean token entropy of the policy, nats
@@ -40,16 +41,18 @@ def round_report(values: Tensor, sums: Sequence[float], world: int) -> dict[str,
     Args:
         values: float64 [groups, G, 5 or 7]: reward, log p_ref, log p_cur, mismatch, a fingerprint of the completion,
             and the two path log-probabilities where there are any.
-        sums: model calls, row-forwards, tokens drawn and kept, and the mean entropy of a rank, each summed over ranks.
+        sums: model calls, row-forwards, tokens drawn and kept, completions that the reward failed on, and the mean
+            entropy of a rank, each summed over ranks.
         world: ranks.
     """
     reward, ref, cur, mismatch, fingerprint, *paths = values.unbind(-1)
-    forwards, row_forwards, drawn, entropy = sums
+    forwards, row_forwards, drawn, failures, entropy = sums
     distinct = sum(len(group.unique()) for group in fingerprint) / fingerprint.numel()
     names = ("path_log_prob_cur", "path_log_prob_ref")
     return {
         "reward": float(reward.mean()),
         "reward_std_in_group": float(reward.std(-1).mean()),
+        "reward_failures": int(failures),
         "distinct_in_group": distinct,
         "log_ratio": float((cur - ref).mean()),
         "entropy": entropy / world,

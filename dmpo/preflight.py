@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
 from .masked_lm import special_ids, unwrap
-from .rewards import Reward, score
+from .rewards import RewardPool
 from .rollout import encode_prompts, training_row
 from .tasks import Task
 
@@ -37,13 +37,13 @@ def check_ranks(config: DMPOConfig, world: int) -> None:
         )
 
 
-def check_task(config: DMPOConfig, task: Task, reward: Reward, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError for a wrong reward, or a prompt too long among all that this run will see."""
     drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
     rows = [training_row(task, config.seed, index) for index in range(drawn)]
     held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
     encode_prompts(tokenizer, rows + held_out, config.max_prompt_length)
-    score(reward, ["", ""], {name: [rows[0][name]] * 2 for name in rows[0]})
+    reward.check(rows[0])
 
 
 def check_model(config: DMPOConfig, policy: nn.Module) -> None:

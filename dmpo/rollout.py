@@ -22,7 +22,7 @@ from .policy import ReferencePolicy
 from .prompts import decode_text as decode_text
 from .prompts import encode_prompts as encode_prompts
 from .randomness import derive_key
-from .rewards import Reward, score
+from .rewards import RewardPool
 from .tasks import Row, Task
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
@@ -64,7 +64,7 @@ def collect(
     reference: ReferencePolicy,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
-    reward: Reward,
+    reward: RewardPool,
     config: DMPOConfig,
     *,
     round_index: int,
@@ -72,7 +72,7 @@ def collect(
 ) -> Batch:
     """One round of rollouts. Draws depend on (seed, prompt, completion), not on ranks or batches.
 
-    Completions are split over ranks in order, so a group may span several; a reward that raises on one rank stops all.
+    Completions are split over ranks in order, so a group may span several; a wrong reward on one rank stops all.
     """
     device, group, total = accelerator.device, config.num_generations, config.num_prompts * config.num_generations
     share = rank_rows(total, accelerator.process_index, accelerator.num_processes)
@@ -102,7 +102,8 @@ def collect(
     with clock("reward"):
         local = [rows[index // group] for index in range(total)[share]]
         columns = {name: [row[name] for row in local] for name in rows[0]}
-        rewards = torch.tensor(together(lambda: score(reward, decode_text(tokenizer, tokens), columns)), device=device)
+        scores = together(lambda: reward.score(decode_text(tokenizer, tokens), columns))
+        rewards = torch.tensor(scores.values, device=device)
     with clock("score"):
         mask_id, eos_id = special_ids(model)
         eligible = completion_mask(tokens, eos_id if config.truncate_at_eos else None)
@@ -125,7 +126,8 @@ def collect(
         own = [rewards, log_prob_ref, log_prob_cur, rollout_mismatch(generation, eligible, log_prob_cur)]
         values = torch.stack([value.double() for value in [*own, _fingerprint(tokens), *paths]], -1)
         values = gather_rows(accelerator, values, total).view(-1, group, values.shape[1])
-        sums = summed(accelerator, generation.forwards, generation.row_forwards, drawn, entropy)
+        counts = (generation.forwards, generation.row_forwards, drawn, len(scores.failures))
+        sums = summed(accelerator, *counts, entropy)
     shared_rewards, shared_ref, shared_cur = values[..., :3].to(log_prob_cur.dtype).unbind(-1)
     return Batch(
         completions,

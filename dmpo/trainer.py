@@ -27,7 +27,7 @@ from .policy import ReferencePolicy, make_policy
 from .preflight import check_model, check_ranks, check_task
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
-from .rewards import Reward, load_object
+from .rewards import Reward, RewardPool
 from .rollout import collect
 from .run_folder import RunFolder, resume_point
 from .samples import sample_table, send_table
@@ -66,7 +66,7 @@ class DMPOTrainer:
         check_ranks(config, self.world)
         self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
         self.task = task or load_task(config.task, **config.task_options)
-        self.reward = reward or (load_object(config.reward, "reward") if config.reward else self.task.reward)
+        self.reward = RewardPool(reward or config.reward or self.task.reward, timeout=config.reward_timeout)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_task(config, self.task, self.reward, self.tokenizer)
         self.policy = make_policy(config, self.accelerator.device, model)

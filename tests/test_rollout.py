@@ -18,6 +18,7 @@ from dmpo.likelihood import ordered_log_probs
 from dmpo.policy import ReferencePolicy, add_lora
 from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
+from dmpo.rewards import RewardPool
 from dmpo.rollout import _fingerprint, collect, complete, rollout_mismatch
 from tests.test_trainer import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny, tokens
@@ -98,7 +99,7 @@ def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig, round_
         reference,
         character_tokenizer(),
         task,
-        task.reward,
+        RewardPool(task.reward),
         options,
         round_index=round_index,
         clock=lambda phase: nullcontext(),
