@@ -16,6 +16,7 @@ from .likelihood import Completions
 from .parallel import gather_rows, rank_rows
 from .randomness import derive_key, uniforms
 from .rollout import score_log_prob
+from .sharding import whole_parameters
 from .weights import effective_sample_size
 
 LOCAL = ("prompt_ids", "prompt_mask", "tokens", "eligible", "row_ids")  # a rank's own rows
@@ -121,7 +122,8 @@ class ReplayBuffer:
 
 def _score(accelerator: Accelerator, model: nn.Module, rollouts: Batch, config: DMPOConfig) -> Tensor:
     """ELBO under a policy [groups, G] of all ranks' rows, on the views on which they were scored when drawn."""
-    own = score_log_prob(model, rollouts.completions, rollouts.row_ids, config)
+    with whole_parameters(model) as policy:
+        own = score_log_prob(policy, rollouts.completions, rollouts.row_ids, config)
     return gather_rows(accelerator, own, rollouts.rewards.numel()).view_as(rollouts.log_prob_cur)
 
 

@@ -204,7 +204,7 @@ def refusals(phase: Callable[[], None]) -> list[str]:
 def _reference_state(model: nn.Module, reference: ReferencePolicy | None) -> dict[str, Tensor]:
     if reference is None:
         return {}
-    with reference.active():
+    with reference.in_place():
         return full_model_state(model)
 
 

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from .config import DMPOConfig
 from .masked_lm import lora_target_modules
 from .models import load_model
+from .sharding import whole_parameters
 
 
 def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
@@ -44,27 +46,41 @@ class ReferencePolicy:
     while the reference is in use.
 
     Args:
-        model: the policy, with its trainable parameters marked.
+        model: the policy as accelerate prepared it, with its trainable parameters marked.
         refreshable: whether `refresh` will be called.
+
+    Raises:
+        ValueError: the trained weights must be kept, and DeepSpeed ZeRO-3 has them in pieces that cannot be exchanged.
     """
 
     def __init__(self, model: nn.Module, *, refreshable: bool = False) -> None:
-        self._model = model
+        self._model, self._policy = model, extract_model_from_parallel(model)
         self._kept: dict[str, Tensor] = {}
-        if refreshable or not isinstance(model, PeftModel):
-            self._kept = {name: p.detach().clone() for name, p in self._trained()}
+        if not refreshable and isinstance(self._policy, PeftModel):
+            return
+        if any(hasattr(p, "ds_id") for p in self._policy.parameters()):
+            raise ValueError("ZeRO-3 cannot keep a reference of trained weights; use FSDP2, or LoRA without refreshing")
+        self._kept = {name: p.detach().clone() for name, p in self._trained()}
 
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
-        """The reference model, for the length of the context, in which the policy must not be used."""
+        """The reference model, whole, for the length of the context, in which the policy must not be used.
+
+        All ranks enter and leave together, and none inside `sharding.whole_parameters`.
+        """
         if not self._kept:
-            assert isinstance(self._model, PeftModel)
-            with self._model.disable_adapter():
-                yield self._model
+            with whole_parameters(self._model) as whole, whole.disable_adapter():
+                yield whole
             return
+        with self.in_place(), whole_parameters(self._model) as whole:
+            yield whole
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The kept weights in the policy's parameters, and the policy's in theirs, for the length of the context."""
         self._exchange()
         try:
-            yield self._model
+            yield
         finally:
             self._exchange()
 
@@ -91,7 +107,7 @@ class ReferencePolicy:
             kept.copy_(state[name])
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        return [(name, p) for name, p in self._policy.named_parameters() if p.requires_grad]
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -23,6 +23,7 @@ from .prompts import decode_text as decode_text
 from .prompts import encode_prompts as encode_prompts
 from .randomness import derive_key
 from .rewards import RewardPool
+from .sharding import whole_parameters
 from .tasks import Row, Task
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
@@ -73,6 +74,7 @@ def collect(
     """One round of rollouts. Draws depend on (seed, prompt, completion), not on ranks or batches.
 
     Completions are split over ranks in order, so a group may span several; a wrong reward on one rank stops all.
+    `model` is the policy as accelerate prepared it.
     """
     device, group, total = accelerator.device, config.num_generations, config.num_prompts * config.num_generations
     share = rank_rows(total, accelerator.process_index, accelerator.num_processes)
@@ -83,20 +85,18 @@ def collect(
 
     with clock("rollout"):
         prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
-        prompt_ids, prompt_mask = (
-            prompt_ids.to(device)[place // group],
-            prompt_mask.to(device)[place // group],
-        )  # [B, P]
-        generation = complete(
-            model,
-            prompt_ids,
-            prompt_mask,
-            row_ids,
-            config,
-            temperature=config.temperature,
-            steps=config.steps,
-            seed=derive_key(config.seed, "rollout"),
-        )
+        prompt_ids, prompt_mask = (part.to(device)[place // group] for part in (prompt_ids, prompt_mask))  # [B, P]
+        with whole_parameters(model) as policy:
+            generation = complete(
+                policy,
+                prompt_ids,
+                prompt_mask,
+                row_ids,
+                config,
+                temperature=config.temperature,
+                steps=config.steps,
+                seed=derive_key(config.seed, "rollout"),
+            )
         tokens = generation.sequences[:, prompt_ids.shape[1] :]
         drawn = int((generation.order >= 0).sum())  # on a GPU the clock waits here for the last kernel
     with clock("reward"):
@@ -116,13 +116,14 @@ def collect(
             size = config.rollout_batch_size
             return [ordered_log_probs(policy, completions, generation.order, mask_id=mask_id, batch_size=size).sum(-1)]
 
-        log_prob_cur, paths = score_log_prob(model, completions, row_ids, config), path_log_prob(model)
-        with reference.active() as reference_model:
-            log_prob_ref = score_log_prob(reference_model, completions, row_ids, config)
-            paths += path_log_prob(reference_model)
         sample = spaced(len(tokens), config.rollout_batch_size, device)
         views = _score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
-        entropy = token_entropy(model, completions[sample], views, mask_id=mask_id)
+        with whole_parameters(model) as policy:
+            log_prob_cur, paths = score_log_prob(policy, completions, row_ids, config), path_log_prob(policy)
+            entropy = token_entropy(policy, completions[sample], views, mask_id=mask_id)
+        with reference.active() as policy:
+            log_prob_ref = score_log_prob(policy, completions, row_ids, config)
+            paths += path_log_prob(policy)
         own = [rewards, log_prob_ref, log_prob_cur, rollout_mismatch(generation, eligible, log_prob_cur)]
         values = torch.stack([value.double() for value in [*own, _fingerprint(tokens), *paths]], -1)
         values = gather_rows(accelerator, values, total).view(-1, group, values.shape[1])

@@ -32,6 +32,7 @@ from .rollout import collect
 from .run_folder import RunFolder, resume_point
 from .samples import sample_table, send_table
 from .saving import Saver
+from .sharding import whole_parameters
 from .skipping import SkippedSteps, write_evidence
 from .tasks import Task, load_task
 
@@ -76,7 +77,7 @@ class DMPOTrainer:
         optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
         self.trainable = [p for p in self.policy.parameters() if p.requires_grad]  # sharding has replaced them
-        self.reference = ReferencePolicy(self.policy, refreshable=config.reference_refresh_steps > 0)
+        self.reference = ReferencePolicy(self.model, refreshable=config.reference_refresh_steps > 0)
         self.reporter, self.step, self.seconds_before = Reporter(config.max_steps, visible=main), 0, 0.0
         self.buffer = ReplayBuffer(config.buffer_rounds, config.seed)
         self.skipped = SkippedSteps(config.max_skipped_steps)
@@ -136,7 +137,7 @@ class DMPOTrainer:
 
     def _collect(self) -> None:
         try:
-            actors = (self.policy, self.reference, self.tokenizer, self.task, self.reward)
+            actors = (self.model, self.reference, self.tokenizer, self.task, self.reward)
             index = self.step // self.config.gradient_steps
             rollouts = collect(self.accelerator, *actors, self.config, round_index=index, clock=self.run.clock)
         except Exception as error:
@@ -146,7 +147,7 @@ class DMPOTrainer:
         self.buffer.add(rollouts)
         if self.config.buffer_min_ess:
             with self.run.clock("score"):
-                self.buffer.drop_stale(self.accelerator, self.policy, self.config)
+                self.buffer.drop_stale(self.accelerator, self.model, self.config)
 
     def _refresh_reference(self) -> None:
         """The policy becomes its own reference, under which the buffer is scored again."""
@@ -155,7 +156,7 @@ class DMPOTrainer:
             return
         self.reference.refresh()
         with self.run.clock("score"):
-            self.buffer.replace_reference(self.accelerator, self.policy, self.config)
+            self.buffer.replace_reference(self.accelerator, self.model, self.config)
 
     def _gradient_step(self) -> dict[str, float]:
         """One AdamW step on fresh views of groups from the buffer."""
@@ -184,8 +185,8 @@ class DMPOTrainer:
         }
 
     def _evaluate(self, split: str) -> Evaluation:
-        with self.run.clock("evaluate"):
-            return evaluate_on_ranks(self.accelerator, self.policy, self.tokenizer, self.task, self.config, split=split)
+        with self.run.clock("evaluate"), whole_parameters(self.model) as policy:
+            return evaluate_on_ranks(self.accelerator, policy, self.tokenizer, self.task, self.config, split=split)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         newest, table = self.buffer.rounds[-1], []
@@ -232,6 +233,7 @@ class DMPOTrainer:
 
     def _finish(self, before: Evaluation, after: Evaluation, seconds: float) -> dict[str, Any]:
         facts: dict[str, Any] = {"steps": self.step, "seconds": seconds, "seed": self.config.seed}
+        facts |= {"skipped_steps": self.skipped.total}
         facts |= {"device": str(self.accelerator.device), "torch": torch.__version__}
         summary = summarise(before, after) | facts | {"output_dir": self.config.output_dir}
         if self.accelerator.is_main_process:
