@@ -87,14 +87,14 @@ def accumulate_gradient(
                 model,
                 rows[part],
                 views[part],
-                coefficients[part] * (live * world),  # ranks are averaged
-                None if baseline is None else baseline[part] * (live * world),
+                coefficients[part],
+                None if baseline is None else baseline[part],
                 config.strength,
                 mask_id,
             )
-            accelerator.backward(part_loss)
-        walked += part_loss.detach()
-    (loss,) = summed(accelerator, walked / world) if known is None else (known,)
+            accelerator.backward(part_loss * (live * world))  # ranks are averaged
+        walked += part_loss.detach() * live
+    (loss,) = summed(accelerator, walked) if known is None else (known,)
     return StepResult(loss, weights, coeff)
 
 
