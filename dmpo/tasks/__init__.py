@@ -20,16 +20,15 @@ from .sudoku9 import Sudoku9
 class Task(Protocol):
     """One task. A row is a dict of columns; `prompt` is the text that the model sees, the others go to the reward.
 
-    The four members up to `show` are what training asks for. A user's task may lack the rest: `answer_of`, `size_of`
-    and `RewardPool` then do without.
+    The four methods up to `show` are what training asks for. A user's task may lack the rest: `answer_of` and `size_of`
+    then do without. Its reward runs in the training process; one that may hang belongs into a function that the config
+    names (`reward: module:function`), which gets processes of its own.
 
     Attributes:
         template: the prompt, with `{name}` for columns of a row; recorded with every result.
-        reward_function: `module:function` of the reward, so that it can run in processes of its own.
     """
 
     template: str
-    reward_function: str
 
     def row(self, split: str, index: int) -> Row:
         """Row `index` of `train`, `validation` or `test`; any index ≥ 0 is valid (finite data wraps around)."""

@@ -38,7 +38,6 @@ class Countdown:
         "exactly in this form:\n"
         "<reasoning>\nyour steps\n</reasoning>\n<answer>\nthe expression\n</answer>"
     )
-    reward_function = "dmpo.rewards:countdown"
 
     def __init__(
         self,

@@ -20,7 +20,6 @@ class GSM8K(Questions):
         "{question}\n\nThink step by step, then give the answer as a number alone. Write exactly in this form:\n"
         "<reasoning>\nyour steps\n</reasoning>\n<answer>\nthe number\n</answer>"
     )
-    reward_function = "dmpo.rewards:gsm8k"
 
     def answer(self, source: dict[str, Any]) -> str:
         """What follows "####"."""

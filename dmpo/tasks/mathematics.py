@@ -25,7 +25,6 @@ class Mathematics(Questions):
         "{question}\n\nThink step by step, then give the answer in LaTeX in a \\boxed{}. Write exactly in this form:\n"
         "<reasoning>\nyour steps\n</reasoning>\n<answer>\n\\boxed{the answer}\n</answer>"
     )
-    reward_function = "dmpo.rewards:math"
 
     def answer(self, source: dict[str, Any]) -> str:
         r"""The column `answer`, or what the solution boxes."""

@@ -35,7 +35,6 @@ class Questions:
     TEST: ClassVar[str]
     QUESTION: ClassVar[str]  # the column of the question
     TEMPLATE: ClassVar[str]
-    reward_function: str
 
     def __init__(
         self,

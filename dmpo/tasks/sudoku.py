@@ -45,7 +45,6 @@ class Sudoku:
     """
 
     SIZE: ClassVar[int]
-    reward_function = "dmpo.rewards:sudoku"
 
     def __init__(self, min_holes: int, max_holes: int, template: str | None, template_file: str | None) -> None:
         self.template = choose_template(template, template_file, "{puzzle}", ("puzzle",))
