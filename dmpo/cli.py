@@ -45,7 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     merge.add_argument("--layout", choices=["llada", "transformers"], help="key names; default: the base's")
     command("info", _info, "Device, versions, and which kernels are in use and why.")
 
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # key=value after an option
+        arguments.overrides += rest
     sys.path.append("")  # a task or reward of one's own lies in the current folder
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:

@@ -1,0 +1,131 @@
+"""If these fail, completions that others saved are misread or scored by something else than the tasks' parsers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo.cli import main
+from dmpo.evaluation.rescore import RescoreConfig, rescore
+from tests.evaluation.toys import ONES
+
+PUBLISHED = {  # the form in which d1 and its successors save what they generate
+    "generations": [
+        {
+            "question": "How many sheets?",
+            "prompt_input": "<|user|>How many sheets?",
+            "generations": "<reasoning>\n70 · 120\n</reasoning>\n<answer>\n8,400\n</answer><|eot_id|>",
+            "ground_truth": 8400.0,
+        },
+        {"question": "b", "prompt_input": "b", "generations": "<answer>$18.0</answer>", "ground_truth": "18"},
+        {"question": "c", "prompt_input": "c", "generations": "I do not know.", "ground_truth": 5},
+        {"question": "d", "prompt_input": "d", "generations": "\\boxed{7}", "ground_truth": 8},
+    ],
+    "metrics": {"wall_time": 3.0},
+    "gen_length": 256,
+}
+
+
+def file_of(folder: Path, value: Any, name: str = "saved.json") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(v) + "\n" for v in value) if name.endswith("l") else json.dumps(value))
+    return str(path)
+
+
+def shares(config: RescoreConfig) -> tuple[float, float]:
+    cell = rescore(config)["cells"][0]
+    return cell["pass@1"]["value"], cell["answered"]
+
+
+def test_published_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, folder = file_of(tmp_path, PUBLISHED), tmp_path / "out"
+    assert main(["eval", "--rescore", file, "task=gsm8k", f"output_dir={folder}"]) == 0
+    assert "50.0% [15.0%, 85.0%]" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [line["score"] for line in lines] == [1.0, 1.0, 0.0, 0.0]
+    assert [line["answer"] for line in lines] == ["8400", "18", None, "7"]
+    assert lines[0]["prompt"] == "How many sheets?"
+    assert (folder / "results.png").exists()
+    assert "| gsm8k | 4 | 50.0% [15.0%, 85.0%] | 75.0% |" in (folder / "results.md").read_text()
+    assert main(["eval", "--rescore", file, "task=gsm8k", f"output_dir={folder}"]) == 2, "results are not overwritten"
+
+
+def test_lines_with_fields_of_ones_own(tmp_path: Path) -> None:
+    records = [{"said": "<answer>1</answer>", "right": "1"}, {"said": "<answer>2</answer>", "right": "3"}]
+    file = file_of(tmp_path, records, "saved.jsonl")
+    assert shares(RescoreConfig(file=file, task="gsm8k", completion="said", answer="right")) == (0.5, 1.0)
+    file_of(tmp_path, records[:1], "more.json")
+    folder = RescoreConfig(file=str(tmp_path), task="gsm8k", completion="said", answer="right")
+    assert shares(folder) == (pytest.approx(2 / 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "right"),
+    [
+        ("math", {"completion": r"so \boxed{\frac{1}{2}}", "answer": "0.5"}, True),
+        ("math", {"completion": r"so \boxed{\frac{1}{3}}", "answer": "0.5"}, False),
+        ("countdown", {"completion": "<answer>3*5+2</answer>", "nums": [3, 5, 2], "target": 17}, True),
+        ("countdown", {"completion": "<answer>(5-2)*3</answer>", "ground_truth": [[3, 5, 2], 9]}, True),
+        ("countdown", {"completion": "<answer>9**9**9**9</answer>", "ground_truth": [[3, 5, 2], 9]}, False),
+        ("sudoku4", {"completion": "1234341221434321", "question": "Solve 123434122143432. now", "answer": "x"}, True),
+        ("sudoku4", {"completion": "1234341221434312", "puzzle": "1234341221434300"}, False),
+        (ONES, {"completion": "213", "answer": ""}, True),
+    ],
+)
+def test_tasks(task: str, record: dict[str, Any], right: bool, tmp_path: Path) -> None:
+    assert shares(RescoreConfig(file=file_of(tmp_path, [record]), task=task))[0] == right
+
+
+def test_samples_of_an_example(tmp_path: Path) -> None:
+    texts = ["<answer>1</answer>", "<answer>2</answer>"]
+    file = file_of(tmp_path, [{"completions": texts, "answer": 1}, {"completions": texts[1:] * 2, "answer": 1}])
+    cell = rescore(RescoreConfig(file=file, task="gsm8k", pass_at=[1, 2]))["cells"][0]
+    assert (cell["examples"], cell["samples"]) == (2, 2)
+    assert (cell["pass@1"]["value"], cell["pass@2"]["value"]) == (0.25, 0.5)
+
+
+def test_hostile_text(tmp_path: Path) -> None:
+    texts = ["", "\x00", "\ud800", "(" * 10_000, "<answer>" * 5000, "٣", "1e999999999"]
+    file = file_of(tmp_path, [{"completion": text, "answer": 3} for text in texts])
+    assert shares(RescoreConfig(file=file, task="gsm8k", output_dir=str(tmp_path / "out")))[0] == 0
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("value", "overrides", "message"),
+    [
+        ([{"completion": "1", "answer": 1}], ["task=gsm9k"], "unknown task 'gsm9k'"),
+        ([{"text": "1", "answer": 1}], ["task=gsm8k"], "record 0: has no completion (any of completion,"),
+        (
+            [{"completion": "1", "answer": 1}],
+            ["task=gsm8k", "completion=said"],
+            "has no completion ('said'); its fields",
+        ),
+        ([{"completion": "1"}], ["task=gsm8k"], "has no right answer"),
+        ([{"completion": "1", "answer": "many"}], ["task=gsm8k"], "right answer states no number: 'many'"),
+        ([{"completion": 1, "answer": 1}], ["task=gsm8k"], "completion must be a text"),
+        ([{"completion": "1", "answer": 1}], ["task=countdown"], "has no numbers"),
+        ([{"completion": "1", "prompt": "12"}], ["task=sudoku4"], "puzzle must be 16 digits"),
+        ([], ["task=gsm8k"], "holds no records"),
+        ([1], ["task=gsm8k"], "record 0: must be a JSON object, got int"),
+        ("{", ["task=gsm8k"], "line 1: is no JSON"),
+        ([{"completion": "1", "answer": 1}], ["task=gsm8k", "pass_at=2"], "k ≤ samples"),
+    ],
+)
+def test_mistakes_are_one_line(
+    value: Any, overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "saved.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    assert main(["eval", "--rescore", str(path), *overrides]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--rescore", "no/such/file.json", "task=gsm8k"]) == 2
+    assert "no/such/file.json cannot be read" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""If these fail, an evaluation claims more than its samples tell."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmpo.evaluation.statistics import Accuracy, estimate_pass, pass_at_k, wilson
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(samples: int) -> None:
+    for solved in range(samples + 1):
+        for k in range(1, samples + 1):
+            subsets = list(itertools.combinations(range(samples), k))
+            share = sum(any(i < solved for i in subset) for subset in subsets) / len(subsets)
+            assert pass_at_k(samples, solved, k) == pytest.approx(share, abs=1e-15)
+
+
+@pytest.mark.parametrize(("samples", "solved", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 4), (3, 1, 0)])
+def test_impossible_counts(samples: int, solved: int, k: int) -> None:
+    with pytest.raises(ValueError, match="samples"):
+        pass_at_k(samples, solved, k)
+
+
+def test_many_samples_are_exact() -> None:
+    expected = 1 - math.prod((3000 - i) / (4096 - i) for i in range(100))
+    assert pass_at_k(4096, 1096, 100) == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_sample_is_wilson() -> None:
+    found = estimate_pass([1, 0, 1, 1], 1, 1)
+    assert (found.value, found.low, found.high) == (0.75, *Accuracy(3, 4).interval())
+    assert estimate_pass([1] * 50, 1, 1).high == 1
+    assert found.method == "wilson"
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(1, 4))
+def test_interval_holds_the_estimate(solved: list[int], k: int) -> None:
+    found = estimate_pass(solved, 4, k)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    # never surer than if every sample were an independent trial, nor less than with one trial an example
+    low, high = wilson(found.value, 4 * len(solved))
+    assert high - low <= found.high - found.low + 1e-12
+    low, high = wilson(found.value, len(solved))
+    assert found.high - found.low <= high - low + 1e-12
+
+
+def test_coverage_of_clustered_samples() -> None:
+    """Eight samples an example that nearly always agree: treating them as 8 N trials covers too seldom."""
+    random, hits, naive, runs, N, n = np.random.default_rng(0), 0, 0, 400, 60, 8
+    truth = 0.4  # mean of the Beta below
+    for _ in range(runs):
+        rates = random.beta(0.4, 0.6, N)
+        solved = random.binomial(n, rates)
+        found = estimate_pass(solved.tolist(), n, 1)
+        hits += found.low <= truth <= found.high
+        low, high = wilson(solved.sum() / (n * N), n * N)
+        naive += low <= truth <= high
+    assert 0.92 <= hits / runs <= 0.98  # 0.95 within three standard errors of 400 runs, 0.011 each
+    assert naive / runs < 0.75
+
+
+def test_no_examples() -> None:
+    with pytest.raises(ValueError, match="at least one example"):
+        estimate_pass([], 1, 1)
