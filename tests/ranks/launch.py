@@ -30,7 +30,7 @@ class Rank:
 
 
 def on_ranks(
-    world: int, function: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 120.0, fsdp: bool = False
+    world: int, function: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 240.0, fsdp: bool = False
 ) -> list[Rank]:
     """`function(*arguments)` on each of `world` ranks. Fails, naming them, if ranks are left waiting after `seconds`.
 
