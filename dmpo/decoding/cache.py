@@ -8,18 +8,25 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
+class Place:
+    """positions: int64 [q], where the next pass writes, the same for every row."""
+
+    positions: Tensor
+
+
 class BlockLayer(CacheLayerMixin):
     """One layer's keys (after RoPE) and values, [R, heads, T, head size].
 
-    The first pass runs on all T positions and fills it; each later one writes at `BlockCache.positions`.
+    The first pass runs on all T positions and fills it; each later one writes at `place.positions`. A layer knows the
+    place and not its cache: in a cycle of references the tensors would outlive the block until Python looks for cycles.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, cache: BlockCache) -> None:
+    def __init__(self, place: Place) -> None:
         super().__init__()
-        self.cache = cache
+        self.place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = key_states, value_states
@@ -29,8 +36,8 @@ class BlockLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         else:
-            self.keys.index_copy_(2, self.cache.positions, key_states)
-            self.values.index_copy_(2, self.cache.positions, value_states)
+            self.keys.index_copy_(2, self.place.positions, key_states)
+            self.values.index_copy_(2, self.place.positions, value_states)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -47,12 +54,8 @@ class BlockLayer(CacheLayerMixin):
 
 
 class BlockCache(Cache):
-    """transformers' cache for block-wise decoding; see `BlockLayer`.
-
-    positions: int64 [q], where the next pass writes, the same for every row.
-    """
-
-    positions: Tensor
+    """transformers' cache for block-wise decoding; see `BlockLayer`. `place` says where the next pass writes."""
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[BlockLayer(self) for _ in range(layers)])
+        self.place = Place()
+        super().__init__(layers=[BlockLayer(self.place) for _ in range(layers)])

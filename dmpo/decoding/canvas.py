@@ -133,7 +133,7 @@ class CachedPass:
         else:
             begin = max(0, self.first - canvas.shift)
             stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
-            self.cache.positions = torch.arange(begin, stop, device=inputs.device)
+            self.cache.place.positions = torch.arange(begin, stop, device=inputs.device)
             hidden = canvas.run(inputs[:, begin:stop], self.cached, begin, cache=self.cache, call=self.call)
         offset = self.first - begin
         hidden = canvas.guided(hidden[:, offset : offset + self.block_length])
