@@ -1,4 +1,4 @@
-"""The command line: `dmpo train | eval | pretrain | generate | merge | info`."""
+"""The command line: `dmpo plan | train | eval | pretrain | generate | merge | info`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     train = command("train", _train, "Train with DMPO; the config is a YAML file or a shipped name.")
     train.add_argument("config", help="path of a .yaml file, or a shipped name such as sudoku-tiny")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 output_dir=runs/second")
+    planned = command("plan", _plan, "Expected memory of a training run by part and phase; nothing is loaded.")
+    planned.add_argument("config", help="as of dmpo train")
+    planned.add_argument("overrides", nargs="*", metavar="key=value", help="as of dmpo train")
+    planned.add_argument("--gpus", type=int, default=1, help="ranks, one GPU each; default 1")
+    planned.add_argument("--memory", type=float, default=80.0, metavar="GB", help="of each GPU; default 80")
+    planned.add_argument("--sharding", default="ddp", help="ddp (default), zero2, zero3 or fsdp")
     evaluate = command("eval", _eval, "Evaluate a checkpoint on tasks, or score completions saved in a file.")
     evaluate.add_argument("overrides", nargs="*", metavar="[MODEL] key=value", help="e.g. tasks=[gsm8k,math] limit=100")
     evaluate.add_argument("--config", metavar="YAML", help="file of the same keys")
@@ -92,6 +98,21 @@ def _eval(arguments: argparse.Namespace) -> None:
         from .evaluation.settings import EvalConfig
 
         evaluate_checkpoint(load_config(EvalConfig, arguments.config, words))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from .config import DMPOConfig
+    from .config_files import load_config
+    from .plan import plan, read_model_config, table, verdict
+
+    config = load_config(DMPOConfig, arguments.config, arguments.overrides)
+    model_config = read_model_config(config.model)
+    sizes = {"gpus": arguments.gpus, "memory": arguments.memory, "sharding": arguments.sharding}
+    found = plan(config, model_config, **sizes)
+    Console().print(table(found))
+    print(verdict(found))
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
