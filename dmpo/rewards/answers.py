@@ -6,6 +6,8 @@ in `\boxed{…}`. Every function here takes time linear in the text and never ra
 
 from __future__ import annotations
 
+import re
+
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 TAG_WEIGHT = 0.125
 ORDER_WEIGHT = 0.5
@@ -14,6 +16,8 @@ FORM_WEIGHT = len(TAGS) * TAG_WEIGHT + ORDER_WEIGHT + WHOLE_WEIGHT
 """The most that `form_score` gives."""
 
 _BOXES = ("\\boxed", "\\fbox")
+_LONGEST_BOX = 5000
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a sign of its own
 
 
 def tagged_answer(text: str) -> str | None:
@@ -23,18 +27,17 @@ def tagged_answer(text: str) -> str | None:
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What stands in the braces of the last \boxed or \fbox; None without one, or where its braces are not closed."""
+    r"""What stands in the braces of the last \boxed or \fbox; None without one, or where its braces are not closed
+    within `_LONGEST_BOX` characters."""
     start, command = max((text.rfind(box + "{"), box) for box in _BOXES)
     if start < 0:
         return None
     start += len(command) + 1
-    depth = 1
-    for index in range(start, len(text)):
-        if text[index - 1] == "\\" and (index < 2 or text[index - 2] != "\\"):
-            continue  # an escaped brace is a sign of its own
-        depth += (text[index] == "{") - (text[index] == "}")
+    box, depth = text[start : start + _LONGEST_BOX], 1
+    for brace in _BRACES.finditer(box):
+        depth += (brace[0] == "{") - (brace[0] == "}")
         if depth == 0:
-            return text[start:index].strip()
+            return box[: brace.start()].strip()
     return None
 
 

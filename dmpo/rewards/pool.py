@@ -51,7 +51,7 @@ class RewardPool:
             ValueError: it cannot be loaded, returns something else than one finite number a completion, raises,
                 crashes or takes too long. Whatever goes wrong here would go wrong all along.
         """
-        scores = self._score(["", ""], {name: [value] * 2 for name, value in row.items()})
+        scores = self._score(["", ""], {name: [value] * 2 for name, value in row.items()}, whole=True)
         if scores.failures:
             first = scores.failures[0]
             raise ValueError(f"reward {self.name} fails on an empty completion ({first.kind}): {first.message}")
@@ -77,9 +77,9 @@ class RewardPool:
         if self.workers:
             self.workers.close()
 
-    def _score(self, completions: list[str], columns: Columns) -> Scores:
+    def _score(self, completions: list[str], columns: Columns, *, whole: bool = False) -> Scores:
         if self.workers:
-            return self.workers.score(completions, columns)
+            return self.workers.score(completions, columns, whole=whole)
         with mathematics.failures() as inner:
             scores = score_all(partial(call_here, self.reward), completions, columns)
         return Scores(scores.values, [*scores.failures, *inner])

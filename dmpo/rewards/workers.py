@@ -65,8 +65,10 @@ class WorkerPool:
         self.workers: list[Worker] = []
         self.owner = os.getpid()
 
-    def score(self, completions: list[str], columns: Columns) -> Scores:
+    def score(self, completions: list[str], columns: Columns, *, whole: bool = False) -> Scores:
         """Scores of the completions, in their order; what a failing worker cannot score is 0 and reported.
+
+        `whole` gives all of them to one worker.
 
         Raises:
             RewardError: the function returned something else than one finite number a completion.
@@ -76,7 +78,7 @@ class WorkerPool:
             return Scores([])
         with self.lock:
             least = 4 if self.job.singly else 1  # fewer are not worth another process
-            count = min(self.size, -(-len(completions) // least))
+            count = 1 if whole else min(self.size, -(-len(completions) // least))
             bounds = [len(completions) * i // count for i in range(count + 1)]
             parts = [(completions[a:b], part(columns, a, b)) for a, b in pairwise(bounds)]
             found = self._ask(parts)

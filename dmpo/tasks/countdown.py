@@ -23,12 +23,12 @@ class Countdown:
     here or read. With a `test` of its own, all of that is test, and whatever shares its numbers is in no other split.
 
     Args:
+        counts: how many numbers a puzzle has.
+        largest: of the numbers that are drawn, and of the target, where puzzles are made here.
         train: hub id or local file with columns `nums` and `target`, as Jiayi-Pan/Countdown-Tasks-3to4; None to make
             puzzles, which have a solution by construction.
         test: the same for a test set of its own; None to hold one out by hash.
         revision, test_revision: of hub data sets.
-        counts: how many numbers a puzzle has.
-        largest: of the numbers that are drawn, and of the target, where puzzles are made here.
         template, template_file: in place of the task's own prompt; `{numbers}` and `{target}` are replaced.
     """
 
@@ -42,12 +42,12 @@ class Countdown:
     def __init__(
         self,
         *,
+        counts: Sequence[int] = (3, 4),
+        largest: int = 99,
         train: str | None = None,
         test: str | None = None,
         revision: str | None = None,
         test_revision: str | None = None,
-        counts: Sequence[int] = (3, 4),
-        largest: int = 99,
         template: str | None = None,
         template_file: str | None = None,
     ) -> None:

@@ -39,14 +39,23 @@ class Sudoku:
     `rewards.sudoku_cells`.
 
     Args:
-        min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them.
+        min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them; None for those of `USUAL`.
         template, template_file: text around the puzzle, or a file of it, for models that want to be told what to do;
             `{puzzle}` is replaced.
     """
 
     SIZE: ClassVar[int]
+    USUAL: ClassVar[tuple[int, int]]  # min_holes and max_holes
 
-    def __init__(self, min_holes: int, max_holes: int, template: str | None, template_file: str | None) -> None:
+    def __init__(
+        self,
+        min_holes: int | None = None,
+        max_holes: int | None = None,
+        template: str | None = None,
+        template_file: str | None = None,
+    ) -> None:
+        min_holes = self.USUAL[0] if min_holes is None else min_holes
+        max_holes = self.USUAL[1] if max_holes is None else max_holes
         self.template = choose_template(template, template_file, "{puzzle}", ("puzzle",))
         if not 1 <= min_holes <= max_holes <= self.SIZE**2:
             raise ValueError(f"need 1 ≤ min_holes ≤ max_holes ≤ {self.SIZE**2}, got {min_holes} and {max_holes}")
@@ -107,16 +116,7 @@ class Sudoku:
 class Sudoku4(Sudoku):
     """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid. Arguments as in `Sudoku`."""
 
-    SIZE = 4
-
-    def __init__(
-        self,
-        min_holes: int = 4,
-        max_holes: int = 9,
-        template: str | None = None,
-        template_file: str | None = None,
-    ) -> None:
-        super().__init__(min_holes, max_holes, template, template_file)
+    SIZE, USUAL = 4, (4, 9)
 
     def draw(self, split: str, index: int) -> tuple[str, str]:
         """Puzzle and solution `index` of a split."""

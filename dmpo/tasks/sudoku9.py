@@ -14,24 +14,12 @@ _PLACES = [[u for u, unit in enumerate(units(9)) if cell in unit] for cell in ra
 
 
 class Sudoku9(Sudoku):
-    """Prompt: 81 cells with `.` for a hole; completion: the 81 cells of the solved grid.
+    """Prompt: 81 cells with `.` for a hole; completion: the 81 cells of the solved grid. Arguments as in `Sudoku`.
 
-    Args:
-        min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them, or fewer where another hole
-            would admit a second solution (rare up to 50).
-        template, template_file: in place of the bare puzzle; `{puzzle}` is replaced.
+    A puzzle has fewer holes than were drawn where one more would admit a second solution (rare up to 50).
     """
 
-    SIZE = 9
-
-    def __init__(
-        self,
-        min_holes: int = 30,
-        max_holes: int = 45,
-        template: str | None = None,
-        template_file: str | None = None,
-    ) -> None:
-        super().__init__(min_holes, max_holes, template, template_file)
+    SIZE, USUAL = 9, (30, 45)
 
     def draw(self, split: str, index: int) -> tuple[str, str]:
         """Puzzle and solution `index` of a split: a function of (split, index) and the holes alone."""

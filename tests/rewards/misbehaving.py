@@ -59,3 +59,10 @@ def process_id(completions: list[str], **columns: list[Any]) -> list[float]:
     while "loop" in completions:
         pass
     return [float(os.getpid())] * len(completions)
+
+
+def ones_or_end(completions: list[str], **columns: list[Any]) -> list[float]:
+    """One more than the ones in a completion; the end of the process for one with a 2."""
+    if any("2" in text for text in completions):
+        os._exit(4)
+    return [float(text.count("1") + 1) for text in completions]
