@@ -30,8 +30,12 @@ _LONGEST = 300  # characters; the longest answer in MATH's test split has 160
 _NUMBER = r"[\s{(]*[0-9]+[\s})]*"
 _BOMB = re.compile(  # what takes more digits than there is memory for: towers of powers, powers and factorials of much
     rf"(?:\^|\*\*){_NUMBER}(?:\^|\*\*)|(?:\^|\*\*)[\s{{(]*[0-9]{{5}}"
-    r"|[0-9]{4}[\s})]*!|![\s})]*!|binom\s*\{[0-9]{5}"
+    r"|[0-9]{4}[\s})]*!|![\s})]*!|binom\s*\{[0-9]{5}|[A-Za-z][^()]*\)\s*(?:\^|\*\*)[\s{(]*[0-9]{3}"
 )
+
+# ASCII, Latin and Greek letters, the signs that are typed in place of LaTeX's; no emoji, no other script's digits.
+_SIGNS = re.compile(r"[\s!-~\u00a1-\u024f\u0370-\u03ff\u2010-\u2027\u2030-\u205e\u2070-\u22ff]*")
+_PILE = re.compile(r"(?:[-+]\s*){5}|(?:\\(?:sqrt|frac)\s*\{[^{}]*){12}")
 
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
 
@@ -143,8 +147,8 @@ def _form(text: str) -> float:
 
 
 def _may_be_latex(answer: str) -> bool:
-    """Whether an answer is worth the question: no bomb, no unprintable characters, no tags, braces closed."""
-    if not answer or not "".join(answer.split()).isprintable() or _BOMB.search(answer):
+    """Whether an answer is worth the question: signs of mathematics, no bomb, no pile, no tag, braces closed."""
+    if not answer or not _SIGNS.fullmatch(answer) or _BOMB.search(answer) or _PILE.search(answer):
         return False
     if any(tag in answer for tag in TAGS) or "####" in answer:
         return False

@@ -39,7 +39,13 @@ EQUIVALENT: list[tuple[str, str, bool]] = [
     # hostile: refused unasked
     *[("9^{9^{9}}", "5", False), ("9^{(9^9)}", "5", False), ("9**9**9", "5", False), ("2^{99999}", "5", False)],
     *[("(99999!)!", "5", False), (r"\binom{99999999}{5}", "5", False), ("9" * 301, "5", False), ("\ud800", "5", False)],
-    *[("{" * 200, "5", False), (r"\sqrt{" * 40, "5", False), ("(" * 10_000 + ")" * 10_000, "5", False)],
+    *[
+        ("{" * 200, "5", False),
+        ("5🙂", "5", False),
+        ("５", "5", False),
+        (r"\sqrt{" * 40, "5", False),
+        ("(" * 10_000 + ")" * 10_000, "5", False),
+    ],
 ]
 
 
@@ -90,7 +96,7 @@ def test_the_parts_of_the_reward() -> None:
 
 def test_a_comparison_is_ended_at_its_limit() -> None:
     r"""What is not refused beforehand: the worker is killed, counted, and the other comparisons are not harmed."""
-    bomb = r"\int_0^{99} (x^{99}+1)^{999} dx"
+    bomb = r"\int_0^{99} (x^{99}+1)^{99} dx"
     assert _may_be_latex(bomb)
     math(["7"], answer=[r"\frac{14}{2}"])  # start the worker
     pool, start = _pool(), time.process_time()
@@ -107,7 +113,31 @@ def test_a_comparison_is_ended_at_its_limit() -> None:
 
 
 def test_refused_unasked() -> None:
-    for bomb in ("9^{9^{9}}", "9^9^9", "2^{(3)^{4}}", "(5!)!", "99999!", "10^{10000}", r"\binom{123456}{7}", "1####2"):
+    for bomb in (
+        "9^{9^{9}}",
+        "9^9^9",
+        "2^{(3)^{4}}",
+        "(5!)!",
+        "99999!",
+        "10^{10000}",
+        r"\binom{123456}{7}",
+        "1####2",
+        "(x+1)^{999}",
+    ):
         assert not _may_be_latex(bomb), bomb
-    for fine in ("2^{2005}", r"x^{y^2}", "5!", r"\binom{10}{5}", "2^{n}^", r"\{1\}", "10^{99}", "π", "1\u00a0000"):
+    for fine in (
+        "2^{2005}",
+        r"x^{y^2}",
+        "5!",
+        r"\binom{10}{5}",
+        "2^{n}^",
+        "(x+1)^{99}",
+        "3 − 2√2 ≤ x",
+        r"\sqrt{1+\sqrt{2}}",
+        "--3",
+        r"\{1\}",
+        "10^{99}",
+        "π",
+        "1\u00a0000",
+    ):
         assert _may_be_latex(fine), fine

@@ -81,7 +81,7 @@ def test_a_check_takes_exceptions_for_errors() -> None:
 
 
 def test_failures_of_math_count() -> None:
-    bomb = r"\boxed{\int_0^{99} (x^{99}+1)^{999} dx}"
+    bomb = r"\boxed{\int_0^{99} (x^{99}+1)^{99} dx}"
     pool = RewardPool("dmpo.rewards:math")
     scores = pool.score(["", bomb], {"answer": ["5", "5"]})
     assert scores.values == [0.0, 0.5]
