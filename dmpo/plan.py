@@ -6,7 +6,7 @@ a GPU 1 GiB for the CUDA context and libraries; what the allocator loses to frag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from rich.table import Table
 
+from .architectures import PUBLISHED
 from .checkpoint_files import checkpoint_folder, read_json
 from .config import DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
@@ -98,7 +99,8 @@ def largest_micro_batch(
     Raises:
         ValueError: not even one view, or a rollout does; what would be needed is named.
     """
-    found = plan(config, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
+    one = replace(config, micro_batch_size=1, memory_budget=0.0)
+    found = plan(one, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
     if found.largest == 0:
         raise ValueError(
             f"memory_budget: a micro-batch of one view needs {found.peak('update') / GB:.1f} GB, "
@@ -114,11 +116,15 @@ def largest_micro_batch(
 
 
 def read_model_config(path: str) -> Any:
-    """The transformers config of a checkpoint folder, embedded model or hub id; of the latter one file is fetched.
+    """The transformers config of a checkpoint folder, embedded model or hub id.
+
+    Of a hub id one file is fetched, and nothing where dmpo knows its shape (`architectures.PUBLISHED`).
 
     Raises:
         ValueError: no such checkpoint, no config.json in it, or a model that `load_model` would refuse.
     """
+    if path in PUBLISHED and not Path(path).exists():
+        return _bidirectional_config(dict(PUBLISHED[path]), None)
     if "/" in path and not Path(path).expanduser().exists():
         try:
             file = Path(hf_hub_download(path, "config.json"))
