@@ -88,30 +88,20 @@ def test_every_op_dtype_and_architecture_is_registered() -> None:
         assert backward[f"weighted_{dtype}_far"]
 
 
-SASS = """
+APART = """
+from dataclasses import replace
+
+import triton, triton.language as tl
 from benchmarks.cubin import compile_kernel
-from dmpo.kernels.launch import production_kernels
+from dmpo.kernels import sampling
+from dmpo.kernels.launch import LaunchConfig, production_kernel, production_kernels
 
 names = ("ce_forward_weighted_bf16", "ce_backward_token_fp32", "tile_softmax_fp16_last", "sample_draw_plain_bf16",
          "ce_forward_token_bf16_odd")
 for kernel in production_kernels():
     if kernel.arch == 90 and kernel.name in names:
         ptx, sass = compile_kernel(kernel, ptx=True), compile_kernel(kernel)
-        print(kernel.name, ptx.wide_loads == sass.wide_loads, ptx.spills == sass.local_instructions == 0)
-"""
-
-
-def test_machine_code_loads_as_ptx_says(tmp_path: Path) -> None:
-    (tmp_path / "sass.py").write_text(SASS)
-    done = run_compiled("sass.py", path=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [line.split()[1:] for line in done.stdout.splitlines()] == [["True", "True"]] * 5
-
-
-BROKEN = """
-import triton, triton.language as tl
-from benchmarks.cubin import compile_kernel
-from dmpo.kernels.launch import LaunchConfig, production_kernel
+        print("sass", ptx.wide_loads == sass.wide_loads, ptx.spills == sass.local_instructions == 0)
 
 @triton.jit
 def hoard(logits, out, vocab, BLOCK: tl.constexpr):
@@ -122,25 +112,8 @@ def hoard(logits, out, vocab, BLOCK: tl.constexpr):
 types = {"logits": "*bf16", "out": "*fp32", "vocab": "i32"}
 kernel = production_kernel("broken", hoard, 90, types, {"BLOCK": 16384}, LaunchConfig(16384, 1), tensor_cores=True)
 for ptx in (False, True):
-    print("\\n".join(compile_kernel(kernel, ptx=ptx).faults()))
-"""
-
-
-def test_the_proof_can_fail(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
-    done = run_compiled("broken.py", path=tmp_path)
-    assert done.returncode == 0, done.stderr
-    faults = done.stdout.splitlines()
-    for spills, loads, dots in (faults[:3], faults[3:]):
-        assert spills.startswith("spills: ")
-        assert loads.startswith("16-byte loads: 0")
-        assert dots == "no tensor-core instruction"
-
-
-EDGES = """
-from benchmarks.cubin import compile_kernel
-from dataclasses import replace
-from dmpo.kernels import sampling
+    for fault in compile_kernel(kernel, ptx=ptx).faults():
+        print("broken", fault)
 
 for kernel in sampling.production(90):
     if kernel.name.endswith(("tempered_bf16", "argmax_bf16")):
@@ -149,13 +122,33 @@ for kernel in sampling.production(90):
         types = {name: "constexpr" if name in ones else type_ for name, type_ in kernel.signature.items()}
         constants = {**kernel.constexprs, **ones}
         one = replace(kernel, signature=types, constexprs=constants, attrs={}, wide_loads=False)
-        print(kernel.name, compile_kernel(one).faults())
+        print("ones", compile_kernel(one).faults())
 """
 
 
-def test_sampler_compiles_for_odd_vocabularies_and_arguments_of_one(tmp_path: Path) -> None:
-    """Triton makes an argument of 1 a constant and drops alignment it cannot see: other code than at LLaDA's shape."""
-    (tmp_path / "edges.py").write_text(EDGES)
-    done = run_compiled("edges.py", path=tmp_path)
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What kernels printed that are compiled one by one, the test's name first."""
+    folder = tmp_path_factory.mktemp("apart")
+    (folder / "apart.py").write_text(APART)
+    done = run_compiled("apart.py", path=folder)
     assert done.returncode == 0, done.stderr
-    assert [line.split(" ", 1)[1] for line in done.stdout.splitlines()] == ["[]"] * 3
+    return done.stdout.splitlines()
+
+
+def test_machine_code_loads_as_ptx_says(apart: list[str]) -> None:
+    assert [line.split()[1:] for line in apart if line.startswith("sass")] == [["True", "True"]] * 5
+
+
+def test_the_proof_can_fail(apart: list[str]) -> None:
+    faults = [line.removeprefix("broken ") for line in apart if line.startswith("broken")]
+    assert len(faults) == 6
+    for spills, loads, dots in (faults[:3], faults[3:]):
+        assert spills.startswith("spills: ")
+        assert loads.startswith("16-byte loads: 0")
+        assert dots == "no tensor-core instruction"
+
+
+def test_sampler_compiles_for_odd_vocabularies_and_arguments_of_one(apart: list[str]) -> None:
+    """Triton makes an argument of 1 a constant and drops alignment it cannot see: other code than at LLaDA's shape."""
+    assert [line for line in apart if line.startswith("ones")] == ["ones []"] * 3
