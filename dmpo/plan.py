@@ -103,13 +103,13 @@ def largest_micro_batch(
     found = plan(one, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
     if found.largest == 0:
         raise ValueError(
-            f"memory_budget: a micro-batch of one view needs {found.peak('update') / GB:.1f} GB, "
-            f"{memory_bytes / GB:.1f} GB are given; gradient_checkpointing, load_in_4bit or more sharding need less"
+            f"memory_budget: a micro-batch of one view needs {found.peak('update') / GB:.3g} GB, "
+            f"{memory_bytes / GB:.3g} GB are given; gradient_checkpointing, load_in_4bit or more sharding need less"
         )
     for phase in ("rollout", "score"):
         if found.peak(phase) > memory_bytes:
             raise ValueError(
-                f"memory_budget: {phase} needs {found.peak(phase) / GB:.1f} GB, {memory_bytes / GB:.1f} GB are given; "
+                f"memory_budget: {phase} needs {found.peak(phase) / GB:.3g} GB, {memory_bytes / GB:.3g} GB are given; "
                 f"a smaller rollout_batch_size than {config.rollout_batch_size} needs less"
             )
     return found.largest

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 
+from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
 from .masked_lm import special_ids, unwrap
+from .plan import GB, largest_micro_batch
 from .rewards import RewardPool
 from .rollout import encode_prompts, training_row
 from .tasks import Task
@@ -58,3 +62,29 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
             raise ValueError(f"{name} needs an EOS token, and the model's config names none")
     if not config.lora_r and config.dtype != "float32":
         log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
+
+
+def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelerator) -> DMPOConfig:
+    """The config with the micro_batch_size that memory_budget leaves room for, where there is one; told in a log line.
+
+    Raises:
+        ValueError: not even a micro-batch of one view fits, or a rollout does not.
+    """
+    if not config.memory_budget:
+        return config
+    kind = accelerator.distributed_type
+    sharding = "fsdp" if kind == DistributedType.FSDP else "ddp"
+    if kind == DistributedType.DEEPSPEED:
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        sharding = {2: "zero2", 3: "zero3"}.get(stage, "ddp")
+    size = largest_micro_batch(
+        config,
+        unwrap(policy).config,
+        int(config.memory_budget * GB),
+        accelerator.num_processes,
+        sharding=sharding,
+        device="cuda" if accelerator.device.type == "cuda" else "cpu",
+    )
+    if accelerator.is_main_process:
+        log.warning("memory_budget %g GB: micro_batch_size is %d", config.memory_budget, size)
+    return dataclasses.replace(config, micro_batch_size=size)

@@ -24,7 +24,7 @@ from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared
 from .policy import ReferencePolicy, make_policy
-from .preflight import check_model, check_ranks, check_task
+from .preflight import check_model, check_ranks, check_task, fit_micro_batch
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
@@ -72,6 +72,7 @@ class DMPOTrainer:
         check_task(config, self.task, self.reward, self.tokenizer)
         self.policy = make_policy(config, self.accelerator.device, model)
         check_model(config, self.policy)
+        self.config = config = fit_micro_batch(config, self.policy, self.accelerator)
         weights = [p for p in self.policy.parameters() if p.requires_grad]
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from dmpo import DMPOConfig, DMPOTrainer, load_model
 from dmpo.checkpoint import newest_checkpoint
+from dmpo.plan import GB, PHASES, plan
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import Reward
 from tests.tiny_models import tiny
@@ -218,6 +219,17 @@ def test_resume_with_another_config_is_refused(tmp_path: Path) -> None:
 def test_every_baseline_runs(tmp_path: Path, baseline: Any) -> None:
     trainer(settings(tmp_path, baseline=baseline, lora_r=2, max_steps=2, eval_steps=0)).train()
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines(tmp_path))
+
+
+def test_a_memory_budget_chooses_the_micro_batch(tmp_path: Path) -> None:
+    run = trainer(settings(tmp_path, rollout_batch_size=1, micro_batch_size=5))
+    needed = plan(run.config, run.policy.config, device="cpu")
+    for budget, size in ((max(map(needed.peak, PHASES)) / GB, 5), (10.0, 32)):  # of 32 views
+        changes: dict[str, Any] = {"rollout_batch_size": 1, "memory_budget": budget}
+        assert trainer(settings(tmp_path, **changes)).config.micro_batch_size == size
+    with pytest.raises(ValueError, match="memory_budget: a micro-batch of one view needs"):
+        trainer(settings(tmp_path, memory_budget=1e-6))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("lora_r", [0, 2])
