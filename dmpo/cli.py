@@ -1,4 +1,4 @@
-"""The command line: `dmpo plan | train | eval | pretrain | generate | merge | info`."""
+"""The command line: `dmpo plan | train | eval | pretrain | generate | merge | config-file | info`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     merge.add_argument("--output", required=True, metavar="FOLDER", help="absent or empty")
     merge.add_argument("--base", metavar="PATH_OR_HUB_ID", help="base model; default: what the adapter names")
     merge.add_argument("--layout", choices=["llada", "transformers"], help="key names; default: the base's")
+    launch = command("config-file", _config_file, "Print where a shipped config of accelerate launch lies.")
+    launch.add_argument("name", help="ddp, fsdp2, deepspeed_zero2 or deepspeed_zero3")
     command("info", _info, "Device, versions, and which kernels are in use and why.")
 
     arguments, rest = parser.parse_known_args(argv)
@@ -66,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dmpo {arguments.command}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; go on from the newest checkpoint with resume=true", file=sys.stderr)
+        ways = {"train": "go on from the newest checkpoint with resume=true", "eval": "the same command goes on"}
+        print(f"interrupted; {ways.get(arguments.command, 'nothing is kept')}", file=sys.stderr)
         return 130
     return 0
 
@@ -163,6 +166,12 @@ def _merge(arguments: argparse.Namespace) -> None:
     from .merge import merge
 
     print(merge(arguments.source, arguments.output, base=arguments.base, layout=arguments.layout))
+
+
+def _config_file(arguments: argparse.Namespace) -> None:
+    from .config_files import launch_config_path
+
+    print(launch_config_path(arguments.name))
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -61,7 +61,28 @@ def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
 
 def shipped_configs() -> list[str]:
     """Names of the configs that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in files("dmpo").joinpath("configs").iterdir())
+    return _yaml_names("configs")
+
+
+def launch_configs() -> list[str]:
+    """Names of the accelerate configs that come with the package."""
+    return _yaml_names("configs/accelerate")
+
+
+def launch_config_path(name: str) -> Path:
+    """Where the accelerate config of that name lies, for `accelerate launch --config_file`.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if name not in launch_configs():
+        raise ValueError(f"no accelerate config {name!r}, choose one of {', '.join(launch_configs())}")
+    return Path(str(files("dmpo"))) / "configs" / "accelerate" / f"{name}.yaml"
+
+
+def _yaml_names(folder: str) -> list[str]:
+    inside = files("dmpo").joinpath(folder).iterdir()
+    return sorted(path.name.removesuffix(".yaml") for path in inside if path.name.endswith(".yaml"))
 
 
 def dump_config(config: Any) -> str:

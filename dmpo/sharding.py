@@ -160,7 +160,7 @@ def _zero_stage(model: nn.Module) -> int:
 
 @contextmanager
 def _whole_under_zero(engine: Any) -> Iterator[None]:
-    from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found]
+    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found]
 
     offload = engine.optimizer.parameter_offload
     if not offload.forward_hooks:
