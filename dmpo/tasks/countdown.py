@@ -126,18 +126,20 @@ class Countdown:
 
     def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
         rows = []
-        for number, row in enumerate(read_rows(source, split, ["nums", "target"], revision=revision)):
-            numbers, target = row["nums"], row["target"]
+        table = read_rows(source, split, ["nums", "target"], revision=revision)
+        pairs = (pair for some in table.iter(1000) for pair in zip(some["nums"], some["target"], strict=True))
+        for place, (numbers, target) in enumerate(pairs):
             if isinstance(numbers, str):  # a csv file has no lists
                 numbers = numbers.strip("[] ").replace(",", " ").split()
             try:
-                numbers, target = [int(n) for n in numbers], int(target)
+                row = [_integer(number) for number in numbers], _integer(target)
             except (TypeError, ValueError):
+                got = f"{numbers!r} and {target!r}"
                 raise ValueError(
-                    f"data set {source}, row {number}: nums must be integers and target one, got {row}"
+                    f"data set {source}, row {place}: nums and target must be integers, got {got}"
                 ) from None
-            if len(numbers) in self.counts:
-                rows.append((numbers, target))
+            if len(row[0]) in self.counts:
+                rows.append(row)
         return rows
 
     def _counts(self) -> str:
@@ -166,6 +168,12 @@ def find_expression(numbers: Sequence[int], target: int) -> str | None:
 
     found = search(values)
     return found[1:-1] if found and found[0] == "(" else found
+
+
+def _integer(value: Any) -> int:
+    if int(value) != float(value):
+        raise ValueError(f"{value!r} is no integer")
+    return int(value)
 
 
 def _key(numbers: list[int]) -> str:

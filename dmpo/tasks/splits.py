@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 Row = dict[str, Any]
 
+_PUNCTUATION = re.compile(r"(?<![0-9])\.|\.(?![0-9])|[^\w+\-*/^=<>.]|_")
 SPLITS = ("train", "validation", "test")
 
 
@@ -18,8 +20,8 @@ def check_split(split: str, known: Iterable[str] = SPLITS) -> None:
 
 
 def text_key(text: str) -> str:
-    """A key of a problem's text, blind to case, white space and punctuation."""
-    return digest("".join(c for c in text.casefold() if c.isalnum() or c in "+-*/^=<>"))
+    """A key of a problem's text, blind to case, white space and punctuation, but not to operators or decimal points."""
+    return digest(_PUNCTUATION.sub("", text.casefold()))
 
 
 def digest(text: str) -> str:

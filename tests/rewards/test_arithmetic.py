@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo.rewards import countdown
@@ -100,6 +100,7 @@ def trees(draw: st.DrawFn, depth: int = 3) -> tuple[str, Fraction | None, list[i
     return f"({a}){sign}({b})", value, left + right
 
 
+@settings(max_examples=50)
 @given(trees())
 def test_values_are_exact(tree: tuple[str, Fraction | None, list[int]]) -> None:
     text, value, numbers = tree

@@ -106,8 +106,11 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 def test_bad_rows(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.jsonl", [{"nums": [1, 2, 3], "target": "many"}])
-    with pytest.raises(ValueError, match="row 0: nums must be integers and target one"):
+    with pytest.raises(ValueError, match=r"row 0: nums and target must be integers, got \[1, 2, 3\] and 'many'"):
         load_task("countdown", train=bad)
+    half = write(tmp_path / "half.jsonl", [{"nums": [1, 2.5, 3], "target": 6}])
+    with pytest.raises(ValueError, match="row 0: nums and target must be integers"):
+        load_task("countdown", train=half)
     few = write(tmp_path / "few.jsonl", countdown_rows(1))
     with pytest.raises(ValueError, match="leaves no row with 3 or 4 numbers for"):
         load_task("countdown", train=few)

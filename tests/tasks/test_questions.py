@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dmpo.tasks import load_task
-from dmpo.tasks.splits import SPLITS
+from dmpo.tasks.splits import SPLITS, text_key
 from tests.tasks.data_files import gsm8k_rows, math500_rows, math_rows, write
 
 
@@ -71,6 +71,13 @@ def test_splits_share_no_question(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "gsm8k", train=write(tmp_path / "again.jsonl", gsm8k_rows(20)[::-1]), test=sources["test"], validation_rows=8
     )
     assert set(questions(shuffled, "validation")) == set(found["validation"]), "whatever the order of the rows"
+
+
+def test_what_makes_two_questions_the_same() -> None:
+    assert text_key("What is  1.5 + $2$?") == text_key("what is 1.5 +2")
+    assert text_key("Find x_{1}.") == text_key("find x1")
+    different = ("1.5+2", "15+2", "1.5-2", "1.5*2", "1.5/2", "2+1.5", "1.5<2", "１.5+2")
+    assert len({text_key(text) for text in different}) == len(different)
 
 
 def test_long_questions_are_left_out_of_training_alone(tmp_path: Path) -> None:
