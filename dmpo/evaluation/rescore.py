@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..tasks import answer_of
-from .chart import plot_cells
+from .attempts import judge
 from .results import show_table, summarise_cells, write_results
 from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
 from .settings import listed
@@ -65,8 +65,9 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             place |= {"gen_length": None, "decoder": None}
             if own:
                 place |= {name: record[name] for name in place if name in record}
-            answer, score = answer_of(task, text, row), float(task.solved(text, row))
-            lines.append({**place, "prompt": prompt, "completion": text, "answer": answer, "score": score})
+            solved, failure = judge(task, text, row)
+            line = {**place, "prompt": prompt, "completion": text, "answer": answer_of(task, text, row)}
+            lines.append({**line, "score": float(solved), "failure": failure})
     if not lines:
         raise ValueError(f"file {config.file} holds no completion of task {config.task}")
     summarised = summarise_cells(lines, config.pass_at)
@@ -74,7 +75,6 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     summary = {"file": config.file, "task": config.task, "cells": summarised}
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        write_results(folder, lines, summary)
-        plot_cells(summarised, title, folder / "results.png")
-    show_table(summarised, f"{title}, 95 % intervals")
+        write_results(folder, lines, summary, title)
+        show_table(summarised, f"{title}, 95 % intervals")
     return summary

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..whole_files import write_text
+from .chart import plot_cells
 from .statistics import estimate_pass
 
 _LEDGER_ONLY = ("step", "cost")  # what no two runs share
@@ -25,9 +26,11 @@ def summarise_cells(
     """One object for each (task, gen_length, decoder) in the lines, in their order.
 
     pass@k: value, low, high (95 %) and the interval's method, see `statistics.estimate_pass`. answered: share of
-    completions in which an answer was found. Where the lines tell: tokens, drawn and kept; row_forwards, rows that went
-    through the model (with guidance two for each sequence); forwards, model calls, and seconds, over all ranks, which
-    depend on batch size and machine. tokens_per_second is that of one rank.
+    completions in which an answer was found. failures: comparisons that timed out or crashed, and so count as wrong.
+
+    Where the lines tell: tokens, drawn and kept; row_forwards, rows that went through the model (with guidance two for
+    each sequence); forwards, model calls, and seconds, both over all ranks and dependent on batch size and machine.
+    tokens_per_second is that of one rank.
 
     Raises:
         ValueError: examples of a cell have different numbers of samples.
@@ -49,6 +52,7 @@ def summarise_cells(
         for k in pass_at:
             cell[f"pass@{k}"] = vars(estimate_pass(list(solved.values()), samples, k))
         cell["answered"] = sum(line["answer"] is not None for line in members) / len(members)
+        cell["failures"] = sum(line["failure"] is not None for line in members)
         if "cost" in members[0]:
             cell |= _costs(members, 2 if guided else 1)
         summary.append(cell)
@@ -64,16 +68,17 @@ def _costs(lines: list[dict[str, Any]], passes: int) -> dict[str, float]:
         "tokens_per_forward": tokens / row_forwards,
         "forwards": round(math.fsum(line["cost"]["forwards"] for line in lines)),
         "seconds": seconds,
-        "tokens_per_second": tokens / seconds if seconds else math.inf,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
     }
 
 
-def write_results(folder: Path, lines: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """results.jsonl, of the lines what another run of the same evaluation has, too; results.json and results.md."""
+def write_results(folder: Path, lines: Sequence[dict[str, Any]], summary: dict[str, Any], title: str) -> None:
+    """results.jsonl, of the lines what another run of the same evaluation has, too; results.json, .md and .png."""
     kept = ({key: value for key, value in line.items() if key not in _LEDGER_ONLY} for line in lines)
     write_text(folder / "results.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
     write_text(folder / "results.json", json.dumps(summary, indent=1) + "\n")
-    write_text(folder / "results.md", markdown(summary["cells"]))
+    write_text(folder / "results.md", f"{title}; 95 % intervals\n\n{markdown(summary['cells'])}")
+    plot_cells(summary["cells"], title, folder / "results.png")
 
 
 def table_rows(cells: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -24,7 +24,6 @@ from ..plan import read_model_config
 from ..preflight import check_launch
 from ..tasks import load_task
 from ..whole_files import sweep
-from .chart import plot_cells
 from .examples import TaskExamples, load_examples
 from .ledger import Key, Part, check_folder, open_folder, read_parts
 from .results import show_table, summarise_cells, write_results
@@ -107,7 +106,8 @@ def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples
     ]
     lines = [done[key] for key in keys]
     summarised = summarise_cells(lines, config.pass_at, guided=config.cfg_scale != 0)
-    title = f"{config.model}, {config.split} split"
+    shots = f", {config.shots} shots" if config.shots else ""
+    title = f"{config.model}, {config.split} split, temperature {config.temperature:g}{shots}"
     summary = {
         "model": config.model,
         "base": str(source.base),
@@ -116,8 +116,7 @@ def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples
         "tasks": {name: _told(config, told) for name, told in examples.items()},
         "cells": summarised,
     }
-    write_results(folder, lines, summary)
-    plot_cells(summarised, title, folder / "results.png")
+    write_results(folder, lines, summary, title)
     show_table(summarised, f"{title}, 95 % intervals")
     return summary
 

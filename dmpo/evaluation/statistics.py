@@ -72,8 +72,13 @@ def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
     N = len(values)
     share = math.fsum(values) / N
     if samples == 1:
-        return Estimate(share, *wilson(share, N), "wilson")
+        return _estimate(share, N, "wilson")
     variance = math.fsum((value - share) ** 2 for value in values) / N
     most = samples * N / k
     trials = min(most, max(N, share * (1 - share) * N / variance)) if variance else (most if 0 < share < 1 else N)
-    return Estimate(share, *wilson(share, trials), "effective_wilson")
+    return _estimate(share, trials, "effective_wilson")
+
+
+def _estimate(share: float, trials: float, method: str) -> Estimate:
+    low, high = wilson(share, trials)
+    return Estimate(share, min(low, share), max(high, share), method)  # at 0 and 1 they may differ by a rounding

@@ -114,6 +114,7 @@ def _line(
         "completion": attempt.completion,
         "answer": answer,
         "score": float(attempt.solved),
+        "failure": attempt.failure,
         "tokens": attempt.tokens,
         "steps": attempt.steps,
         "columns": json.loads(json.dumps(columns, default=str)),

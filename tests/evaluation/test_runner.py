@@ -64,7 +64,9 @@ def test_results(whole: Path) -> None:
     assert cell["row_forwards"] == sum(line["steps"] for line in own) == cell["forwards"]  # a row at a time
     assert cell["tokens"] == sum(line["tokens"] for line in own)
     assert (whole / "results.png").read_bytes().startswith(b"\x89PNG")
-    assert (whole / "results.md").read_text().count("\n") == 2 + 8
+    table = (whole / "results.md").read_text()
+    assert "test split, temperature 1; 95 % intervals" in table
+    assert table.count("\n|") == 2 + 8
 
 
 def on_a_rank(model: Path, folder: Path, *overrides: str) -> int:
@@ -146,7 +148,7 @@ def lines_of(runner: Any, model: Path, folder: Path, overrides: list[str]) -> li
         (["seed=1"], "settings.seed was 0 and is now 1"),
         (["temperature=0.5"], "settings.temperature was 1.0 and is now 0.5"),
         (["split=validation"], "settings.split was 'test'"),
-        (["shots=1"], f"tasks.{ONES}.shots was [] and is now"),
+        (["shots=1"], "tasks.sudoku4.shots was [] and is now"),
         ([f"task_options={{'{ONES}': {{template: 'x{{digits}}'}}}}"], f"tasks.{ONES}.options"),
     ],
 )
