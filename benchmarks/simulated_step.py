@@ -8,6 +8,8 @@ have shapes and dtypes and no memory; every storage is counted from its birth to
 - Dropout keeps a mask of one byte an element, as on a GPU; a CPU would keep a float.
 - The kernels of dmpo are seen from outside: what they return is counted, the bounded piece of logits inside is not.
   A mask selects the given share of what it could.
+- A 4-bit base is a stand-in for bitsandbytes: packed bytes, unpacked weight by weight where forward and backward use
+  them and not kept between the two.
 - What the host asks the device (is this finite, is that all true) is answered with 1.
 """
 
@@ -32,6 +34,7 @@ from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
 from dmpo.likelihood import Completions, sequence_log_prob, token_entropy
 from dmpo.masked_lm import MaskedLlama, make_bidirectional
+from dmpo.memory import NF4_BYTES
 from dmpo.objective import accumulate_gradient
 from dmpo.policy import make_policy
 
@@ -153,9 +156,46 @@ def empty_batch(config: DMPOConfig, groups: int) -> Batch:
     return Batch(completions, torch.arange(rows), rewards, ref, cur, torch.zeros(groups, dtype=torch.int64), {})
 
 
+def resident(config: DMPOConfig, model_config: LlamaConfig) -> int:
+    """Bytes of the model, its buffers and AdamW's moments."""
+    model = _policy(config, model_config)
+    moments = sum(2 * p.nbytes for p in model.parameters() if p.requires_grad)
+    return moments + sum(x.nbytes for x in [*model.parameters(), *model.buffers()])
+
+
 def _policy(config: DMPOConfig, model_config: LlamaConfig) -> nn.Module:
     with torch.device("meta"):
-        return make_policy(config, "meta", MaskedLlama(model_config).to(getattr(torch, config.dtype)))
+        model = MaskedLlama(model_config).to(getattr(torch, config.dtype))
+        if config.load_in_4bit:
+            for module in list(model.model.modules()):
+                for name, child in module.named_children():
+                    if isinstance(child, nn.Linear):
+                        setattr(module, name, _FourBit(child.in_features, child.out_features))
+        return make_policy(config, "meta", model)
+
+
+class _FourBit(nn.Linear):
+    """A linear layer whose weight is packed bytes; see above."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        packed = torch.empty(int(inputs * outputs * NF4_BYTES), 1, dtype=torch.uint8)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Unpacked.apply(x, self.weight, (self.out_features, self.in_features))
+        return out
+
+
+class _Unpacked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, shape: tuple[int, int]) -> Tensor:
+        ctx.shape = shape
+        return x @ x.new_empty(shape).t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0] @ grads[0].new_empty(ctx.shape), None, None
 
 
 def fill(model: nn.Module) -> nn.Module:

@@ -104,6 +104,7 @@ class BlockMemory:
     config: DMPOConfig
     device: Device
     tokens: int  # of a sequence
+    wide_adapters: bool = True  # peft's float32; DeepSpeed makes them as wide as the base
 
     @property
     def e(self) -> int:
@@ -111,7 +112,7 @@ class BlockMemory:
 
     @property
     def w(self) -> int:
-        return max(4, self.e) if self.config.lora_r else self.e
+        return 4 if self.config.lora_r and self.wide_adapters else self.e
 
     @property
     def _kept_mask(self) -> int:

@@ -17,14 +17,13 @@ from rich.table import Table
 from .architectures import PUBLISHED
 from .checkpoint_files import checkpoint_folder, read_json
 from .config import DMPOConfig
-from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
+from .memory import Architecture, Device
 from .models import _bidirectional_config
+from .plan_ledger import PARTS, Ledger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
-PARTS = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
 PHASES = ("rollout", "score", "update")
 GB = 10**9
-CONTEXT = {"cuda": 1 << 30, "cpu": 0}
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,9 @@ def plan(
         config: of the run. Its micro_batch_size is what is planned for; with a memory_budget, the largest that fits.
         model_config: of transformers, from `read_model_config` or a model's `.config`.
         gpus: ranks. memory: GB (10^9 bytes) of each device.
-        sharding: ddp (every rank holds all), zero2 (gradients and optimizer split), zero3 or fsdp (weights, too).
+        sharding: ddp (every rank holds all), zero2 (gradients and optimizer split), zero3 or fsdp (weights, too), as
+            the configs in `dmpo/configs/accelerate` set them up: DeepSpeed trains in bfloat16 with float32 masters.
+            Splits are computed, not measured.
         device: cuda, or cpu, where dropout keeps more and kernels work in smaller pieces.
 
     Raises:
@@ -77,7 +78,7 @@ def plan(
         raise ValueError(f"memory must be > 0 GB, got {memory}")
     if sharding not in get_args(Sharding):
         raise ValueError(f"sharding must be {', '.join(get_args(Sharding))}, got {sharding!r}")
-    ledger = _Ledger(config, Architecture.of(model_config), gpus, sharding, device)
+    ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
     chosen = max(1, largest) if config.memory_budget else ledger.micro_batch(config.micro_batch_size)
@@ -162,146 +163,3 @@ def verdict(found: Plan) -> str:
         first = f"fits {limit}"
     largest = f"largest micro_batch_size {found.largest}" if found.largest else "not even micro_batch_size 1 would"
     return f"{first}; {largest}"
-
-
-class _Ledger:
-    """Adds up what lives at the peak of each phase on the rank that has most to do."""
-
-    def __init__(self, config: DMPOConfig, arch: Architecture, gpus: int, sharding: str, device: Device) -> None:
-        self.config, self.arch, self.gpus, self.sharding, self.device = config, arch, gpus, sharding, device
-        self.length = config.max_prompt_length + config.gen_length
-        self.block = BlockMemory(arch, config, device, self.length)
-        self.completions = -(-config.num_prompts * config.num_generations // gpus)
-        self.views = config.replicates * self.completions
-        whole_weights = sharding not in ("zero3", "fsdp")
-        self.weight_share = 1 if whole_weights else gpus
-        self.gradient_share = 1 if sharding == "ddp" else gpus
-        e, w, rank = self.block.e, self.block.w, config.lora_r
-        each_linear = NF4_BYTES if config.load_in_4bit else e
-        self.block_bytes = int(arch.block_linear * each_linear) + arch.block_other * e
-        self.base = arch.layers * self.block_bytes + arch.outer * e
-        self.adapters = arch.layers * arch.adapter(rank) * w
-        self.trained = self.adapters if rank else self.base  # bytes, those of the gradients and of each moment, too
-        self.largest_trained = w * (rank * max(sum(x) for x in arch.linears) if rank else arch.head)
-
-    def micro_batch(self, size: int) -> int:
-        return min(size or self.views, self.views)
-
-    def largest(self, limit: int) -> int:
-        """The most views whose update fits, by bisection: it needs more with every view."""
-        fits, too_many = 0, self.views + 1
-        while too_many - fits > 1:
-            size = (fits + too_many) // 2
-            if sum(self.update(size).values()) <= limit:
-                fits = size
-            else:
-                too_many = size
-        return fits
-
-    def rollout(self) -> dict[str, int]:
-        """The pass over the whole canvas, or the draw that follows it."""
-        config, arch, block = self.config, self.arch, self.block
-        rows = min(config.rollout_batch_size, self.completions)
-        passes = rows * (2 if config.cfg_scale else 1)
-        shadow = config.block_length + 1 if config.decoder == "wino" else 0
-        tokens = passes * (self.length + shadow)
-        cached = config.decoder in ("prefix_cache", "dual_cache")
-        caches = 2 * arch.layers * arch.keys * block.e * tokens if cached else 0
-        running = (block.forward + block.masks) * tokens
-        if shadow:
-            running += tokens * (self.length + shadow)
-        head = HeadMemory(arch, config, self.device, rows * config.block_length)
-        return self._larger(
-            self._resident(whole=True, activations=running, caches=caches),
-            self._resident(whole=True, activations=arch.hidden * block.e * tokens, caches=caches, logits=head.sampling),
-        )
-
-    def score(self) -> dict[str, int]:
-        """The pass over views, or the head after it."""
-        config, arch, block = self.config, self.arch, self.block
-        rows = min(config.rollout_batch_size, config.score_views * self.completions)
-        masked = HeadMemory(arch, config, self.device, self._masked(rows))
-        kept = arch.hidden * block.e * rows * self.length
-        return self._larger(
-            self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
-            self._resident(whole=True, activations=kept, logits=max(masked.scoring, masked.entropy)),
-        )
-
-    def update(self, size: int) -> dict[str, int]:
-        """Forward and backward of `size` views after earlier ones left their gradient, or the optimizer's step."""
-        config, arch, block = self.config, self.arch, self.block
-        tokens, e = size * self.length, block.e
-        head = HeadMemory(arch, config, self.device, self._masked(size))
-        kept = arch.layers * block.saved - block.first_block_spares
-        if config.gradient_checkpointing:
-            kept = arch.layers * e * arch.hidden
-        last = kept + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # the final norm's
-        hidden = 2 * e * arch.hidden
-        recomputed = block.saved if config.gradient_checkpointing else 0
-        running = (kept + recomputed + block.training + block.masks) * tokens
-        loss = (last + hidden + block.masks) * tokens
-        found = self._resident(activations=loss, logits=head.loss, updating=True)
-        found = self._larger(found, self._resident(activations=running, other=self.largest_block, updating=True))
-        if not config.lora_r:  # the head's gradient, wide and rounded; the embeddings' at the end
-            twice = (4 + e) * arch.head
-            found = self._larger(found, self._resident(activations=loss, logits=twice, updating=True))
-            found = self._larger(found, self._resident(other=e * arch.head, updating=True))
-        # AdamW's roots of second moments: all together on a GPU (foreach), tensor by tensor on a CPU.
-        shared = self.trained // self.gradient_share
-        roots = shared if self.device == "cuda" else 2 * min(self.largest_trained, shared)
-        return self._larger(found, self._resident(other=roots, updating=True))
-
-    @property
-    def largest_block(self) -> int:
-        """The gradient of one weight before it is added."""
-        rank, shapes = self.config.lora_r, self.arch.linears
-        return self.block.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
-
-    def _masked(self, rows: int) -> int:
-        """Hidden rows that a mask selects at the highest rate."""
-        return max(1, round(rows * self.config.gen_length * self.config.mask_rate_max))
-
-    def _resident(
-        self,
-        *,
-        activations: int = 0,
-        caches: int = 0,
-        logits: int = 0,
-        other: int = 0,
-        updating: bool = False,
-        whole: bool = False,
-    ) -> dict[str, int]:
-        """Bytes by part: what always lives, and what a moment adds.
-
-        whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`), else two blocks of them.
-        """
-        config, arch, share, weight_share = self.config, self.arch, self.gradient_share, self.weight_share
-        copied = not config.lora_r or config.reference_refresh_steps > 0
-        gradients = self.trained // share if updating else 0
-        if self.gpus > 1 and self.sharding == "ddp":
-            gradients += self.trained  # DDP's buckets
-        if updating and share > 1:
-            gradients += self.trained // arch.layers  # of one block, before it is split
-        if config.load_in_4bit:
-            other += self.block.e * max(inputs * outputs for inputs, outputs in arch.linears)  # one weight unpacked
-        if weight_share > 1:
-            everything = self.base + self.adapters
-            two = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
-            other += everything if whole else min(two, everything)
-        parts = {
-            "weights": self.base // weight_share,
-            "adapters": self.adapters // weight_share,
-            "reference": self.trained // self.weight_share if copied else 0,
-            "gradients": gradients,
-            "optimizer": 2 * self.trained // share,
-            "activations": int(activations),
-            "caches": int(caches),
-            "logits": int(logits),
-            "other": int(other) + CONTEXT[self.device],
-        }
-        assert tuple(parts) == PARTS
-        return parts
-
-    @staticmethod
-    def _larger(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
-        return max(one, two, key=lambda parts: sum(parts.values()))
