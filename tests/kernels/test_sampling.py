@@ -48,9 +48,11 @@ def plain() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0, 1.5])
-@pytest.mark.parametrize("vocab", [1, 2, 129, 1000])  # less than a tile; one over; several with a ragged end
+@pytest.mark.parametrize(
+    ("vocab", "dtype"),  # less than a tile; one over; several with a ragged end
+    [*((vocab, torch.float32) for vocab in (1, 2, 129, 1000)), (129, torch.float16), (1000, torch.bfloat16)],
+)
 def test_draws_and_confidence_match_the_definition(
     path: str, vocab: int, temperature: float, dtype: torch.dtype
 ) -> None:
@@ -84,10 +86,10 @@ def test_huge_and_flat_logits(path: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 1.5])
-def test_chi_square_of_a_million_draws(plain: None, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+def test_chi_square_of_many_draws(plain: None, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     monkeypatch.setattr(sampling_plain, "TILE", 16)  # 6 tiles of 100 tokens
     logits = random_logits(1, 100, scale=1.0)
-    ids, _ = sample_tokens(logits.expand(1_000_000, -1), temperature, seed=11, forbid=[4, 50])
+    ids, _ = sample_tokens(logits.expand(500_000, -1), temperature, seed=11, forbid=[4, 50])
     logits[:, [4, 50]] = -INF
     assert chi_square_p(ids.bincount(minlength=100), (logits[0].double() / temperature).softmax(-1)) > 1e-3
 
@@ -108,7 +110,7 @@ def test_chi_square_of_the_kernels(mode: str, monkeypatch: pytest.MonkeyPatch) -
     logits = torch.full((1, 100), -INF)
     logits[0, ::9] = random_logits(1, 12, scale=1.0)[0]  # on both sides of the tiles' border
     with launch.plain_path(False):
-        ids, _ = sample_tokens(logits.expand(250, -1), 1.5, seed=13, forbid=[9], mode=mode)
+        ids, _ = sample_tokens(logits.expand(160, -1), 1.5, seed=13, forbid=[9], mode=mode)
     logits[:, 9] = -INF
     assert chi_square_p(ids.bincount(minlength=100), (logits[0].double() / 1.5).softmax(-1)) > 1e-3
 
@@ -125,17 +127,17 @@ def test_gumbel_kernel_draws_what_its_definition_draws(path: str) -> None:
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
 def test_draws_do_not_depend_on_the_batch(path: str, temperature: float, mode: str) -> None:
-    logits = random_logits(9, 500)
-    row_ids = torch.arange(9) * 3 + 2
+    logits = random_logits(5, 500)
+    row_ids = torch.arange(5) * 3 + 2
     whole = sample_tokens(logits, temperature, seed=2, row_ids=row_ids, mode=mode)
-    for sizes in ([1] * 9, [4, 5]):
+    for sizes in ([1] * 5, [2, 3]):
         parts = [
             sample_tokens(x, temperature, seed=2, row_ids=r, mode=mode)
             for x, r in zip(logits.split(sizes), row_ids.split(sizes), strict=True)
         ]
         for got, want in zip(map(torch.cat, zip(*parts, strict=True)), whole, strict=True):
             assert torch.equal(got, want)
-    order = torch.tensor([5, 0, 8, 3, 1, 2, 7, 6, 4])
+    order = torch.tensor([3, 0, 4, 1, 2])
     shuffled = sample_tokens(logits[order], temperature, seed=2, row_ids=row_ids[order], mode=mode)
     assert torch.equal(shuffled[0], whole[0][order])
     assert torch.equal(shuffled[1], whole[1][order])
