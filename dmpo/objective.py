@@ -82,7 +82,8 @@ def accumulate_gradient(
     for start in range(0, most, size):
         part = slice(start, start + size) if start < len(views) else slice(0, 1)
         live = 1.0 if start < len(views) else 0.0  # a rank with fewer views makes the pass, and it counts nothing
-        with nullcontext() if start + size >= most else accelerator.no_sync(model):
+        accelerator.sync_gradients = start + size >= most  # for DeepSpeed, whose backward then also steps
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
             part_loss = _part_loss(
                 model,
                 rows[part],

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from . import zero
+
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[Any]:
@@ -28,8 +30,8 @@ def whole_parameters(model: nn.Module) -> Iterator[Any]:
         The model inside DDP and DeepSpeed, which is the one to call.
     """
     inner = extract_model_from_parallel(model)
-    if _zero_stage(model) == 3:
-        with _whole_under_zero(model):
+    if zero.zero_stage(model) == 3:
+        with zero.whole_parameters(model):
             yield inner
     elif isinstance(inner, FSDPModule):
         with _whole_under_fsdp(inner):
@@ -41,9 +43,10 @@ def whole_parameters(model: nn.Module) -> Iterator[Any]:
 def full_model_state(model: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters by name, whole and on the CPU: on rank 0, and {} elsewhere. All ranks call it.
 
-    The names are those of the model before `accelerator.prepare`.
+    The names are those of the model before `accelerator.prepare`. Of DeepSpeed they are its float32 masters.
     """
-    return _on_rank_zero(_trainable(model))
+    parameters = _trainable(model)
+    return _on_rank_zero(zero.master_weights(parameters) if zero.zero_stage(model) else parameters)
 
 
 @torch.no_grad()
@@ -55,6 +58,9 @@ def load_full_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """
     parameters = _trainable(model)
     _check_names({name for name, _ in parameters}, set(state))
+    if zero.zero_stage(model):
+        zero.load_master_weights(model, parameters, state)
+        return
     for name, parameter in parameters:
         _fill(name, parameter, state[name])
 
@@ -68,6 +74,8 @@ def full_optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     Args:
         model, optimizer: what `accelerator.prepare` made of them.
     """
+    if zero.zero_stage(model):
+        return _on_rank_zero(zero.moments(model, _trainable(model)))
     kept = _kept(optimizer)
     return _on_rank_zero(
         (f"{name}/{key}", value) for name, parameter in _trainable(model) for key, value in kept[parameter].items()
@@ -81,9 +89,13 @@ def load_full_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str,
     Raises:
         ValueError: names or shapes are not those of the trainable parameters.
     """
-    kept, parameters = _kept(optimizer), dict(_trainable(model))
+    parameters = dict(_trainable(model))
     if state:
         _check_names(set(parameters), {name.rpartition("/")[0] for name in state})
+    if zero.zero_stage(model):
+        zero.load_moments(model, list(parameters.items()), state)
+        return
+    kept = _kept(optimizer)
     for parameter in parameters.values():
         kept[parameter].clear()
     for name, value in state.items():
@@ -150,26 +162,3 @@ def _whole_under_fsdp(model: FSDPModule) -> Iterator[None]:
         for group, mesh_info in zip(groups, after_forward, strict=True):
             group.post_forward_mesh_info = mesh_info
         model.reset_iter_state()  # shards again, and forgets the forwards, which differ between ranks
-
-
-def _zero_stage(model: nn.Module) -> int:
-    """DeepSpeed's ZeRO stage; 0 for whatever is not its engine."""
-    stage = getattr(model, "zero_optimization_stage", None)
-    return stage() if callable(stage) else 0
-
-
-@contextmanager
-def _whole_under_zero(engine: Any) -> Iterator[None]:
-    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found]
-
-    offload = engine.optimizer.parameter_offload
-    if not offload.forward_hooks:
-        yield  # within another context
-        return
-    with GatheredParameters(list(engine.module.parameters())):
-        offload._remove_module_hooks()  # they gather and release at each forward; DeepSpeed's own helper leaves one
-        offload.forward_hooks, offload.backward_hooks = [], []
-        try:
-            yield
-        finally:
-            offload.setup_zero_stage3_hooks()

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from . import zero
 from .buffer import ReplayBuffer
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
@@ -65,6 +66,7 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.world)
+        zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
         self.task = task or load_task(config.task, **config.task_options)
         self.reward = RewardPool(reward or config.reward or self.task.reward, timeout=config.reward_timeout)
@@ -164,11 +166,11 @@ class DMPOTrainer:
         config, batch = self.config, self.buffer.batch(self.step)
         with self.run.clock("update"):
             torch.manual_seed(derive_key(config.seed, "dropout", self.step, self.rank))
+            rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+            for group in self.optimizer.param_groups:  # before the gradient: DeepSpeed's last backward also steps
+                group["lr"] = rate
             result = accumulate_gradient(self.accelerator, self.model, self.policy, batch, config, self.step)
             norm = float(self.accelerator.clip_grad_norm_(self.trainable, config.max_grad_norm))
-            rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
             if not (skipped := self.skipped.skip(result.loss, norm)):
                 self.optimizer.step()
             self.optimizer.zero_grad()

@@ -12,12 +12,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["dmpo.trainer", "tests.test_trainer"])
+
+
+Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,23 @@ class Rank:
 
 
 def on_ranks(
-    world: int, function: Callable[..., Any], *arguments: Any, folder: Path, seconds: float = 240.0, fsdp: bool = False
+    world: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    folder: Path,
+    seconds: float = 240.0,
+    sharding: Sharding = "none",
 ) -> list[Rank]:
     """`function(*arguments)` on each of `world` ranks. Fails, naming them, if ranks are left waiting after `seconds`.
 
-    fsdp: accelerate shards models by FSDP2, which it otherwise does on accelerators only.
+    sharding: accelerate shards models by FSDP2 or DeepSpeed, which it otherwise does on GPUs only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     ranks = [
-        _CONTEXT.Process(target=_rank, args=(rank, world, port, folder, fsdp, function, arguments))
+        _CONTEXT.Process(target=_rank, args=(rank, world, port, folder, sharding, function, arguments))
         for rank in range(world)
     ]
     for process in ranks:
@@ -64,7 +72,13 @@ def results(ranks: list[Rank]) -> list[Any]:
 
 
 def _rank(
-    rank: int, world: int, port: int, folder: Path, fsdp: bool, function: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    world: int,
+    port: int,
+    folder: Path,
+    sharding: Sharding,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost"}
@@ -77,8 +91,10 @@ def _rank(
             "MASTER_PORT": port,
         }
         os.environ |= {name: str(number) for name, number in numbers.items()}
-    if fsdp:
-        _shard_on_cpus()
+    if sharding == "fsdp":
+        _fsdp_on_cpus()
+    elif sharding != "none":
+        _deepspeed_on_cpus(sharding[-1])
     result, error, output = None, None, folder / f"{rank}.txt"
     with output.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
@@ -91,7 +107,7 @@ def _rank(
     os._exit(0)  # an orderly end of a process group waits for ranks that have failed
 
 
-def _shard_on_cpus() -> None:
+def _fsdp_on_cpus() -> None:
     """accelerate's own FSDP2 path, which torch 2.13 runs on a CPU mesh and accelerate leaves out there."""
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -107,3 +123,21 @@ def _shard_on_cpus() -> None:
                 state._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = init
+
+
+def _deepspeed_on_cpus(stage: str) -> None:
+    """DeepSpeed runs on CPUs over gloo; accelerate starts it there and then counts one rank."""
+    import torch.distributed as dist
+    from accelerate.state import PartialState
+
+    del os.environ["ACCELERATE_USE_CPU"]
+    os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = stage
+    plain_init = PartialState.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain_init(self, *args, **kwargs)
+        self.num_processes, self.process_index = dist.get_world_size(), dist.get_rank()
+        self.local_process_index, self.backend = self.process_index, "gloo"
+
+    PartialState.__init__ = init

@@ -118,4 +118,4 @@ def test_sharded_parameters_have_the_gradient_of_whole_ones(
     checkpointing: bool, alone: dict[bool, Gradients], tmp_path: Path
 ) -> None:
     """FSDP2 on two ranks, with the head in a group of its own."""
-    check(results(on_ranks(2, gradients, (False, True), checkpointing, folder=tmp_path, fsdp=True)), alone)
+    check(results(on_ranks(2, gradients, (False, True), checkpointing, folder=tmp_path, sharding="fsdp")), alone)

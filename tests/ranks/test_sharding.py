@@ -98,14 +98,16 @@ def saved_and_restored(lora: bool) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("lora", [False, True])
 def test_ranks_may_run_as_many_forwards_as_they_like(lora: bool, sharded: bool, tmp_path: Path) -> None:
-    results(on_ranks(2, whole_for_a_while, lora, sharded, folder=tmp_path, fsdp=sharded))
+    results(on_ranks(2, whole_for_a_while, lora, sharded, folder=tmp_path, sharding="fsdp" if sharded else "none"))
 
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_state_is_that_of_one_process(lora: bool, tmp_path: Path) -> None:
     (alone,) = results(on_ranks(1, saved_and_restored, lora, folder=tmp_path))
     for sharded in (False, True):
-        first, second = results(on_ranks(2, saved_and_restored, lora, folder=tmp_path, fsdp=sharded))
+        first, second = results(
+            on_ranks(2, saved_and_restored, lora, folder=tmp_path, sharding="fsdp" if sharded else "none")
+        )
         assert second == [{}, {}], "only the first rank holds it"
         for found, expected in zip(first, alone, strict=True):
             assert found.keys() == expected.keys()

@@ -1,0 +1,96 @@
+"""If these fail, a run on several ranks is another run than on one, hangs where a rank fails, or is printed twice."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.ranks.launch import Rank, Sharding, on_ranks, results
+from tests.test_trainer import lines, settings, trainer
+
+SIZES: dict[str, Any] = {
+    "lora_dropout": 0.0,  # each rank draws its own
+    "num_prompts": 3,  # of 5 completions each: no share is equal, and groups span ranks
+    "num_generations": 5,
+    "rollout_batch_size": 4,
+    "micro_batch_size": 7,
+    "max_steps": 4,
+    "eval_prompts": 5,
+    "save_steps": 1,
+    "ess_target": 0.7,
+    "buffer_rounds": 2,
+    "decoder": "random_order",  # the one that has most to report
+}
+
+
+def train(folder: Path, changes: dict[str, Any]) -> None:
+    trainer(settings(folder, **(SIZES | changes))).train()
+
+
+def check(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> None:
+    assert len(one) == len(many) == 4
+    assert "path_log_prob_ref" in one[0]
+    for a, b in zip(one, many, strict=True):
+        assert a.keys() == b.keys()
+        # Measured on a few completions of each rank, other ones; each rank's last batch of rollouts is a short one.
+        for key in a.keys() - {"entropy", "forwards"}:
+            # float32 sums in another order, carried through four AdamW steps
+            assert b[key] == pytest.approx(a[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """Metrics of one rank, with LoRA of rank 2 and without."""
+    folder, found = tmp_path_factory.mktemp("alone"), {}
+    for rank in (0, 2):
+        results(on_ranks(1, train, folder / f"run-{rank}", {"lora_r": rank}, folder=folder))
+        found[rank] = lines(folder / f"run-{rank}")
+    return found
+
+
+def test_three_ranks_are_one_and_one_of_them_prints(alone: dict[int, list[dict[str, Any]]], tmp_path: Path) -> None:
+    ranks = on_ranks(3, train, tmp_path / "run", {"lora_r": 0}, folder=tmp_path)
+    results(ranks)
+    check(alone[0], lines(tmp_path / "run"))
+    assert "Held-out accuracy" in ranks[0].printed
+    assert [rank.printed for rank in ranks[1:]] == ["", ""]
+
+
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_sharded_run_is_one_and_goes_on_with_whole_parameters(
+    lora_r: int, alone: dict[int, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """FSDP2 on two ranks to step 3, amid a round; then one rank that shares nothing."""
+    sharded = {"lora_r": lora_r, "max_steps": 3}
+    results(on_ranks(2, train, tmp_path / "run", sharded, folder=tmp_path, sharding="fsdp"))
+    results(on_ranks(1, train, tmp_path / "run", {"lora_r": lora_r, "resume": True}, folder=tmp_path))
+    check(alone[lora_r], lines(tmp_path / "run"))
+
+
+class Fails:
+    """A reward that returns nonsense on one rank, after a first round that went well. (One that raises scores 0.)"""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def __call__(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        self.rounds += len(completions) > 2  # not where the run begins by trying it
+        if self.rounds > 1 and torch.distributed.get_rank() == 1:
+            return [math.nan] * len(completions)
+        return [float(len(set(text))) for text in completions]
+
+
+def train_and_fail(folder: Path) -> None:
+    trainer(settings(folder, **SIZES), Fails()).train()
+
+
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_all_ranks_stop_where_the_reward_of_one_fails(sharding: Sharding, tmp_path: Path) -> None:
+    ranks: list[Rank] = on_ranks(2, train_and_fail, tmp_path / "run", folder=tmp_path, sharding=sharding)
+    assert all("must return finite numbers, got nan" in str(rank.error) for rank in ranks), ranks
+    assert "rank 1 failed" in str(ranks[0].error)
+    assert len(lines(tmp_path / "run")) == 2
