@@ -57,6 +57,11 @@ class TaskExamples:
         text = json.dumps([self.template, self.shots])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
+    def prompt(self) -> dict[str, Any]:
+        """What every prompt is made of, for the record."""
+        shots = [list(shot) for shot in self.shots]
+        return {"template": self.template, "template_hash": self.template_hash, "shots": shots}
+
 
 def load_examples(
     name: str, task: Task, tokenizer: PreTrainedTokenizerBase, config: EvalConfig, limit: int

@@ -28,7 +28,7 @@ from .examples import TaskExamples, load_examples
 from .ledger import Key, Part, check_folder, open_folder, read_parts
 from .results import show_table, summarise_cells, write_results
 from .settings import EvalConfig, cells
-from .source import Source, find_source
+from .source import Source, find_source, trained_options
 from .work import Work, decode_missing
 
 # Keys that say where and how much, or of which a completion does not depend; the others are part of the fingerprint.
@@ -48,11 +48,13 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     check_launch(world)
-    tasks = {name: load_task(name, **config.task_options.get(name, {})) for name in config.tasks}
     source = find_source(config)
+    options = trained_options(config)
+    tasks = {name: load_task(name, **options.get(name, {})) for name in config.tasks}
     tokenizer = load_tokenizer(source.tokenizer)
     limit = _prompt_limit(config, source)
     examples = {name: load_examples(name, task, tokenizer, config, limit) for name, task in tasks.items()}
+    told = {name: {"options": _plain(options.get(name, {})), **examples[name].prompt()} for name in tasks}
     folder = Path(config.output_dir)
     with ExitStack() as held:
 
@@ -62,7 +64,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.callback(FolderLock(folder).release)
                 sweep(folder)
-                open_folder(folder, _fingerprint(config, source, examples))
+                open_folder(folder, _fingerprint(config, source, told))
 
         together(claim)
         work = Work(config, examples, rank, world, together(lambda: _finished(folder, examples)))
@@ -75,7 +77,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
 
         together(decode)
         together(part.sync)
-        summary = together(lambda: _report(config, source, examples, folder) if main else {})
+        summary = together(lambda: _report(config, source, examples, told, folder) if main else {})
     accelerator.end_training()
     return summary
 
@@ -95,7 +97,9 @@ def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict
     return done
 
 
-def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples], folder: Path) -> dict[str, Any]:
+def _report(
+    config: EvalConfig, source: Source, examples: dict[str, TaskExamples], told: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Write the results in the order of cells, examples and samples, and show the table."""
     done = read_parts(folder)
     keys = [
@@ -113,7 +117,7 @@ def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples
         "base": str(source.base),
         "adapter": None if source.adapter is None else str(source.adapter),
         "settings": dataclasses.asdict(config),
-        "tasks": {name: _told(config, told) for name, told in examples.items()},
+        "tasks": told,
         "cells": summarised,
     }
     write_results(folder, lines, summary, title)
@@ -121,22 +125,15 @@ def _report(config: EvalConfig, source: Source, examples: dict[str, TaskExamples
     return summary
 
 
-def _told(config: EvalConfig, told: TaskExamples) -> dict[str, Any]:
-    return {
-        "options": json.loads(json.dumps(config.task_options.get(told.name, {}), default=str)),
-        "template": told.template,
-        "template_hash": told.template_hash,
-        "shots": [list(shot) for shot in told.shots],
-    }
-
-
-def _fingerprint(config: EvalConfig, source: Source, examples: dict[str, TaskExamples]) -> dict[str, Any]:
+def _fingerprint(config: EvalConfig, source: Source, told: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _MAY_CHANGE}
-    return {
-        "model": source.identity(),
-        "settings": settings,
-        "tasks": {name: _told(config, told) for name, told in examples.items()},
-    }
+    return {"model": source.identity(), "settings": settings, "tasks": told}
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it."""
+    plain: dict[str, Any] = json.loads(json.dumps(options, default=str))
+    return plain
 
 
 def _prompt_limit(config: EvalConfig, source: Source) -> int:

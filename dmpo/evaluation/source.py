@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from ..adapters import CONFIG, adapter_base, load_adapter
@@ -76,6 +78,23 @@ def find_source(config: EvalConfig) -> Source:
         if folder and ((folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()):
             return Source(base, adapter, folder)
     raise ValueError(f"{base} holds no tokenizer: neither tokenizer.json nor tokenizer_config.json")
+
+
+def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
+    """`task_options`, to which a run adds those that it was trained with on one of the tasks, unless others are given.
+
+    A prompt template of its own is so the same in evaluation as it was in training.
+    """
+    folder = Path(config.model).expanduser()
+    for run in (folder, folder.parent.parent):  # a run's folder, or its checkpoints/step-N
+        path = run / "config.yaml"
+        if (run / "checkpoints").is_dir() and path.is_file():
+            try:
+                trained = yaml.safe_load(path.read_text(encoding="utf-8"))
+                return {trained["task"]: dict(trained["task_options"])} | config.task_options
+            except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path} is no run's config: {type(error).__name__}: {error}") from error
+    return config.task_options
 
 
 def _trained(model: str, checkpoint: str) -> Path:

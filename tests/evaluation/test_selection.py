@@ -16,7 +16,7 @@ from dmpo.config_files import load_config
 from dmpo.evaluate import Accuracy, Evaluation
 from dmpo.evaluation.runner import evaluate_checkpoint
 from dmpo.evaluation.settings import EvalConfig
-from dmpo.evaluation.source import find_source
+from dmpo.evaluation.source import find_source, trained_options
 from dmpo.models import load_model
 from dmpo.policy import add_lora
 from dmpo.selection import best_step
@@ -97,6 +97,22 @@ def test_eval_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     (untold / "checkpoints").symlink_to(run / "checkpoints")
     assert main(["eval", str(untold), "checkpoint=best", *keys]) == 2
     assert "needs a validation accuracy of a kept checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_with_the_prompt_it_was_trained_with(run: Path, tmp_path: Path) -> None:
+    (trained := tmp_path / "run").mkdir()
+    (trained / "checkpoints").symlink_to(run / "checkpoints")
+    (trained / "config.yaml").write_text(f"task: {ONES}\ntask_options: {{template: '1{{digits}}'}}\n")
+    summary = evaluate_checkpoint(config(trained, tmp_path / "1", "gen_lengths=4"))
+    assert summary["tasks"][ONES]["template"] == "1{digits}"
+    assert json.loads((tmp_path / "1" / "results.jsonl").read_text().splitlines()[0])["prompt"].startswith("1")
+    step = trained / "checkpoints" / "step-6"
+    assert trained_options(config(step, tmp_path)) == {ONES: {"template": "1{digits}"}}
+    own = f"task_options={{'{ONES}': {{template: '2{{digits}}'}}}}"
+    assert trained_options(config(trained, tmp_path, own)) == {ONES: {"template": "2{digits}"}}
+    (trained / "config.yaml").write_text("colour: blue\n")
+    with pytest.raises(ValueError, match=r"config\.yaml is no run's config: KeyError: 'task'"):
+        trained_options(config(trained, tmp_path))
 
 
 def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
