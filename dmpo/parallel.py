@@ -13,8 +13,8 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 
-class RankError(RuntimeError):
-    """What another rank failed with."""
+class RankError(ValueError):
+    """What another rank failed with: a ValueError, which the command line tells in one line."""
 
 
 def rank_rows(total: int, rank: int, world: int) -> slice:
