@@ -122,6 +122,11 @@ class BlockMemory:
         return 1 if self.device == "cuda" else self.w
 
     @property
+    def _copied(self) -> bool:
+        """Whether each LoRA layer keeps an input of its own, dropped or cast."""
+        return self.config.lora_r > 0 and (self.config.lora_dropout > 0 or self.w > self.e)
+
+    @property
     def saved(self) -> int:
         """What a block keeps for its backward: what norms, linear layers, attention and the MLP's product take in."""
         arch, e, w, rank = self.arch, self.e, self.w, self.config.lora_r
@@ -134,8 +139,7 @@ class BlockMemory:
             norms += 2 * e * h
             linears = e * (2 * h + f)  # each normed input once for all that read it; o_proj reads attention's output
         else:
-            copied = self.config.lora_dropout > 0 or w > e
-            linears = w * inputs if copied else e * (2 * h + f)
+            linears = w * inputs if self._copied else e * (2 * h + f)
             linears += self._kept_mask * inputs + len(arch.linears) * w * rank
         return norms + linears + self._attention + 3 * e * f
 
@@ -145,6 +149,7 @@ class BlockMemory:
         arch, e = self.arch, self.e
         kept = 4 * e * arch.queries
         if self.config.attn_implementation == "eager":
+            kept -= e * arch.queries if self._copied else 0  # only o_proj would need the output
             return kept + arch.heads * self.tokens * (4 + (e if e < 4 else 0))
         mask = e * self.tokens if self.config.attn_implementation == "sdpa" else 0
         return kept + 4 * arch.heads + mask

@@ -28,7 +28,7 @@ from dmpo.policy import make_policy
 from tests.tiny_models import DATA, plain_checkpoint
 
 WIDTHS: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "mlp_hidden_size": 192}
-ALLOWED = 0.15
+ALLOWED = 0.08  # half of what is promised
 
 
 def small(**changes: Any) -> DMPOConfig:
@@ -124,7 +124,6 @@ def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
     [
         ({}, {}),
         ({"decoder": "dual_cache"}, {"num_layers": 8, "num_kv_heads": 2}),
-        ({"decoder": "prefix_cache", "lora_r": 0}, {}),
         ({"decoder": "wino", "wino_threshold": 0.0, "gen_length": 16}, {}),
         ({"cfg_scale": 1.0, "block_length": 4}, {}),
     ],
@@ -162,6 +161,30 @@ def test_weights_and_moments_are_exact(kind: str, lora_r: int, tmp_path: Path) -
 def paper(**changes: Any) -> DMPOConfig:
     """LLaDA-8B with LoRA r=128, bfloat16, prompts of 200 and completions of 256 tokens, 4 views at a time."""
     return DMPOConfig(model="", task="", output_dir="", num_prompts=1, num_generations=2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kv_heads"),
+    [
+        ({}, 16),
+        ({"lora_dropout": 0.0, "dtype": "float32"}, 4),
+        ({"lora_r": 0}, 16),
+        ({"attn_implementation": "eager"}, 4),
+    ],
+)
+def test_what_a_block_keeps_is_as_simulated(changes: dict[str, Any], kv_heads: int) -> None:
+    """Closer than the tests above: from 2 blocks to 3, the peak of one pass grows by what one keeps."""
+    config = paper(replicates=2, **changes)
+
+    def grown(peak: Callable[[Any], int]) -> int:
+        sizes: dict[str, Any] = {"hidden": 1024, "mlp": 3072, "heads": 16, "kv_heads": kv_heads, "vocab": 500}
+        models = [
+            simulated.llama_config(layers=layers, attention=config.attn_implementation, **sizes) for layers in (2, 3)
+        ]
+        return peak(models[1]) - peak(models[0])
+
+    planned = grown(lambda model: plan(config, model).phases["update"]["activations"])
+    assert planned == pytest.approx(grown(lambda model: simulated.update_peak(config, model)), rel=0.01)
 
 
 @pytest.mark.parametrize(
