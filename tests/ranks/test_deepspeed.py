@@ -14,12 +14,12 @@ from dmpo import DMPOConfig, zero
 from dmpo.objective import accumulate_gradient
 from tests.ranks.launch import Sharding, on_ranks, results
 from tests.ranks.test_gradients import SIZE, batch, policy
-from tests.ranks.test_training import SIZES
-from tests.test_trainer import lines, settings, trainer
+from tests.ranks.test_training import train
+from tests.test_trainer import lines
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
-BF16 = {"dtype": "bfloat16", "lora_r": 2}
+BF16: dict[str, Any] = {"dtype": "bfloat16", "lora_r": 2}
 
 
 def loss_and_norm() -> tuple[float, float]:
@@ -35,10 +35,6 @@ def loss_and_norm() -> tuple[float, float]:
     return loss, float(accelerator.clip_grad_norm_(trainable, 100.0))
 
 
-def train(folder: Path, changes: dict[str, Any]) -> None:
-    trainer(settings(folder, **(SIZES | BF16 | changes))).train()
-
-
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
 def test_gradient_is_ours(sharding: Sharding, tmp_path: Path) -> None:
     """Micro-batches add up, ranks are averaged: in bfloat16, so to a few per cent."""
@@ -51,14 +47,14 @@ def test_gradient_is_ours(sharding: Sharding, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
 def test_resumed_run_is_the_undisturbed_one(sharding: Sharding, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    results(on_ranks(2, train, one, {}, folder=tmp_path, sharding=sharding))
-    results(on_ranks(2, train, two, {"max_steps": 3}, folder=tmp_path, sharding=sharding))
-    results(on_ranks(2, train, two, {"resume": True}, folder=tmp_path, sharding=sharding))
+    results(on_ranks(2, train, one, BF16, folder=tmp_path, sharding=sharding))
+    results(on_ranks(2, train, two, BF16 | {"max_steps": 3}, folder=tmp_path, sharding=sharding))
+    results(on_ranks(2, train, two, BF16 | {"resume": True}, folder=tmp_path, sharding=sharding))
     assert lines(one) == lines(two)
     assert lines(one)[3]["learning_rate"] == 4 * lines(one)[0]["learning_rate"]
 
 
 def test_a_dtype_that_deepspeed_would_change_is_refused(tmp_path: Path) -> None:
-    for rank in on_ranks(2, train, tmp_path / "run", {"dtype": "float32"}, folder=tmp_path, sharding="zero2"):
+    for rank in on_ranks(2, train, tmp_path / "run", BF16 | {"dtype": "float32"}, folder=tmp_path, sharding="zero2"):
         assert rank.error is not None
         assert "dtype must be bfloat16, got float32" in rank.error

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import dmpo.trainer
 from tests.ranks.launch import Rank, Sharding, on_ranks, results
 from tests.test_trainer import lines, settings, trainer
 
@@ -27,8 +28,9 @@ SIZES: dict[str, Any] = {
 }
 
 
-def train(folder: Path, changes: dict[str, Any]) -> None:
-    trainer(settings(folder, **(SIZES | changes))).train()
+def train(folder: Path, changes: dict[str, Any], reward: Any = None) -> None:
+    dmpo.trainer.plot_run = lambda *arguments: None  # in a process of its own
+    trainer(settings(folder, **(SIZES | changes)), reward).train()
 
 
 def check(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> None:
@@ -85,7 +87,7 @@ class Fails:
 
 
 def train_and_fail(folder: Path) -> None:
-    trainer(settings(folder, **SIZES), Fails()).train()
+    train(folder, {}, Fails())
 
 
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
