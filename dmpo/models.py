@@ -108,7 +108,7 @@ def load_model(
         raise ValueError(f"{folder} holds an adapter: load its base model, then dmpo.load_adapter on that")
     fields = read_json(folder / "config.json")
     try:
-        config = _bidirectional_config(fields, mask_id)
+        config = bidirectional_config(fields, mask_id)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     config._attn_implementation = attn_implementation or "sdpa"
@@ -276,7 +276,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrainedConfig:
+def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrainedConfig:
     model_type = fields.get("model_type")
     if model_type == "llada":
         config: PreTrainedConfig = llama_config_from_llada(fields)

@@ -18,7 +18,7 @@ from .architectures import PUBLISHED
 from .checkpoint_files import checkpoint_folder, read_json
 from .config import DMPOConfig
 from .memory import Architecture, Device
-from .models import _bidirectional_config
+from .models import bidirectional_config
 from .plan_ledger import PARTS, Ledger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
@@ -125,7 +125,7 @@ def read_model_config(path: str) -> Any:
         ValueError: no such checkpoint, no config.json in it, or a model that `load_model` would refuse.
     """
     if path in PUBLISHED and not Path(path).exists():
-        return _bidirectional_config(dict(PUBLISHED[path]), None)
+        return bidirectional_config(dict(PUBLISHED[path]), None)
     if "/" in path and not Path(path).expanduser().exists():
         try:
             file = Path(hf_hub_download(path, "config.json"))
@@ -134,7 +134,7 @@ def read_model_config(path: str) -> Any:
     else:
         file = checkpoint_folder(path) / "config.json"
     try:
-        return _bidirectional_config(read_json(file), None)
+        return bidirectional_config(read_json(file), None)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{file}: {error}") from error
 
