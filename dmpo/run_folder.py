@@ -29,7 +29,7 @@ log = logging.getLogger("dmpo")
 MAY_CHANGE = {
     *("output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"),
     *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
-    *("max_skipped_steps", "log_completions"),
+    *("max_skipped_steps", "log_completions", "reward_timeout"),
 }
 NETWORK_DELAY = 30.0  # seconds within which a network file system shows one node's files to the others
 CHECKPOINTS, LINES = "checkpoints", ("metrics.jsonl", "timings.jsonl", "completions.jsonl")

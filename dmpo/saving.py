@@ -30,6 +30,7 @@ class Saver:
     Args:
         model, optimizer: as accelerate prepared them.
         config: of the run.
+        origin: `preflight.fingerprint` of the model that the run began with.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class Saver:
         buffer: ReplayBuffer,
         skipped: SkippedSteps,
         config: DMPOConfig,
+        origin: str | None,
     ) -> None:
         self.accelerator, self.run, self.keep = accelerator, run, config.save_total_limit
         self.model, self.optimizer, self.tokenizer = model, optimizer, tokenizer
-        self.buffer, self.skipped = buffer, skipped
+        self.buffer, self.skipped, self.origin = buffer, skipped, origin
         # One that is never refreshed is what the config's model gives, at any time.
         self.reference = reference if config.reference_refresh_steps else None
         self.saved = 0  # the step of the newest checkpoint, 0 where nothing has been done that could be lost
@@ -73,7 +75,7 @@ class Saver:
                 optimizer=self.optimizer,
                 reference=self.reference,
                 part=tensors,
-                state={**state, "buffer": values, "skipped": self.skipped.state()},
+                state={**state, "origin": self.origin, "buffer": values, "skipped": self.skipped.state()},
                 keep=step + 1 if self.skipped.in_row else self.keep,
             )
         if written:
@@ -94,10 +96,16 @@ class Saver:
             time.sleep(PAUSE)
 
     def load(self) -> dict[str, Any]:
-        """Restore the run from the checkpoint of its folder; returns the state given to `save`, and `step`."""
+        """Restore the run from the checkpoint of its folder; returns the state given to `save`, and `step`.
+
+        Raises:
+            ValueError: the checkpoint does not fit, or the run began with other weights than this one.
+        """
         path = self.run.checkpoint
         assert path is not None
         state = load_checkpoint(path, self.model, self.optimizer, self.reference)
+        if self.origin and state["origin"] not in (None, self.origin):
+            raise ValueError(f"checkpoint {path}: its run began with other weights than config key 'model' gives now")
         self.buffer.load_state(
             [load_part(path, rank) for rank in range(state["world"])],
             state["buffer"],

@@ -25,7 +25,7 @@ from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared
 from .policy import ReferencePolicy, make_policy
-from .preflight import check_model, check_ranks, check_task, fit_micro_batch
+from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
@@ -75,6 +75,7 @@ class DMPOTrainer:
         self.policy = make_policy(config, self.accelerator.device, model)
         check_model(config, self.policy)
         self.config = config = fit_micro_batch(config, self.policy, self.accelerator)
+        origin = fingerprint(self.policy)  # before anything spreads it
         weights = [p for p in self.policy.parameters() if p.requires_grad]
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
@@ -86,7 +87,7 @@ class DMPOTrainer:
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
         parts = (self.model, self.optimizer, self.tokenizer, self.reference, self.buffer, self.skipped)
-        self.saver = Saver(self.accelerator, self.run, *parts, config)
+        self.saver = Saver(self.accelerator, self.run, *parts, config, origin)
 
     def train(self) -> dict[str, Any]:
         """Run to `max_steps`; returns what summary.json holds.

@@ -19,13 +19,16 @@ import torch
 from safetensors.torch import load_file
 
 import dmpo.trainer
-from dmpo import checkpoint, saving
+from dmpo import DMPOTrainer, checkpoint, saving
 from dmpo.checkpoint import checkpoint_damage, list_checkpoints, newest_checkpoint
 from dmpo.folder_lock import FolderLock
 from dmpo.interruption import Interrupted, SignalWatch
 from dmpo.json_lines import JsonLines
+from dmpo.pretrain import character_tokenizer
 from dmpo.whole_files import publish, write_text
 from tests.killed_run import small_trainer, start, start_ranks
+from tests.test_trainer import CountOnes
+from tests.tiny_models import tiny
 
 REASON = "No space left on device (os error 28)"
 
@@ -210,6 +213,16 @@ def test_another_model_is_told_by_name(tmp_path: Path) -> None:
     other = small_trainer(tmp_path / "third", lora_r=0, resume=False)
     other.run.checkpoint = folder
     with pytest.raises(ValueError, match=r"step-1: .*missing or unknown"):
+        other.train()
+
+
+def test_a_run_does_not_go_on_from_other_base_weights(tmp_path: Path) -> None:
+    """An adapter fits any base of its shape."""
+    small_trainer(tmp_path, max_steps=1).train()
+    model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32, num_layers=1, seed=1)
+    config = small_trainer(tmp_path, max_steps=2).config
+    other = DMPOTrainer(config, model=model, tokenizer=character_tokenizer(), task=CountOnes())
+    with pytest.raises(ValueError, match="began with other weights"):
         other.train()
 
 
