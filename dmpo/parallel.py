@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import GradientAccumulationPlugin, gather_object
 from torch import Tensor
 
 Value = TypeVar("Value")
@@ -15,6 +15,12 @@ Value = TypeVar("Value")
 
 class RankError(ValueError):
     """What another rank failed with: a ValueError, which the command line tells in one line."""
+
+
+def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
+    """Accelerate as launched, save for gradient accumulation: a step here is one pass over all of its views."""
+    once = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(log_with=trackers or None, project_dir=output_dir, gradient_accumulation_plugin=once)
 
 
 def rank_rows(total: int, rank: int, world: int) -> slice:

@@ -15,6 +15,7 @@ from .config import DMPOConfig
 from .masked_lm import lora_target_modules
 from .models import load_model
 from .sharding import whole_parameters
+from .zero import zero_stage
 
 
 def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
@@ -53,15 +54,18 @@ class ReferencePolicy:
         refreshable: whether `refresh` will be called.
 
     Raises:
-        ValueError: the trained weights must be kept, and DeepSpeed ZeRO-3 has them in pieces that cannot be exchanged.
+        ValueError: refreshing under DeepSpeed, whose float32 masters do not change places; or the trained weights must
+            be kept, and DeepSpeed ZeRO-3 has them in pieces.
     """
 
     def __init__(self, model: nn.Module, *, refreshable: bool = False) -> None:
         self._model, self._policy = model, extract_model_from_parallel(model)
         self._kept: dict[str, Tensor] = {}
+        if refreshable and zero_stage(model):
+            raise ValueError("reference_refresh_steps must be 0 under DeepSpeed, which keeps masters apart; use FSDP2")
         if not refreshable and isinstance(self._policy, PeftModel):
             return
-        if any(hasattr(p, "ds_id") for p in self._policy.parameters()):
+        if zero_stage(model) == 3:
             raise ValueError("ZeRO-3 cannot keep a reference of trained weights; use FSDP2, or LoRA without refreshing")
         self._kept = {name: p.detach().clone() for name, p in self._trained()}
 

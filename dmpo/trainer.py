@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from . import zero
@@ -23,7 +22,7 @@ from .evaluate import Evaluation, evaluate_on_ranks
 from .interruption import Interrupted, SignalWatch
 from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
-from .parallel import from_main, is_shared
+from .parallel import from_main, is_shared, make_accelerator
 from .policy import ReferencePolicy, make_policy
 from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch
 from .randomness import derive_key
@@ -62,7 +61,7 @@ class DMPOTrainer:
         reward: Reward | None = None,
     ) -> None:
         self.config = config
-        self.accelerator = Accelerator(log_with=config.report_to or None, project_dir=config.output_dir)
+        self.accelerator = make_accelerator(config.output_dir, config.report_to)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.world)

@@ -33,6 +33,7 @@ def configure(accelerator: Accelerator, *, dtype: str, max_grad_norm: float) -> 
             f"dtype must be {_DTYPES[precision]}, got {dtype}: DeepSpeed was launched with mixed_precision {precision}"
         )
     settings["train_micro_batch_size_per_gpu"] = 1  # of a data loader, which there is none of
+    settings["gradient_accumulation_steps"] = 1
     settings["gradient_clipping"] = max_grad_norm
     if precision == "bf16":
         settings["bf16"]["check_grad_overflow"] = True

@@ -221,6 +221,15 @@ def test_every_baseline_runs(tmp_path: Path, baseline: Any) -> None:
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines(tmp_path))
 
 
+def test_accumulation_in_a_launch_config_does_not_scale_the_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plain", "accumulating"):
+        trainer(settings(tmp_path / name, max_steps=2, eval_steps=0, micro_batch_size=8)).train()
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # what accelerate launch hands down
+    assert lines(tmp_path / "plain") == lines(tmp_path / "accumulating")
+
+
 def test_a_memory_budget_chooses_the_micro_batch(tmp_path: Path) -> None:
     run = trainer(settings(tmp_path, rollout_batch_size=1, micro_batch_size=5))
     needed = plan(run.config, run.policy.config, device="cpu")
