@@ -61,10 +61,12 @@ def test_the_command_says_where_they_lie(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_accelerate_launch_trains_on_two_ranks(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_config_path("ddp"))]
-    words += ["--cpu", "--num_processes", "2", "--main_process_port", "0", "-m", "dmpo", "train", "sudoku-tiny"]
+    words += ["--num_processes", "2", "--main_process_port", "0", "-m", "dmpo", "train", "sudoku-tiny"]
     words += ["max_steps=1", "num_prompts=3", "num_generations=3", "eval_prompts=2", f"output_dir={tmp_path / 'run'}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # Not by --cpu, with which accelerate starts one process only, whatever the config says.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("Held-out accuracy") == 1
     assert len(lines(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "checkpoints" / "step-1" / "rank-1.safetensors").is_file(), "the second rank was there"
