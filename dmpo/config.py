@@ -67,7 +67,7 @@ class DMPOConfig:
         micro_batch_size: views of one forward and backward; the gradient does not depend on it. 0: all at once.
         memory_budget: GB of a device; above 0, `micro_batch_size` is instead the largest that `dmpo plan` fits into it.
         max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops; each is
-            skipped and counted.
+            skipped and counted. More than a round's, so that one bad completion costs a round and not the run.
     Book-keeping
         output_dir: the folder that the run owns. resume: go on from its newest whole checkpoint.
         seed: of everything. save_steps, eval_steps: every so many gradient steps, 0 for only at the end.
@@ -141,7 +141,7 @@ class DMPOConfig:
     max_grad_norm: float = 0.2
     micro_batch_size: int = 4
     memory_budget: float = 0.0
-    max_skipped_steps: int = 5
+    max_skipped_steps: int = 20
 
     seed: int = 0
     resume: bool = False

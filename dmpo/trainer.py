@@ -227,7 +227,7 @@ class DMPOTrainer:
         write_evidence(folder, self.rank, self.buffer.batch(self.step - 1), self.tokenizer, self.config)
         raise FloatingPointError(
             f"the last {self.skipped.in_row} steps had a loss or gradient that is not finite; the run is saved at step "
-            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}"
+            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}; a larger max_skipped_steps goes on"
         )
 
     def _seconds(self) -> float:
