@@ -15,6 +15,8 @@ from .sources import read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
 from .templates import choose_template, fill, worked
 
+_TRIES = 100_000  # draws of one puzzle; of eight numbers up to 99 the usual one takes 4,000
+
 
 class Countdown:
     """Rows `numbers` (list of int) and `target` (int); the completion is an expression.
@@ -68,7 +70,11 @@ class Countdown:
                     raise ValueError(f"data set {train} leaves no row with {self._counts()} numbers for {split}")
 
     def row(self, split: str, index: int) -> Row:
-        """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone."""
+        """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone.
+
+        Raises:
+            ValueError: unknown split, or `counts` and `largest` are so small that no puzzle is the split's.
+        """
         check_split(split)
         if self.rows is not None:
             numbers, target = self.rows[split][index % len(self.rows[split])]
@@ -111,7 +117,7 @@ class Countdown:
     def _draw(self, split: str, index: int) -> tuple[list[int], int]:
         """A solvable puzzle: combine the numbers two by two at random until one value is left, which is the target."""
         random = Random(f"countdown/{split}/{index}")
-        while True:
+        for _ in range(_TRIES):
             numbers = [random.randint(1, self.largest) for _ in range(random.choice(self.counts))]
             if hashed_split(_key(numbers)) != split:
                 continue
@@ -123,6 +129,9 @@ class Countdown:
                 values.append(random.choice(results))
             if values[0].denominator == 1 and 1 <= values[0] <= self.largest and values[0] not in numbers:
                 return numbers, int(values[0])
+        raise ValueError(
+            f"counts {list(self.counts)} and largest {self.largest} leave no puzzle for {split} in {_TRIES:,} draws"
+        )
 
     def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
         rows = []

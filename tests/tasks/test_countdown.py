@@ -41,6 +41,14 @@ def test_puzzles_made_here() -> None:
             assert task.reward([made], numbers=[row["numbers"]], target=[row["target"]]) == [1.0]
 
 
+def test_a_split_without_puzzles() -> None:
+    """Of the 55 pairs of numbers up to 10 none is for validation."""
+    task: Any = load_task("countdown", counts=[2], largest=10)
+    assert len(task.row("train", 0)["numbers"]) == 2
+    with pytest.raises(ValueError, match=r"counts \[2\] and largest 10 leave no puzzle for validation"):
+        task.row("validation", 0)
+
+
 def test_both_counts_and_the_prompt() -> None:
     task: Any = load_task("countdown")
     rows = [task.row("train", i) for i in range(30)]
