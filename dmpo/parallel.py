@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, gather_object
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 Value = TypeVar("Value")
+WAIT = timedelta(hours=3)
 
 
 class RankError(ValueError):
@@ -18,9 +20,16 @@ class RankError(ValueError):
 
 
 def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
-    """Accelerate as launched, save for gradient accumulation: a step here is one pass over all of its views."""
-    once = GradientAccumulationPlugin(num_steps=1)
-    return Accelerator(log_with=trackers or None, project_dir=output_dir, gradient_accumulation_plugin=once)
+    """Accelerate as launched, save for gradient accumulation: a step here is one pass over all of its views.
+
+    Ranks wait for each other for hours, as rollouts and rewards of one may take much longer than those of another.
+    """
+    return Accelerator(
+        log_with=trackers or None,
+        project_dir=output_dir,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+    )
 
 
 def rank_rows(total: int, rank: int, world: int) -> slice:

@@ -221,6 +221,26 @@ def test_every_baseline_runs(tmp_path: Path, baseline: Any) -> None:
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines(tmp_path))
 
 
+def test_the_reference_is_refreshed_every_so_many_steps(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"gradient_steps": 1, "max_steps": 4, "eval_steps": 0, "save_steps": 0}
+    trainer(settings(tmp_path / "run", reference_refresh_steps=2, **options)).train()
+    zero = [line["log_ratio"] == 0 for line in lines(tmp_path / "run")]
+    assert zero == [True, False, True, False], "just refreshed, the policy is its reference"
+
+
+def test_the_buffer_is_used_and_what_is_stale_leaves_it(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"gradient_steps": 1, "max_steps": 5, "eval_steps": 0, "save_steps": 0}
+    options |= {"buffer_rounds": 3, "learning_rate": 3e-2}
+    for name, ess in (("all", 0.0), ("fresh", 1.0)):
+        trainer(settings(tmp_path / name, buffer_min_ess=ess, **options)).train()
+    kept, fresh = lines(tmp_path / "all"), lines(tmp_path / "fresh")
+    assert [line["buffer_groups"] for line in kept] == [4, 8, 12, 12, 12]
+    assert kept[-1]["buffer_dropped"] == 0
+    assert kept[-1]["age"] > 0
+    assert all(line["buffer_groups"] < 12 for line in fresh)
+    assert fresh[-1]["buffer_dropped"] > 8
+
+
 def test_accumulation_in_a_launch_config_does_not_scale_the_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
