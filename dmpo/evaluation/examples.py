@@ -29,6 +29,13 @@ class Example:
     ids: list[int]
 
     @property
+    def columns(self) -> dict[str, Any]:
+        """The row's own, without its prompt, as they are in JSON."""
+        own = {name: value for name, value in self.row.items() if name != "prompt"}
+        columns: dict[str, Any] = json.loads(json.dumps(own, default=str))
+        return columns
+
+    @property
     def width(self) -> int:
         return -(-len(self.ids) // _STEP) * _STEP
 

@@ -83,18 +83,27 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
 
 
 def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict[str, Any]]:
-    """The completions on disk. Raises ValueError where one is of another prompt than its example has now."""
+    """The completions on disk. Raises ValueError where one is of another row than its example has now: another prompt,
+    or another right answer or other column, from which its score came."""
     done = read_parts(folder)
     for line in done.values():
         told = examples.get(line["task"])
         if told and line["index"] < len(told.examples):
-            prompt = told.examples[line["index"]].row["prompt"]
-            if line["prompt"] != prompt:
-                raise ValueError(
-                    f"output_dir {folder} holds completions of other data: the prompt of {line['task']} "
-                    f"{line['index']} was {line['prompt'][:60]!r} and is now {prompt[:60]!r}"
-                )
+            example = told.examples[line["index"]]
+            before = {"prompt": line["prompt"]} | line["columns"]
+            now = {"prompt": example.row["prompt"]} | example.columns
+            for name in [*now, *before]:
+                if (was := _json(before, name)) != (wanted := _json(now, name)):
+                    raise ValueError(
+                        f"output_dir {folder} holds completions of other data: the {name} of {line['task']} "
+                        f"{line['index']} was {was:.60} and is now {wanted:.60}"
+                    )
     return done
+
+
+def _json(columns: dict[str, Any], name: str) -> str:
+    """A column as text, in which NaN is NaN and the order of keys does not count."""
+    return json.dumps(columns[name], sort_keys=True) if name in columns else "absent"
 
 
 def _report(

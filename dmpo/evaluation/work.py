@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterator
@@ -101,7 +100,6 @@ def _line(
     config: EvalConfig, cell: Cell, told: TaskExamples, example: Example, sample: int, attempt: Attempt
 ) -> dict[str, Any]:
     """A line of results.jsonl. `columns` are the row's own, so that it can be scored again without the data set."""
-    columns = {name: value for name, value in example.row.items() if name != "prompt"}
     place = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
     decoding = {"gen_length": cell.gen_length, "decoder": cell.decoder, "temperature": config.temperature}
     prompt = {"shots": config.shots, "template_hash": told.template_hash, "prompt": example.row["prompt"]}
@@ -117,5 +115,5 @@ def _line(
         "failure": attempt.failure,
         "tokens": attempt.tokens,
         "steps": attempt.steps,
-        "columns": json.loads(json.dumps(columns, default=str)),
+        "columns": example.columns,
     }

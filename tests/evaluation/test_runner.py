@@ -170,10 +170,16 @@ def test_another_model_or_data_is_not_mixed_in(model: Path, whole: Path, tmp_pat
     part = whole / "parts" / "rank-0.jsonl"
     text = part.read_text()
     line = json.loads(text.splitlines()[0])
-    part.write_text(text.replace(json.dumps(line), json.dumps(line | {"prompt": "4"}), 1))
     try:
-        with pytest.raises(ValueError, match="completions of other data: the prompt of"):
-            run(model, whole, *BASE)
+        for change, message in (
+            ({"prompt": "4"}, r'the prompt of .* 4 was "4" and is now'),
+            ({"columns": {"digits": "9"}}, r'the digits of .* 4 was "9" and is now'),  # a changed right answer
+            ({"columns": {}}, "the digits of .* 4 was absent"),
+            ({"columns": line["columns"] | {"hint": 1}}, "the hint of .* 4 was 1 and is now absent"),
+        ):
+            part.write_text(text.replace(json.dumps(line), json.dumps(line | change), 1))
+            with pytest.raises(ValueError, match=f"completions of other data: {message}"):
+                run(model, whole, *BASE)
     finally:
         part.write_text(text)
 
