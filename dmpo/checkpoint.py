@@ -97,6 +97,9 @@ def save_checkpoint(
 
     def finish(_: None) -> None:
         if main:
+            for name in (f"rank-{index}.safetensors" for index in range(accelerator.num_processes)):
+                if not (aside / name).is_file():  # a network file system may be slow to show it
+                    raise OSError(f"{name} is not there, or not to be seen from the main rank")
             whole = {**state, "step": step, "world": accelerator.num_processes}
             (aside / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
             publish(aside, final)

@@ -64,7 +64,8 @@ class DMPOConfig:
     Optimisation
         max_steps: gradient steps in all. gradient_steps: of them a round, F.
         learning_rate, warmup_steps, weight_decay, adam_beta1, adam_beta2, max_grad_norm: AdamW, constant after warm-up.
-        micro_batch_size: views of one forward and backward; the gradient does not depend on it. 0: all at once.
+        micro_batch_size: views of one forward and backward; 0: all at once. The gradient does not depend on it, but for
+            the masks of LoRA's dropout.
         memory_budget: GB of a device; above 0, `micro_batch_size` is instead the largest that `dmpo plan` fits into it.
         max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops; each is
             skipped and counted. More than a round's, so that one bad completion costs a round and not the run.

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import DMPOConfig
 from .evaluation.attempts import Attempt, read_attempts
 from .evaluation.statistics import Accuracy
+from .parallel import together
 from .prompts import encode_prompts
 from .randomness import derive_key
 from .rollout import complete
@@ -89,7 +90,8 @@ def evaluate_on_ranks(
 ) -> Evaluation:
     """`evaluate` shared among all ranks: the accuracies are those of all rows, the completions this rank's."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    local = evaluate(model, tokenizer, task, config, split=split, rank=rank, world=world, device=device)
+    where: Any = {"split": split, "rank": rank, "world": world, "device": device}
+    local = together(lambda: evaluate(model, tokenizer, task, config, **where))
     counts = torch.tensor([local.sampled.solved, local.greedy.solved], device=device)
     sampled, greedy = accelerator.reduce(counts, "sum").tolist()
     total = config.eval_prompts

@@ -27,8 +27,9 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
         # The name that transformers 5.23 deprecates is the only one of those before.
         enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if config.lora_r and config.dtype == "bfloat16" and torch.device(device).type == "cuda":
-        # peft multiplies by its adapters in float32; TF32 is many times faster and finer than the bfloat16 around it.
+    if config.lora_r and policy.dtype == torch.bfloat16 and torch.device(device).type == "cuda":
+        # peft multiplies by its adapters in float32; TF32, for all of this process, is many times faster and still
+        # finer than the bfloat16 around it.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)  # LoRA's initial weights
     if config.lora_r:

@@ -25,7 +25,7 @@ from .whole_files import ASIDE, sweep, write_text
 log = logging.getLogger("dmpo")
 
 # A resumed run may differ from the one it continues in these keys alone. Of the second line gradients do not depend but
-# by rounding: a run that fell for lack of memory goes on with smaller ones.
+# by rounding and dropout: a run that fell for lack of memory goes on with smaller ones.
 MAY_CHANGE = {
     *("output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"),
     *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),

@@ -18,12 +18,16 @@ _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "no": "float32"}
 def configure(accelerator: Accelerator, *, dtype: str, max_grad_norm: float) -> None:
     """Fill in what DeepSpeed does itself: it clips, skips steps that are not finite, and steps within `backward`.
 
-    Nothing without DeepSpeed.
-
     Raises:
-        ValueError: `dtype` is not the one to which the launch config casts every weight.
+        ValueError: with DeepSpeed, `dtype` is not the one to which the launch config casts every weight; without it,
+            the launch config asks for mixed precision.
     """
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        if accelerator.mixed_precision != "no":
+            raise ValueError(
+                f"launched with mixed_precision {accelerator.mixed_precision}, which must be no: a run computes in its "
+                f"own dtype ({dtype})"
+            )
         return
     plugin = accelerator.state.deepspeed_plugin
     settings = plugin.deepspeed_config

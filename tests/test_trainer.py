@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from dmpo import DMPOConfig, DMPOTrainer, load_model
@@ -348,3 +349,14 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="absent"):
         DMPOTrainer(config, task=CountOnes())
     assert not (tmp_path / "run").exists()
+
+
+def test_mixed_precision_of_a_launch_config_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # what accelerate launch hands down
+    AcceleratorState._reset_state()
+    try:
+        with pytest.raises(ValueError, match="mixed_precision bf16, which must be no"):
+            trainer(settings(tmp_path))
+    finally:
+        AcceleratorState._reset_state()
+    assert not any(tmp_path.iterdir())
