@@ -4,7 +4,8 @@ Nothing is evaluated as code. Grammar, after LaTeX's and Unicode's signs are wri
 
     expression = term (("+" | "-") term)*
     term       = factor (("*" | "/") factor)*
-    factor     = "-" factor | number | "(" expression ")" | "\\frac" "{" expression "}" "{" expression "}"
+    factor     = "-" factor | number | "(" expression ")" | "[" expression "]"
+               | "\\frac" "{" expression "}" "{" expression "}"
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ SOLVED_WEIGHT = 1.0
 
 _LONGEST = 300  # characters of an expression
 _DEEPEST = 40  # nested parentheses and signs
-_TOKENS = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\frac|[-+*/(){}]))")
+_TOKENS = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\frac|[-+*/(){}[\]]))")
 _SIGNS = str.maketrans(
-    {"×": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "∕": "/", "⁄": "/"} | dict.fromkeys("−–﹣－", "-")
+    dict.fromkeys("×·∙⋅∗•✕✖⨯＊", "*")
+    | dict.fromkeys("÷∕⁄➗／", "/")
+    | dict.fromkeys("−–﹣－➖", "-")
+    # A sign may be followed by the mark that asks for its picture.
+    | dict.fromkeys("＋➕", "+")
+    | {"（": "(", "）": ")", "\ufe0f": None}
 )
+_TIMES = re.compile(r"(?<=[0-9)\]])(\s*)[xX](?=\s*[-(\[0-9])")
+_MARKED = re.compile(r"(`{1,3}|\*{1,3})(.*)\1", re.DOTALL)
 _LATEX = re.compile(r"\\(times|cdot|ast|div|left|right|displaystyle|[,;: ()\[\]$])|\$|\\[dt](?=frac)")
 
 
@@ -38,24 +46,25 @@ class Expression:
     numbers: tuple[str, ...]
 
 
-def parse_expression(text: str) -> Expression | None:
-    """The expression that a whole text is, None where it is none, too long or too deep.
+def parse_equation(text: str) -> list[Expression]:
+    """The expressions of a chain `a = b = …`, or the one that a whole text is; [] where a part is none or its value is
+    another, and for a text too long or too deep.
 
-    `+ − × ÷` in any of their signs, parentheses, the unary minus, numbers of ASCII digits; no power, no unary plus.
-    `expression = number` is read where the number is the value.
+    `+ − × ÷` in any of their signs, `x` between numbers, parentheses, brackets, the unary minus, numbers of ASCII
+    digits; no power, no unary plus. Marks of bold or code around the text and a final period are no part of it.
     """
     if len(text) > _LONGEST:
-        return None
-    text, equals, result = text.partition("=")
+        return []
     try:
-        expression = _Parser(_plain(text)).whole()
-        if equals:
-            stated = _Parser(_plain(result)).whole()
-            if len(stated.numbers) != 1 or stated.value != expression.value:
-                return None
+        parts = [_Parser(part).whole() for part in _plain(text).split("=")]
     except _SyntaxError:
-        return None
-    return expression
+        return []
+    return parts if all(part.value == parts[0].value for part in parts) else []
+
+
+def parse_expression(text: str) -> Expression | None:
+    """The first part of `parse_equation`, None where there is none."""
+    return next(iter(parse_equation(text)), None)
 
 
 def uses_each_once(expression: Expression, numbers: Iterable[Any]) -> bool:
@@ -73,12 +82,13 @@ def countdown_answer(completion: str) -> str | None:
 
 
 def countdown_value(completion: str, numbers: Iterable[Any]) -> Fraction | None:
-    """The value of a completion's expression, None unless it is one of all the given numbers, each used once."""
+    """The value of a completion's expression, None unless it is one of all the given numbers, each used once.
+
+    Of a chain of equal expressions (`3*5-2 = 15-2 = 13`) one has to use them.
+    """
     answer = countdown_answer(completion)
-    expression = None if answer is None else parse_expression(answer)
-    if expression is None or not uses_each_once(expression, numbers):
-        return None
-    return expression.value
+    parts = [] if answer is None else parse_equation(answer)
+    return next((part.value for part in parts if uses_each_once(part, numbers)), None)
 
 
 def countdown_solved(completion: str, numbers: Iterable[Any], target: Any) -> bool:
@@ -149,9 +159,9 @@ class _Parser:
         if token == "-":
             inner = self.factor()
             value = None if inner is None else -inner
-        elif token == "(":
+        elif token in ("(", "["):
             value = self.expression()
-            self.expect(")")
+            self.expect(")" if token == "(" else "]")
         elif token == "\\frac":
             value = _ratio(self.braced(), self.braced())
         elif token and token[0] in "0123456789":
@@ -190,6 +200,10 @@ def _ratio(value: Fraction | None, divisor: Fraction | None) -> Fraction | None:
 
 
 def _plain(text: str) -> str:
+    for _ in range(3):  # bold, code and the period in any order
+        text = text.strip().removesuffix(".")
+        marked = _MARKED.fullmatch(text)
+        text = marked[2] if marked else text
     words = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
     text = _LATEX.sub(lambda found: "\\" if found[0] in ("\\d", "\\t") else words.get(found[1] or "", " "), text)
-    return text.translate(_SIGNS)
+    return _TIMES.sub(r"\1*", text.translate(_SIGNS)).rstrip().removesuffix(".")
