@@ -40,8 +40,8 @@ class EvalConfig:
         checkpoint: of a run: newest, best (on the validation split, see `dmpo.selection`) or step-N.
         dtype: of the weights; null keeps the checkpoint's. attn_implementation, load_in_4bit: as in `dmpo.load_model`.
     Examples
-        tasks: of `dmpo.tasks`, or classes as `module:class`. task_options: arguments of each, by its name; a run's own
-            task has by default those that the run was trained with, its prompt template among them.
+        tasks: of `dmpo.tasks`, or classes as `module:class`. task_options: arguments of each, by its name; those that a
+            run's own task is not given are as the run was trained with, its prompt template among them.
         split: test, or validation (what selects checkpoints; the test split never does).
         limit: examples of each task, the first so many; null for all of a finite one.
         shots: solved rows of the train split put before each prompt, drawn by the seed.

@@ -81,20 +81,35 @@ def find_source(config: EvalConfig) -> Source:
 
 
 def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
-    """`task_options`, to which a run adds those that it was trained with on one of the tasks, unless others are given.
+    """`task_options`, to which a run adds those that it was trained with on one of the tasks; of an option in both, the
+    one given here counts. `adapter`, or else `model`, names the run: its folder, or something in its checkpoints.
 
     A prompt template of its own is so the same in evaluation as it was in training.
+
+    Raises:
+        ValueError: the run's config.yaml cannot be read.
     """
-    folder = Path(config.model).expanduser()
-    for run in (folder, folder.parent.parent):  # a run's folder, or its checkpoints/step-N
-        path = run / "config.yaml"
-        if (run / "checkpoints").is_dir() and path.is_file():
+    for named in (config.adapter, config.model):
+        path = None if named is None else _run_config(Path(named).expanduser())
+        if path is not None:
             try:
-                trained = yaml.safe_load(path.read_text(encoding="utf-8"))
-                return {trained["task"]: dict(trained["task_options"])} | config.task_options
+                run = yaml.safe_load(path.read_text(encoding="utf-8"))
+                task, trained = run["task"], dict(run["task_options"])
+                return config.task_options | {task: trained | config.task_options.get(task, {})}
             except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is no run's config: {type(error).__name__}: {error}") from error
     return config.task_options
+
+
+def _run_config(folder: Path) -> Path | None:
+    """config.yaml of the run that a folder is or in whose checkpoints it lies; a link first counts as where it is."""
+    if not folder.is_dir():
+        return None
+    for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
+        for run in (place, *(path.parent for path in place.parents if path.name == "checkpoints")):
+            if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+                return run / "config.yaml"
+    return None
 
 
 def _trained(model: str, checkpoint: str) -> Path:

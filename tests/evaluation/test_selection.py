@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,15 +100,30 @@ def test_eval_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "needs a validation accuracy of a kept checkpoint" in capsys.readouterr().err
 
 
-def test_a_run_is_evaluated_with_the_prompt_it_was_trained_with(run: Path, tmp_path: Path) -> None:
-    (trained := tmp_path / "run").mkdir()
-    (trained / "checkpoints").symlink_to(run / "checkpoints")
+def test_a_run_is_evaluated_with_the_prompt_it_was_trained_with(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tmp_path / "run"
+    shutil.copytree(run / "checkpoints", trained / "checkpoints")
     (trained / "config.yaml").write_text(f"task: {ONES}\ntask_options: {{template: '1{{digits}}'}}\n")
     summary = evaluate_checkpoint(config(trained, tmp_path / "1", "gen_lengths=4"))
     assert summary["tasks"][ONES]["template"] == "1{digits}"
     assert json.loads((tmp_path / "1" / "results.jsonl").read_text().splitlines()[0])["prompt"].startswith("1")
     step = trained / "checkpoints" / "step-6"
     assert trained_options(config(step, tmp_path)) == {ONES: {"template": "1{digits}"}}
+    monkeypatch.chdir(step)
+    for place in (trained, step / "model", Path(), Path("model"), step / ".." / "step-6"):
+        assert trained_options(config(place, tmp_path)) == {ONES: {"template": "1{digits}"}}, place
+    (linked := tmp_path / "linked").symlink_to(step / "model")
+    monkeypatch.chdir(tmp_path)
+    for adapter in (trained, step / "model", linked):
+        on_base = config("some/base", tmp_path, f"adapter={adapter}")
+        assert trained_options(on_base) == {ONES: {"template": "1{digits}"}}
+    (beside := trained / "other").mkdir()
+    for place in ("some/base", beside, step / ".." / ".." / ".." / "run" / "other"):
+        assert trained_options(config(place, tmp_path)) == {}, "in no run's checkpoints"
+    added = f"task_options={{'{ONES}': {{rows: 3}}}}"
+    assert trained_options(config(trained, tmp_path, added)) == {ONES: {"template": "1{digits}", "rows": 3}}
     own = f"task_options={{'{ONES}': {{template: '2{{digits}}'}}}}"
     assert trained_options(config(trained, tmp_path, own)) == {ONES: {"template": "2{digits}"}}
     (trained / "config.yaml").write_text("colour: blue\n")
