@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from .answers import TAGS, bare_answer, boxed_answer, read_answer, tagged_answer
-from .numbers import read_number
+from .arithmetic import Expression, parse_expression
 from .outcomes import Failure, Scores
 from .workers import WorkerPool
 
@@ -35,7 +35,13 @@ _BOMB = re.compile(  # what takes more digits than there is memory for: towers o
 
 # ASCII, Latin and Greek letters, the signs that are typed in place of LaTeX's; no emoji, no other script's digits.
 _SIGNS = re.compile(r"[\s!-~\u00a1-\u024f\u0370-\u03ff\u2010-\u2027\u2030-\u205e\u2070-\u22ff]*")
-_PILE = re.compile(r"(?:[-+]\s*){5}|(?:\\(?:sqrt|frac)\s*\{[^{}]*){12}")
+_PILE = re.compile(r"(?:[-+]\s*){5}|(?:[(\[{]\s*){20}|(?:\\(?:sqrt|frac)\s*\{[^{}]*){12}")
+
+# Plain numbers as LaTeX lets them be written: 8,400 as a whole (in a pair it is two numbers), \frac12, .5 and 5.
+_GROUPED = re.compile(r"[-\\$\s]*[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])\.?[0-9]*[\s$]*")
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
+_POINT = re.compile(r"(?<![0-9])\.(?=[0-9])|(?<=[0-9])\.$")
+_UNKNOWN = re.compile(r"=|(?<![\\A-Za-z])[A-Za-z]")
 
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
 
@@ -59,9 +65,13 @@ def gold_latex(answer: Any) -> str:
 
 
 def equivalent(pairs: list[tuple[str, str]]) -> Scores:
-    """For each (answer, right answer) in LaTeX 1 if they are the same, else 0; a pair over its limit is a failure."""
-    known = {pair: Scores([float(_plainly_same(*pair))]) for pair in pairs}
-    asked = [pair for pair in known if not known[pair].values[0] and _may_be_latex(pair[0])]
+    """For each (answer, right answer) in LaTeX 1 if they are the same, else 0; a pair over its limit is a failure.
+
+    Plain arithmetic is compared exactly, here; a worker is asked, and at first started, only for the rest.
+    """
+    decided = {pair: _decided(*pair) for pair in pairs}
+    known = {pair: Scores([float(same)]) for pair, same in decided.items() if same is not None}
+    asked = [pair for pair in decided if pair not in known]
     if asked:
         found = _pool().score([pair[0] for pair in asked], {"gold": [pair[1] for pair in asked]})
         failures = {failure.row: [failure] for failure in found.failures}
@@ -156,17 +166,28 @@ def _may_be_latex(answer: str) -> bool:
     return boxed_answer(f"\\boxed{{{braces}}}") == braces.strip()
 
 
-def _plainly_same(answer: str, gold: str) -> bool:
-    """The same signs, or both plainly the same number: no need to ask."""
-    if not answer:
-        return False
-    if "".join(answer.split()) == "".join(gold.split()):
+def _decided(answer: str, gold: str) -> bool | None:
+    """Whether an answer is right, where that takes no worker to see; None where it does."""
+    if answer and "".join(answer.split()) == "".join(gold.split()):
         return True
-    plain = re.compile(r"\\?\$?-?[0-9.,]+")
-    if not (plain.fullmatch(answer) and plain.fullmatch(gold)):
+    if not _may_be_latex(answer):
         return False
-    number = read_number(answer)
-    return number is not None and number == read_number(gold)
+    given, right = _arithmetic(answer), _arithmetic(gold)
+    if given is None:
+        return None
+    if given.value is None:  # divides by 0
+        return False
+    return None if right is None else given.value == right.value
+
+
+def _arithmetic(latex: str) -> Expression | None:
+    """What is plain arithmetic as a whole, read exactly; None where it is anything else, or an equation."""
+    text = latex.replace("{,}", ",").replace("\\!", "").strip().removeprefix("+")
+    if _GROUPED.fullmatch(text):
+        text = text.replace(",", "")
+    text = _FRACTION.sub(r"\\frac{\1\2}{\3\4}", text)
+    text = _POINT.sub(lambda found: "0." if found.end() < len(found.string) else "", text)
+    return None if _UNKNOWN.search(text) else parse_expression(text)  # which reads an x between numbers as ×
 
 
 @cache

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dmpo.rewards import math
+from dmpo.rewards import math, mathematics
 from dmpo.rewards.mathematics import CPU_LIMIT, _may_be_latex, _pool, failures, gold_latex, math_answer, math_correct
 
 EQUIVALENT: list[tuple[str, str, bool]] = [
@@ -47,6 +47,45 @@ EQUIVALENT: list[tuple[str, str, bool]] = [
         ("(" * 10_000 + ")" * 10_000, "5", False),
     ],
 ]
+
+
+UNASKED: list[tuple[str, str, bool]] = [
+    *[
+        ("3.5*2", "5", False),
+        ("3.5*2", "7", True),
+        (r"3.5 \times 2", "7", True),
+        ("1/0", "5", False),
+        ("5", "6", False),
+    ],
+    *[(r"\frac{1}{0}", r"\pi", False), ("97**98**99", "5", False), ("9^{9^{9}}", "5", False), ("5.", "5", True)],
+    *[("(" * 10_000 + ")" * 10_000, "5", False), ("(" * 140 + ")" * 140, "5", False), ("8,400", "8400", True)],
+    *[
+        ("8,400", "5", False),
+        ("18.0", "18", True),
+        ("18.0", "5", False),
+        (r"\$18.00", "18", True),
+        ("$18.00", "5", False),
+    ],
+    *[("-5", "5", False), ("−5", "-5", True), ("+5", "5", True), (".5", r"\frac12", True), (r"\dfrac 12", "0.5", True)],
+    *[(r"8{,}400.5", "8400.5", True), (r"8,\!400", "8,400", True), ("0.333333333", r"\frac{1}{3}", False)],
+    *[("1,234,567", "1234567", True), (r"-\$1,200", "-1200", True), (r"\frac{-3}{4}", "-0.75", True)],
+]
+
+
+def test_plain_arithmetic_takes_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker takes seconds to start, and a process's first call has to wait for it."""
+
+    def none() -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(mathematics, "_pool", none)
+    for text, gold, wanted in UNASKED:
+        assert math_correct([f"<answer>{text}</answer>"], [gold]) == [wanted], (text, gold)
+    with pytest.raises(AssertionError, match="started"):
+        math_correct([r"\boxed{\sqrt{25}}"], ["5"])
+    others = [("8,400", "(8,400)"), ("(8,400)", "8400"), ("5,5", "5"), ("8,40", "840"), ("2+3=6", "6"), ("3x-5", "-15")]
+    for text, gold in [*others, ("2x-6", "3x-4"), (r"2\pi", "6.28")]:
+        assert mathematics._decided(text, gold) is None, "not plain: a pair, a list, an equation, an unknown"
 
 
 def test_equivalent_answers() -> None:
