@@ -10,20 +10,20 @@ from typing import Any
 from .answers import boxed_answer
 
 HOLES = ".0"  # both marks are in use for an empty cell
-_FRAME = dict.fromkeys(map(ord, "|-+,[]│┃─━┼╋┌┐└┘├┤┬┴║═╬"))  # what a drawn grid may hold besides its digits
+_FRAME = dict.fromkeys(map(ord, "|-+,[]│┃─━┼╋┌┐└┘├┤┬┴║═╬╔╗╚╝╠╣╦╩`*;:()"))  # what a drawn grid may hold
 
 
 def sudoku_cells(text: str, size: int = 4) -> list[int] | None:
     r"""The grid in a completion, row by row; None where there is none.
 
-    A grid is exactly size² digits 1..size, white space, commas, brackets and lines aside: the whole text, or what
-    stands between the last <answer> and </answer>, or in the last \boxed.
+    A grid is exactly size² digits 1..size, white space, commas, brackets, lines, marks of bold or code and a final
+    period aside: the whole text, or what stands between the last <answer> and </answer>, or in the last \boxed.
     """
     _, tag, answer = text.rpartition("<answer>")
     text = answer.partition("</answer>")[0] if tag else text
     boxed = boxed_answer(text[-40 * size * size :])
     text = text if boxed is None else boxed
-    text = "".join(text.split()).translate(_FRAME) if len(text) <= 8 * size * size else ""
+    text = "".join(text.split()).translate(_FRAME).removesuffix(".") if len(text) <= 16 * size * size else ""
     if len(text) != size * size or any(c not in "123456789"[:size] for c in text):
         return None
     return [int(c) for c in text]
