@@ -54,8 +54,8 @@ def accumulate_gradient(
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
     It does not depend on `micro_batch_size` nor on the ranks, but for rounding and dropout; all ranks make the same
-    number of passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the coefficients are made of are
-    not finite, the loss is NaN, on every rank, and there is no gradient.
+    number of passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the coefficients are
+    made of are not finite, the loss is NaN, on every rank, and there is no gradient.
     """
     mask_id, _ = special_ids(policy)
     views = sample_views(
