@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 from typing import Any
 
@@ -26,16 +27,26 @@ _POWER = (
 )
 _NUMBER = re.compile(
     rf"(?<![0-9A-Za-z])([-+]\s?)?(?:([0-9]+)\s+([0-9]+)\s?/\s?([0-9]+)(?![0-9.,])|({_PLAIN})(?:\s?/\s?({_PLAIN})|{_POWER})?)"
-    r"(?:\s?(thousand|million|billion|trillion)\b)?|[0-9]",  # a digit that the rest does not cover is a number unread
+    # A digit that the rest does not cover is a number unread.
+    r"(?:(?-i:([kKMB]|bn)\b)|\s?(hundred|thousand|lakh|million|crore|billion|trillion)\b)?|[0-9]",
     re.IGNORECASE,
 )
-_SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALE = {"hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9}
+_SCALE |= {"trillion": 10**12, "k": 10**3, "m": 10**6, "bn": 10**9, "b": 10**9}
 _CUES = re.compile(r"####|\banswer\s{0,3}(?:is\b|:)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?:\s|$)")
+_FRACTION = r"\\[dtc]?frac\s?(?:\{\s?([0-9]+)\s?\}|([0-9]))\s?(?:\{\s?([0-9]+)\s?\}|([0-9])(?![0-9]))"
+_OTHER = re.compile(  # what makes another number, or a bound, of the number beside it
+    rf"√\s?[({{]?\s?[0-9]|sqrt|(?!{_FRACTION})\\[dtc]?frac|\\binom|[0-9)}}][⁰¹²³⁴-⁹]"
+    r"|(?:[<>≤≥≠]|\\(?:[lg]eq?|[lg]t|neq?)(?![A-Za-z]))=?\s?[-−]?\\?[$€£¥₹]?\s?[-−]?[.0-9]"
+)
+_MARKUP = re.compile(r"</?[A-Za-z]{1,9}>")
 _CLEANING = (
     (re.compile(r"[−–—‒﹣－]"), "-"),
     (re.compile(r"\{,\}|,?\\!"), lambda found: "," if "," in found[0] else ""),
-    (re.compile(r"\\[dtc]?frac\s?\{\s?([0-9]+)\s?\}\s?\{\s?([0-9]+)\s?\}"), r" \1/\2"),
+    (re.compile(_FRACTION), r" \1\2/\3\4 "),
+    (re.compile("[¼-¾⅐-⅞]"), lambda found: " " + unicodedata.normalize("NFKC", found[0]).replace("\u2044", "/")),
+    (re.compile(r"\b(?:minus|negative)\s(?=\s?\\?[$€£¥₹]?[0-9])", re.IGNORECASE), "-"),
     (re.compile(r"\\(?=(?:times|cdot)\b)"), " "),  # the name is kept for powers of ten
     (re.compile(r"\\[A-Za-z]+|\\."), " "),
     (re.compile(r"\b(?:USD|US|EUR|GBP|Rs\.?|RM)\s?(?=[$€£¥₹]?\s?[-0-9])", re.IGNORECASE), ""),
@@ -50,12 +61,15 @@ def read_number(text: str) -> Fraction | None:
 
     Read are thousands separators (comma, space, LaTeX's `{,}`), currency signs, units and other words around the
     number, per cent (as the number before the sign), signs (also the typographic minus), decimals, fractions, mixed
-    numbers, powers of ten, and "thousand" to "trillion". Of `a = b` the right side counts. A text
-    with digits other than ASCII's is no number, nor is "8,40", "1.2.3" or "3 or 4".
+    numbers, powers of ten, "hundred" to "trillion", and K, M, B or bn after a digit; a dozen is a unit. Of `a = b` the
+    right side counts. A text with digits other than ASCII's is no number, nor is "8,40", "1.2.3", "3 or 4", a root, a
+    square or a bound ("x < 18").
     """
     if len(text) > _LONGEST or any(c.isdecimal() and not c.isascii() for c in text):
         return None
-    text = re.split(r"[=≈]", text)[-1]
+    text = _MARKUP.sub(" ", re.split(r"(?<![<>!])=>?|≈|-+>", text)[-1])
+    if _OTHER.search(text):
+        return None
     for pattern, replacement in _CLEANING:
         text = pattern.sub(replacement, text)
     values = {_value(found) for found in _NUMBER.finditer(text)}
@@ -102,7 +116,7 @@ def gsm8k(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
-    sign, whole, over, under, plain, divisor, power, exponent, scale = found.groups()
+    sign, whole, over, under, plain, divisor, power, exponent, letter, word = found.groups()
     if plain is None and whole is None:
         return None
     if whole is not None:
@@ -116,7 +130,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
                 return None
             value /= _plain(divisor)
         value *= Fraction(10) ** int(power or exponent or 0)
-    value *= _SCALE[scale.lower()] if scale else 1
+    value *= _SCALE[(letter or word).lower()] if letter or word else 1
     return -value if sign and sign[0] == "-" else value
 
 
