@@ -33,7 +33,8 @@ _NUMBER = re.compile(
 )
 _SCALE = {"hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9}
 _SCALE |= {"trillion": 10**12, "k": 10**3, "m": 10**6, "bn": 10**9, "b": 10**9}
-_CUES = re.compile(r"####|\banswer\s{0,3}(?:is\b|:)", re.IGNORECASE)
+_CUES = re.compile(r"####|\banswer[*_]{0,2}\s{0,3}(?:is\b|:)", re.IGNORECASE)
+_OPENING = re.compile(r"(?:[\s:*_$]|\\[(\[])*")  # what may stand, on lines of its own, between a cue and the number
 _SENTENCE_END = re.compile(r"\n|[.!?](?:\s|$)")
 _FRACTION = r"\\[dtc]?frac\s?(?:\{\s?([0-9]+)\s?\}|([0-9]))\s?(?:\{\s?([0-9]+)\s?\}|([0-9])(?![0-9]))"
 _OTHER = re.compile(  # what makes another number, or a bound, of the number beside it
@@ -80,19 +81,19 @@ def gsm8k_answer(completion: str) -> Fraction | None:
     r"""The number that a completion gives as its answer, None where it gives none.
 
     It is read from the last <answer>, else from the last \boxed; without either from what follows the last "####",
-    "answer is" or "answer:" up to the end of that sentence; else the whole completion must be one short line that
-    states one number. A number somewhere in the reasoning is not an answer.
+    "answer is" or "answer:" up to the end of that sentence, and where that is no number from what follows the last
+    "####"; without any of these the whole completion must be one short line that states one number. A number somewhere
+    in the reasoning is not an answer.
     """
     answer = read_answer(completion)
     if answer is None:
         ending = completion[-_ENDING:]
-        cues = [cue.end() for cue in _CUES.finditer(ending)]
+        cues = [*_CUES.finditer(ending)]
         if cues:
-            answer = ending[cues[-1] : cues[-1] + _LONGEST].strip()
-            end = _SENTENCE_END.search(answer)
-            answer = answer[: end.start()] if end else answer
-        else:
-            answer = bare_answer(completion, 40)
+            number = read_number(_sentence(ending, cues[-1].end()))
+            marks = [cue.end() for cue in cues if cue[0] == "####"]
+            return read_number(_sentence(ending, marks[-1])) if number is None and marks else number
+        answer = bare_answer(completion, 40)
     return None if answer is None else read_number(answer)
 
 
@@ -113,6 +114,14 @@ def gsm8k(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
         right = found is not None and found == gold_number(wanted)
         scores.append(form_score(text) + NUMBER_WEIGHT * (found is not None) + CORRECT_WEIGHT * right)
     return scores
+
+
+def _sentence(text: str, start: int) -> str:
+    """What follows a cue, on its line or the next that is not empty, up to the end of the sentence."""
+    rest = text[start : start + _LONGEST]
+    opening = _OPENING.match(rest)
+    rest = rest[opening.end() :] if opening else rest
+    return _SENTENCE_END.split(rest, maxsplit=1)[0]
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
