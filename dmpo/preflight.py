@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig
+from .evaluation.attempts import judge
 from .masked_lm import special_ids, unwrap
 from .plan import GB, largest_micro_batch
 from .rewards import RewardPool
@@ -44,12 +45,15 @@ def check_ranks(config: DMPOConfig, world: int) -> None:
 
 
 def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError for a wrong reward, or a prompt too long among all that this run will see."""
+    """Raise ValueError for a wrong reward, a task that raises on no text at all, or a prompt too long among all that
+    this run will see."""
     drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
     rows = [training_row(task, config.seed, index) for index in range(drawn)]
     held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
     encode_prompts(tokenizer, rows + held_out, config.max_prompt_length)
     reward.check(rows[0])
+    if message := judge(task, "", held_out[0]).message:
+        raise ValueError(f"task {config.task} fails on an empty completion: {message}")
 
 
 def check_model(config: DMPOConfig, policy: nn.Module) -> None:

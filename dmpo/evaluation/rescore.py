@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ..tasks import answer_of
-from .attempts import judge
+from .attempts import Verdict, judge, tell_exceptions
 from .results import show_table, summarise_cells, write_results
 from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
 from .settings import listed
@@ -49,6 +48,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
         raise ValueError(f"output_dir {folder} exists and is not an empty folder")
     task = scorer(config.task, config.task_options)
     lines: list[dict[str, Any]] = []
+    verdicts: list[Verdict] = []
     for number, record in enumerate(read_records(Path(config.file))):
         own = "columns" in record  # of `dmpo eval`, perhaps with other tasks beside this one
         if own and record.get("task") != config.task:
@@ -65,11 +65,14 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             place |= {"gen_length": None, "decoder": None}
             if own:
                 place |= {name: record[name] for name in place if name in record}
-            solved, failure = judge(task, text, row)
-            line = {**place, "prompt": prompt, "completion": text, "answer": answer_of(task, text, row)}
-            lines.append({**line, "score": float(solved), "failure": failure})
+            verdicts.append(verdict := judge(task, text, row))
+            line = {**place, "prompt": prompt, "completion": text, "answer": verdict.answer}
+            lines.append({**line, "score": float(verdict.solved), "failure": verdict.failure})
     if not lines:
         raise ValueError(f"file {config.file} holds no completion of task {config.task}")
+    if all(verdict.failure == "exception" for verdict in verdicts):
+        raise ValueError(f"task {config.task} raises on every completion of {config.file}: {verdicts[0].message}")
+    tell_exceptions(task, verdicts)
     summarised = summarise_cells(lines, config.pass_at)
     title = f"{config.file}, {config.task}"
     summary = {"file": config.file, "task": config.task, "cells": summarised}

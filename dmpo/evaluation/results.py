@@ -26,7 +26,8 @@ def summarise_cells(
     """One object for each (task, gen_length, decoder) in the lines, in their order.
 
     pass@k: value, low, high (95 %) and the interval's method, see `statistics.estimate_pass`. answered: share of
-    completions in which an answer was found. failures: comparisons that timed out or crashed, and so count as wrong.
+    completions in which an answer was found. failures: completions on which a comparison timed out or crashed or
+    the task raised, and which so count as wrong.
 
     Where the lines tell: tokens, drawn and kept; row_forwards, rows that went through the model (with guidance two for
     each sequence); forwards, model calls, and seconds, both over all ranks and dependent on batch size and machine.

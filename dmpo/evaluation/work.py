@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from ..decoding import generate
 from ..prompts import pad_left
 from ..randomness import derive_key
-from ..tasks import answer_of
 from .attempts import Attempt, read_attempts
 from .examples import Example, TaskExamples
 from .ledger import Key, Part
@@ -103,14 +102,13 @@ def _line(
     place = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
     decoding = {"gen_length": cell.gen_length, "decoder": cell.decoder, "temperature": config.temperature}
     prompt = {"shots": config.shots, "template_hash": told.template_hash, "prompt": example.row["prompt"]}
-    answer = answer_of(told.task, attempt.completion, example.row)
     return {
         **place,
         **decoding,
         "seed": config.seed,
         **prompt,
         "completion": attempt.completion,
-        "answer": answer,
+        "answer": attempt.answer,
         "score": float(attempt.solved),
         "failure": attempt.failure,
         "tokens": attempt.tokens,
