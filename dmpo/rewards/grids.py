@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,9 @@ from .answers import boxed_answer
 
 HOLES = ".0"  # both marks are in use for an empty cell
 _FRAME = dict.fromkeys(map(ord, "|-+,[]│┃─━┼╋┌┐└┘├┤┬┴║═╬╔╗╚╝╠╣╦╩`*;:()"))  # what a drawn grid may hold
+
+_PUZZLES = re.compile(r"[1-4.0]{16}|[1-9.0]{81}")
+_SOLUTIONS = re.compile(r"[1-4]{16}|[1-9]{81}")
 
 
 def sudoku_cells(text: str, size: int = 4) -> list[int] | None:
@@ -50,10 +54,15 @@ def is_sudoku(cells: Sequence[int], size: int = 4) -> bool:
 
 
 def sudoku_solved(completion: str, puzzle: str) -> bool:
-    """Whether a completion is a valid grid of the puzzle's size that keeps its clues."""
+    """Whether a completion is a valid grid of the puzzle's size that keeps its clues.
+
+    Raises:
+        ValueError: the puzzle is not one of 16 or 81 cells, digits and HOLES.
+    """
+    puzzle = _column("puzzle", puzzle, _PUZZLES)
     size = math.isqrt(len(puzzle))
     cells = sudoku_cells(completion, size)
-    if cells is None or len(puzzle) != len(cells):
+    if cells is None:
         return False
     return is_sudoku(cells, size) and all(p in HOLES or int(p) == c for p, c in zip(puzzle, cells, strict=True))
 
@@ -63,9 +72,15 @@ def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: 
 
     A completion that is not a grid scores 0: the form is asked for by that alone. A valid grid that keeps the clues is
     solved even where it differs from the recorded solution. Puzzles have 16 or 81 cells.
+
+    Raises:
+        ValueError: a puzzle or solution that is none, or a solution of another size than its puzzle.
     """
     scores = []
-    for text, clues, answer in zip(completions, puzzle, solution, strict=True):
+    for text, given, recorded in zip(completions, puzzle, solution, strict=True):
+        clues, answer = _column("puzzle", given, _PUZZLES), _column("solution", recorded, _SOLUTIONS)
+        if len(answer) != len(clues):
+            raise ValueError(f"column solution has {len(answer)} cells for a puzzle of {len(clues)}")
         cells = sudoku_cells(text, math.isqrt(len(clues)))
         if cells is None:
             scores.append(0.0)
@@ -74,3 +89,12 @@ def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: 
         right = sum(cells[i] == int(answer[i]) for i in holes) / max(1, len(holes))
         scores.append(right + sudoku_solved(text, clues))
     return scores
+
+
+def _column(name: str, value: Any, form: re.Pattern[str]) -> str:
+    """One value of a column, as its cells alone."""
+    text = "".join(str(value).split())
+    if not form.fullmatch(text):
+        holes = f", {' or '.join(HOLES)} for a hole" if name == "puzzle" else ""
+        raise ValueError(f"column {name} must hold texts of 16 or 81 digits{holes}, got {value!r:.100}")
+    return text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,9 +93,35 @@ def test_columns_of_any_number_type() -> None:
         (["3", "5", "2"], "13"),
         ([3.0, 5.0, 2.0], 13.0),
         ((3, 5, 2), Fraction(13)),
+        ("3,5,2", 13),
+        ("[3, 5, 2]", " 13 "),
+        ("3 5 2", torch.tensor(13)),
+        (torch.tensor([3, 5, 2]), 13),
+        ([torch.tensor(3), 5, 2], 13),
     ):
         assert countdown(["3*5-2"], numbers=[numbers], target=[target]) == [1.0]
     assert countdown_value("2.5*2", [2.5, 2]) == 5, "a decimal that was given"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("numbers", value) for value in ("", [], None, 3, "three", [[3, 5, 2]], [3, None], ["1/2"])),
+        *(("target", value) for value in (None, "", "1,300", "1/0", "many", [13], float("nan"), True)),
+    ],
+)
+def test_columns_that_are_no_puzzle(column: str, value: Any) -> None:
+    """They are named before a run spends days on rewards of 0, so also for completions without an answer."""
+    for text in ("3*5-2", ""):
+        with pytest.raises(ValueError, match=f"column {column} must hold"):
+            countdown([text], **({"numbers": [N], "target": [13]} | {column: [value]}))
+
+
+def test_columns_of_too_many_digits() -> None:
+    with pytest.raises(ValueError, match=r"column numbers must hold .* got list of too many digits"):
+        countdown(["7"], numbers=[[10**5000]], target=[7])
+    with pytest.raises(ValueError, match=r"column target must hold .* got int of too many digits"):
+        countdown(["7"], numbers=[[7]], target=[10**5000])
 
 
 @st.composite

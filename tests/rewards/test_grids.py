@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dmpo.rewards import is_sudoku, sudoku, sudoku_cells, sudoku_solved
@@ -86,6 +88,29 @@ def test_nine_by_nine() -> None:
     assert not is_sudoku([int(c) for c in wrong], 9)
     assert sudoku_cells(NINE, 9) == [int(c) for c in NINE]
     assert sudoku_cells(NINE) is None
+
+
+@pytest.mark.parametrize("puzzle", [int(PUZZLE.replace(".", "0")), "1.34 .412\n2143\t4.21", PUZZLE.replace(".", "0")])
+def test_other_ways_to_write_a_puzzle(puzzle: Any) -> None:
+    assert sudoku([GRID, ""], puzzle=[puzzle] * 2, solution=[int(GRID)] * 2) == [2.0, 0.0]
+    assert sudoku_solved(GRID, puzzle)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *(("puzzle", PUZZLE.replace(".", hole)) for hole in "_* x5"),
+        *(("puzzle", value) for value in ("", None, 1234, PUZZLE[1:], list(PUZZLE), [PUZZLE], "." * 25)),
+        *(("solution", value) for value in ("", None, PUZZLE, GRID[1:], list(GRID), NINE)),
+    ],
+)
+def test_columns_that_are_no_puzzle(column: str, value: Any) -> None:
+    for text in (GRID, ""):
+        with pytest.raises(ValueError, match=f"column {column} "):
+            sudoku([text], **({"puzzle": [PUZZLE], "solution": [GRID]} | {column: [value]}))
+    if column == "puzzle":
+        with pytest.raises(ValueError, match=r"column puzzle must hold texts of 16 or 81 digits, \. or 0 for a"):
+            sudoku_solved(GRID, value)
 
 
 def test_the_grids() -> None:
