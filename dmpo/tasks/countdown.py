@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from ..rewards import countdown
 from ..rewards.arithmetic import countdown_answer, countdown_solved
+from .options import check_integers, check_texts
 from .sources import read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
 from .templates import choose_template, fill, worked
@@ -53,10 +54,13 @@ class Countdown:
         template: str | None = None,
         template_file: str | None = None,
     ) -> None:
-        if not counts or not all(isinstance(count, int) and 2 <= count <= 8 for count in counts):
-            raise ValueError(f"counts must be integers from 2 to 8, got {counts}")
-        if largest < 10:
-            raise ValueError(f"largest must be ≥ 10, got {largest}")
+        listed = isinstance(counts, Sequence) and len(counts) > 0
+        if not listed or not all(type(count) is int and 2 <= count <= 8 for count in counts):
+            raise ValueError(f"counts must be a list of integers from 2 to 8, got {counts!r}")
+        if largest is None:
+            raise ValueError("largest must be ≥ 10, an integer, got None")
+        check_integers(10, largest=largest)
+        check_texts(train=train, test=test, revision=revision, test_revision=test_revision)
         if test is not None and train is None:
             raise ValueError("test is given without train: puzzles that are made here hold out their own")
         self.counts, self.largest = tuple(counts), largest
@@ -73,9 +77,10 @@ class Countdown:
         """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone.
 
         Raises:
-            ValueError: unknown split, or `counts` and `largest` are so small that no puzzle is the split's.
+            ValueError: unknown split, an index < 0, or no puzzle of `counts` and `largest` is the split's.
         """
         check_split(split)
+        check_integers(0, index=index)
         if self.rows is not None:
             numbers, target = self.rows[split][index % len(self.rows[split])]
         else:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from rich.markup import escape
 
+from .options import check_integers, check_texts
 from .sources import read_rows
 from .splits import Row, check_split, hold_out, text_key
 from .templates import choose_template, fill, worked
@@ -48,8 +49,10 @@ class Questions:
         template: str | None = None,
         template_file: str | None = None,
     ) -> None:
-        if validation_rows < 1:
-            raise ValueError(f"validation_rows must be ≥ 1, got {validation_rows}")
+        if validation_rows is None:
+            raise ValueError("validation_rows must be ≥ 1, an integer, got None")
+        check_integers(1, validation_rows=validation_rows, longest=longest)
+        check_texts(train=train, test=test, revision=revision, test_revision=test_revision)
         self.template = choose_template(template, template_file, self.TEMPLATE, ("question",))
         train, test = train or self.TRAIN, test or self.TEST
         if test == train and test_revision is None:
@@ -82,6 +85,7 @@ class Questions:
     def row(self, split: str, index: int) -> Row:
         """Row `index` of a split, counted around its end: `prompt`, `question`, `answer`, `solution`."""
         check_split(split)
+        check_integers(0, index=index)
         places = self.places[split]
         return dict(self.rows[split][places[index % len(places)]])
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
 from ..rewards.grids import units
+from .options import check_integers
 from .splits import Row, check_split
 from .templates import choose_template, fill, worked
 
@@ -54,6 +55,7 @@ class Sudoku:
         template: str | None = None,
         template_file: str | None = None,
     ) -> None:
+        check_integers(1, min_holes=min_holes, max_holes=max_holes)
         min_holes = self.USUAL[0] if min_holes is None else min_holes
         max_holes = self.USUAL[1] if max_holes is None else max_holes
         self.template = choose_template(template, template_file, "{puzzle}", ("puzzle",))
@@ -68,6 +70,7 @@ class Sudoku:
     def row(self, split: str, index: int) -> Row:
         """Puzzle `index` of a split: a function of (split, index) alone."""
         check_split(split, SPLITS)
+        check_integers(0, index=index)
         puzzle, solution = self.draw(split, index)
         return {"prompt": fill(self.template, {"puzzle": puzzle}), "puzzle": puzzle, "solution": solution}
 

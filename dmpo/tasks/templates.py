@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .options import check_texts
+
 _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -13,8 +15,9 @@ def choose_template(template: str | None, template_file: str | None, default: st
     """The template given as a text or as the path of a text file, else the default.
 
     Raises:
-        ValueError: both are given, the file cannot be read, or a field is missing from the template.
+        ValueError: one is no text, both are given, the file cannot be read, or a field is missing from the template.
     """
+    check_texts(template=template, template_file=template_file)
     if template_file is not None:
         if template is not None:
             raise ValueError("give template or template_file, not both")

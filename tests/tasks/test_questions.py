@@ -28,6 +28,8 @@ def test_gsm8k_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert row["solution"] == "She has 52 * 1000 = 52000 pens."
     assert row["prompt"] == task.template.replace("{question}", row["question"])
     assert task.row("test", 6) == row, "indices go round"
+    with pytest.raises(ValueError, match="index must be ≥ 0"):
+        task.row("test", -1)
     for text, answer in (("<answer>52,000.0</answer>", "52000"), ("<answer>52</answer>", "52"), ("none", None)):
         assert task.parse(text, row) == answer
         assert task.solved(text, row) == (answer == "52000")

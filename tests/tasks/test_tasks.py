@@ -65,3 +65,28 @@ def test_templates(tmp_path: Path) -> None:
     (tmp_path / "bad.txt").write_text("no field")
     with pytest.raises(ValueError, match=r"must contain \{a\}, got 'no field' \(.*bad\.txt\)"):
         choose_template(None, str(tmp_path / "bad.txt"), "{a}", ("a",))
+
+
+_TYPES: list[tuple[str, dict[str, Any], str]] = [
+    *[("countdown", {"counts": value}, "counts must be a list of integers") for value in (3, None, "34", ["3"], {3})],
+    *[("countdown", {"largest": value}, "largest must be ≥ 10, an integer") for value in ("x", None, 20.5, True)],
+    *[("gsm8k", {"validation_rows": value}, "validation_rows must be ≥ 1, an int") for value in ("5", None, 2.5)],
+    *[("math", {"longest": value}, "longest must be ≥ 1, an integer") for value in ("5", 0)],
+    *[("sudoku4", {name: "4"}, f"{name} must be ≥ 1, an integer, got '4'") for name in ("min_holes", "max_holes")],
+    *[(name, {"template": 5}, "template must be a text, got 5") for name in ("countdown", "gsm8k", "math", "sudoku9")],
+    *[("sudoku4", {"template_file": 5}, "template_file must be a text, got 5")],
+    *[("gsm8k", {name: 5}, f"{name} must be a text, got 5") for name in ("train", "test", "revision", "test_revision")],
+    *[("countdown", {"train": value}, "train must be a text") for value in (5, ["x.jsonl"])],
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), _TYPES)
+def test_options_of_another_type_are_named(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load_task(name, **options)
+
+
+@pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "countdown"])
+def test_rows_count_from_zero(name: str) -> None:
+    with pytest.raises(ValueError, match="index must be ≥ 0, an integer, got -1"):
+        load_task(name).row("test", -1)
