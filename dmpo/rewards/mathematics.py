@@ -43,6 +43,10 @@ _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))\s*(?:\{\s
 _POINT = re.compile(r"(?<![0-9])\.(?=[0-9])|(?<=[0-9])\.$")
 _UNKNOWN = re.compile(r"=|(?<![\\A-Za-z])[A-Za-z]")
 
+# math-verify passes over these two: the base of a number (1A_{16}, not log_2, x_2 or _5C_2), and that it is excluded.
+_BASE = re.compile(r"(?<![0-9A-Z_])(?=[A-F]*[0-9])([0-9A-F]+)\s*_\s*(?:\{\s*([1-3]?[0-9])\s*\}|([1-3]?[0-9])(?![0-9]))")
+_EXCLUDED = re.compile(r"\\(?:neq?|not|notin)(?![A-Za-z])|[≠∉]")
+
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
 
 
@@ -172,12 +176,25 @@ def _decided(answer: str, gold: str) -> bool | None:
         return True
     if not _may_be_latex(answer):
         return False
+    if _EXCLUDED.search(answer) and not _EXCLUDED.search(gold):
+        return False
+    bases, wanted = _bases(answer), _bases(gold)
+    if bases and bases != (wanted or ["10"] * len(bases)):
+        return False
+    if wanted:  # the same digits, with the base or without
+        answer, gold = (_BASE.sub(r"\1", text) for text in (answer, gold))
+        if "".join(answer.split()) == "".join(gold.split()):
+            return True
     given, right = _arithmetic(answer), _arithmetic(gold)
     if given is None:
         return None
     if given.value is None:  # divides by 0
         return False
     return None if right is None else given.value == right.value
+
+
+def _bases(latex: str) -> list[str]:
+    return sorted(found[2] or found[3] for found in _BASE.finditer(latex))
 
 
 def _arithmetic(latex: str) -> Expression | None:

@@ -35,6 +35,11 @@ EQUIVALENT: list[tuple[str, str, bool]] = [
         ("2^{10}", "1024", True),
         (r"\text{(C)}", "C", True),
     ],
+    *[
+        (r"\log_2 8", "3", True),
+        ("2516_{10}", "2516", True),
+        (r"x\ne5", r"x\neq 5", True),
+    ],
     *[(r"\frac{1}{0}", "5", False), ("", "5", False), ("{5", "5", False), ("5\x00", "5", False)],
     # hostile: refused unasked
     *[("9^{9^{9}}", "5", False), ("9^{(9^9)}", "5", False), ("9**9**9", "5", False), ("2^{99999}", "5", False)],
@@ -69,6 +74,16 @@ UNASKED: list[tuple[str, str, bool]] = [
     *[("-5", "5", False), ("−5", "-5", True), ("+5", "5", True), (".5", r"\frac12", True), (r"\dfrac 12", "0.5", True)],
     *[(r"8{,}400.5", "8400.5", True), (r"8,\!400", "8,400", True), ("0.333333333", r"\frac{1}{3}", False)],
     *[("1,234,567", "1234567", True), (r"-\$1,200", "-1200", True), (r"\frac{-3}{4}", "-0.75", True)],
+    # math-verify passes over bases, and over what an unknown is not
+    *[("2516_7", "2516_8", False), ("2516_8", "2516_{8}", True), ("2516", "2516_8", True), ("1358", "2516_8", False)],
+    *[("2516_8", "2516", False), ("2516_{10}", "2516_8", False), ("1011_2", "1011_3", False), ("1A_{16}", "1A", False)],
+    *[
+        ("1A_{16}", "1A_{15}", False),
+        ("1A", "1A_{16}", True),
+        ("x = 12_5", "x = 12_6", False),
+        ("2517_8", "2516_8", False),
+    ],
+    *[(r"x\not= 5", "5", False), (r"\ne 5", "5", False), (r"x \neq 5", "5", False), ("x≠5", "5", False)],
 ]
 
 
@@ -83,6 +98,7 @@ def test_plain_arithmetic_takes_no_worker(monkeypatch: pytest.MonkeyPatch) -> No
         assert math_correct([f"<answer>{text}</answer>"], [gold]) == [wanted], (text, gold)
     with pytest.raises(AssertionError, match="started"):
         math_correct([r"\boxed{\sqrt{25}}"], ["5"])
+    assert not any(mathematics._bases(text) for text in (r"\log_2 8", "{}_5C_2", "{}_{5}C_{2}", "2x_2", "a_{12}"))
     others = [("8,400", "(8,400)"), ("(8,400)", "8400"), ("5,5", "5"), ("8,40", "840"), ("2+3=6", "6"), ("3x-5", "-15")]
     for text, gold in [*others, ("2x-6", "3x-4"), (r"2\pi", "6.28")]:
         assert mathematics._decided(text, gold) is None, "not plain: a pair, a list, an equation, an unknown"
