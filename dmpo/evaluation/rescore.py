@@ -19,7 +19,8 @@ from .settings import listed
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
 
-    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, or a folder of them.
+    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, or a folder of them,
+        or the output_dir of a `dmpo eval`. Records of different `gen_length` are counted apart.
     task: whose parser and score to use. task_options: its arguments.
     completion, answer, prompt: fields of a record; null takes the usual names (`saved.COMPLETIONS`, ...). A completion
         may be a list: samples of one example. Results of `dmpo eval` need none of these.
@@ -60,9 +61,10 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             raise ValueError(f"file {config.file}, record {number}: {error}") from None
         if prompt is None:
             prompt = next((record[name] for name in PROMPTS if name in record), None)
+        length = record.get("gen_length")  # files of several make several cells
         for sample, text in enumerate(texts):
             place = {"task": config.task, "split": None, "index": number, "sample": sample}
-            place |= {"gen_length": None, "decoder": None}
+            place |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
             if own:
                 place |= {name: record[name] for name in place if name in record}
             verdicts.append(verdict := judge(task, text, row))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..rewards.numbers import gold_number
 from ..tasks import TASKS, Row, Task, load_task
+from .ledger import FINGERPRINT
 
 COMPLETIONS = ("completion", "completions", "generations", "generation", "response", "output", "prediction")
 ANSWERS = ("ground_truth", "answer", "gold", "target", "solution")
@@ -20,11 +21,16 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSON file (a list, or an object with a list of them), of JSON lines, or of all in a folder.
+    """The records of a JSON file (a list, or an object with a list of them), of JSON lines, or of all in a folder; of a
+    folder of `dmpo eval` its results.jsonl.
+
+    An object's `gen_length` is that of its records, where they have none of their own.
 
     Raises:
         ValueError: no such file, no records in it, or something that is no JSON object; names file and line.
     """
+    if (path / FINGERPRINT).is_file():
+        return read_records(path / "results.jsonl")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl"))
         records = [record for file in files for record in read_records(file)]
@@ -32,7 +38,7 @@ def read_records(path: Path) -> list[Record]:
             raise ValueError(f"folder {path} holds no .json or .jsonl file")
         return records
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"file {path} cannot be read: {error}") from error
     try:
@@ -41,7 +47,11 @@ def read_records(path: Path) -> list[Record]:
         found = _json_lines(path, text)
     if isinstance(found, dict):
         held = next((found[name] for name in _LISTS if isinstance(found.get(name), list)), None)
-        found = [found] if held is None or not all(isinstance(record, dict) for record in held) else held
+        if held is None or not all(isinstance(record, dict) for record in held):
+            found = [found]
+        else:
+            shared = {"gen_length": found["gen_length"]} if "gen_length" in found else {}
+            found = [shared | record for record in held]
     if not isinstance(found, list) or not found:
         raise ValueError(f"file {path} holds no records")
     for number, record in enumerate(found):
@@ -64,9 +74,12 @@ def field_of(record: Record, name: str | None, candidates: Sequence[str], what: 
 
 
 def completions_of(record: Record, name: str | None) -> list[str]:
-    """One completion, or several samples of one example."""
+    """One completion, or several samples of one example; null is the empty text, which answers nothing."""
+    names = COMPLETIONS if name is None else (name,)
+    if any(key in record for key in names) and all(record.get(key) is None for key in names):
+        return [""]
     value = field_of(record, name, COMPLETIONS, "completion")
-    texts = value if isinstance(value, list) else [value]
+    texts = ["" if text is None else text for text in (value if isinstance(value, list) else [value])]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"completion must be a text or a list of texts, got {value!r:.80}")
     return texts
@@ -117,6 +130,8 @@ def _countdown_row(record: Record, answer: str | None) -> Row:
     if len(pair) != 2 or not isinstance(pair[0], list):
         pair = [field_of(record, None, ("numbers", "nums"), "numbers"), field_of(record, answer, ("target",), "target")]
     numbers, target = pair
+    if isinstance(numbers, str):  # a table in text has no lists
+        numbers = numbers.strip("[] ").replace(",", " ").split()
     try:
         return {"numbers": [int(number) for number in numbers], "target": int(target)}
     except (TypeError, ValueError):
@@ -127,7 +142,10 @@ def _sudoku_row(size: int) -> Callable[[Record, str | None], Row]:
     grid = re.compile(rf"(?<![0-9.])[0-9.]{{{size * size}}}(?![0-9])")
 
     def row(record: Record, answer: str | None) -> Row:
-        """`puzzle`, or the last that is written in the prompt; holes are . or 0."""
+        """`puzzle`, however spaced, or the last that is written in the prompt; holes are . or 0."""
+        puzzle = record.get("puzzle")
+        if isinstance(puzzle, str) and grid.fullmatch(together := "".join(puzzle.split())):
+            return {"puzzle": together}
         found = grid.findall(str(field_of(record, None, ("puzzle", *PROMPTS), "puzzle")))
         if not found:
             raise ValueError(f"puzzle must be {size * size} digits and dots, and none is found")
@@ -137,8 +155,8 @@ def _sudoku_row(size: int) -> Callable[[Record, str | None], Row]:
 
 
 def _json_lines(path: Path, text: str) -> list[Any]:
-    records = []
-    for number, line in enumerate(text.splitlines(), 1):
+    records = []  # other ends of lines than \n may stand in a text
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 records.append(json.loads(line))

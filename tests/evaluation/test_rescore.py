@@ -49,7 +49,7 @@ def test_published_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert [line["answer"] for line in lines] == ["8400", "18", None, "7"]
     assert lines[0]["prompt"] == "How many sheets?"
     assert (folder / "results.png").exists()
-    assert "| gsm8k | 4 | 50.0% [15.0%, 85.0%] | 75.0% |" in (folder / "results.md").read_text()
+    assert "| gsm8k | 256 | 4 | 50.0% [15.0%, 85.0%] | 75.0% |" in (folder / "results.md").read_text()
     assert main(["eval", "--rescore", file, "task=gsm8k", f"output_dir={folder}"]) == 2, "results are not overwritten"
 
 
@@ -72,6 +72,12 @@ def test_lines_with_fields_of_ones_own(tmp_path: Path) -> None:
         ("countdown", {"completion": "<answer>9**9**9**9</answer>", "ground_truth": [[3, 5, 2], 9]}, False),
         ("sudoku4", {"completion": "1234341221434321", "question": "Solve 123434122143432. now", "answer": "x"}, True),
         ("sudoku4", {"completion": "1234341221434312", "puzzle": "1234341221434300"}, False),
+        ("sudoku4", {"completion": "1234341221434321", "puzzle": "1 2 3 4\n3 4 1 2\n2 1 4 3\n. 0 2 1"}, True),
+        ("countdown", {"completion": "<answer>3*5+2</answer>", "nums": "3,5,2", "target": "17"}, True),
+        ("countdown", {"completion": "<answer>35-2</answer>", "nums": "[35, 2]", "target": 33}, True),
+        ("gsm8k", {"completion": None, "answer": 3}, False),
+        ("gsm8k", {"completions": [None], "answer": 3}, False),
+        ("gsm8k", {"response": None, "output": "<answer>3</answer>", "answer": 3}, True),
         (ONES, {"completion": "213", "answer": ""}, True),
     ],
 )
@@ -85,6 +91,39 @@ def test_samples_of_an_example(tmp_path: Path) -> None:
     cell = rescore(RescoreConfig(file=file, task="gsm8k", pass_at=[1, 2]))["cells"][0]
     assert (cell["examples"], cell["samples"]) == (2, 2)
     assert (cell["pass@1"]["value"], cell["pass@2"]["value"]) == (0.25, 0.5)
+
+
+def test_files_of_several_lengths_are_cells_of_their_own(tmp_path: Path) -> None:
+    for name, length in (("gsm8k_128_0", 128), ("gsm8k_128_1", 128), ("gsm8k_256_0", 256)):
+        file_of(tmp_path, PUBLISHED | {"gen_length": length}, f"{name}_generations.json")
+    cells = rescore(RescoreConfig(file=str(tmp_path), task="gsm8k"))["cells"]
+    assert [(cell["gen_length"], cell["examples"], cell["pass@1"]["value"]) for cell in cells] == [
+        (128, 8, 0.5),
+        (256, 4, 0.5),
+    ]
+
+
+def test_output_of_an_evaluation(tmp_path: Path) -> None:
+    place = {"task": "gsm8k", "split": "test", "sample": 0, "gen_length": 8, "decoder": "topk"}
+    lines = [place | {"index": i, "completion": f"<answer>{i}</answer>", "columns": {"answer": "1"}} for i in range(4)]
+    file_of(tmp_path, {"model": {}}, "evaluation.json")
+    config = RescoreConfig(file=str(tmp_path), task="gsm8k")
+    with pytest.raises(ValueError, match=r"results\.jsonl cannot be read"):
+        rescore(config)
+    file_of(tmp_path, lines, "results.jsonl")
+    file_of(tmp_path, {"cells": []}, "results.json")
+    cell = rescore(config)["cells"][0]
+    assert (cell["gen_length"], cell["decoder"], cell["examples"], cell["pass@1"]["value"]) == (8, "topk", 4, 0.25)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\ufeff"])
+def test_signs_that_end_a_line_elsewhere(mark: str, tmp_path: Path) -> None:
+    records = [{"completion": f"so{mark}<answer>{i}</answer>", "answer": 1} for i in range(2)]
+    path = tmp_path / "saved.jsonl"
+    start = mark if mark == "\ufeff" else ""  # which some editors write first
+    texts = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_bytes((start + "\r\n".join(texts) + "\r\n\r\n").encode())
+    assert shares(RescoreConfig(file=str(path), task="gsm8k")) == (0.5, 1.0)
 
 
 def test_hostile_text(tmp_path: Path) -> None:
@@ -104,7 +143,10 @@ def test_hostile_text(tmp_path: Path) -> None:
             ["task=gsm8k", "completion=said"],
             "has no completion ('said'); its fields",
         ),
+        ([{"completion": None, "answer": 1}], ["task=gsm8k", "completion=said"], "has no completion ('said')"),
         ([{"completion": "1"}], ["task=gsm8k"], "has no right answer"),
+        ([{"completion": "1", "nums": "3,x", "target": 3}], ["task=countdown"], "must have a list of integers"),
+        ([{"completion": "1", "puzzle": "1 2 3 4"}], ["task=sudoku4"], "puzzle must be 16 digits"),
         ([{"completion": "1", "answer": "many"}], ["task=gsm8k"], "right answer states no number: 'many'"),
         ([{"completion": 1, "answer": 1}], ["task=gsm8k"], "completion must be a text"),
         ([{"completion": "1", "answer": 1}], ["task=countdown"], "has no numbers"),
