@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -47,6 +48,35 @@ _UNKNOWN = re.compile(r"=|(?<![\\A-Za-z])[A-Za-z]")
 _BASE = re.compile(r"(?<![0-9A-Z_])(?=[A-F]*[0-9])([0-9A-F]+)\s*_\s*(?:\{\s*([1-3]?[0-9])\s*\}|([1-3]?[0-9])(?![0-9]))")
 _EXCLUDED = re.compile(r"\\(?:neq?|not|notin)(?![A-Za-z])|[≠∉]")
 
+# What people write in place of LaTeX and math-verify does not read.
+_RAISED = "[⁰¹²³⁴-⁹⁻]+"
+_WRITTEN = (
+    (re.compile(r"^(?:\w{2,9},?\s)?(?:the\s)?(?:final\s|correct\s)?answer(?:\sis\b|:)[\s:]*", re.IGNORECASE), ""),
+    (
+        re.compile(
+            r"\s+(?:square\s|cubic\s|sq\.?\s)?(?:dollars?|cents?|degrees?|percent|units?|inch(?:es)?|f(?:ee|oo)?t|yards?|miles?"
+            r"|met(?:er|re)s?|[cmk]m|kg|grams?|pounds?|seconds?|minutes?|hours?|days?|weeks?|months?|years?)$"
+        ),
+        "",
+    ),
+    (
+        re.compile("[¼-¾⅐-⅞]"),
+        lambda found: r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", found[0]).split("\u2044")),
+    ),
+    (re.compile(_RAISED), lambda found: f"^{{{unicodedata.normalize('NFKC', found[0]).replace(chr(0x2212), '-')}}}"),
+    (re.compile(r"√\s*(?:([0-9]+|[A-Za-z])|\{([^{}]*)\}|\(([^()]*)\))"), r"\\sqrt{\1\2\3}"),
+    (re.compile("°"), r"^\\circ "),
+    (re.compile("∞"), r"\\infty "),
+    (re.compile("[·⋅]"), r"\\cdot "),
+    (re.compile("−"), "-"),
+    (re.compile(r"(?<![A-Za-z\\{])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"^(-?\s*[0-9]+)\s+([0-9]+)\s?/\s?([0-9]+)$"), r"\1\\frac{\2}{\3}"),
+)
+_PERIOD = re.compile(r"(?<!\\right)(?<!\\left)\.$")
+_PERCENT = re.compile(r"\s*\\?%$")
+_MIXED = re.compile(r"(-?)\s*([0-9]+)\s*\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})$")
+
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
 
 
@@ -73,6 +103,7 @@ def equivalent(pairs: list[tuple[str, str]]) -> Scores:
 
     Plain arithmetic is compared exactly, here; a worker is asked, and at first started, only for the rest.
     """
+    pairs = [(_written(answer), _written(gold)) for answer, gold in pairs]
     decided = {pair: _decided(*pair) for pair in pairs}
     known = {pair: Scores([float(same)]) for pair, same in decided.items() if same is not None}
     asked = [pair for pair in decided if pair not in known]
@@ -162,7 +193,13 @@ def _form(text: str) -> float:
 
 def _may_be_latex(answer: str) -> bool:
     """Whether an answer is worth the question: signs of mathematics, no bomb, no pile, no tag, braces closed."""
-    if not answer or not _SIGNS.fullmatch(answer) or _BOMB.search(answer) or _PILE.search(answer):
+    if (
+        not answer
+        or len(answer) > 2 * _LONGEST
+        or not _SIGNS.fullmatch(answer)
+        or _BOMB.search(answer)
+        or _PILE.search(answer)
+    ):
         return False
     if any(tag in answer for tag in TAGS) or "####" in answer:
         return False
@@ -190,7 +227,24 @@ def _decided(answer: str, gold: str) -> bool | None:
         return None
     if given.value is None:  # divides by 0
         return False
-    return None if right is None else given.value == right.value
+    if right is None or right.value is None:
+        return None if right is None else False
+    shares = _PERCENT.search(answer) is not None, _PERCENT.search(gold) is not None
+    return given.value == right.value or (  # 50% is 50, and 1/2
+        shares[0] != shares[1] and given.value * 100 ** shares[1] == right.value * 100 ** shares[0]
+    )
+
+
+def _written(latex: str) -> str:
+    """An answer in LaTeX's signs, less marks of bold and code, a final period, words before it and a unit after it."""
+    for _ in range(2):
+        latex = _PERIOD.sub("", latex.strip())
+        for mark in ("**", "`"):
+            if latex.startswith(mark) and latex.endswith(mark) and len(latex) > 2 * len(mark):
+                latex = latex[len(mark) : -len(mark)].strip()
+    for pattern, replacement in _WRITTEN:
+        latex = pattern.sub(replacement, latex)
+    return latex.strip()
 
 
 def _bases(latex: str) -> list[str]:
@@ -200,9 +254,13 @@ def _bases(latex: str) -> list[str]:
 def _arithmetic(latex: str) -> Expression | None:
     """What is plain arithmetic as a whole, read exactly; None where it is anything else, or an equation."""
     text = latex.replace("{,}", ",").replace("\\!", "").strip().removeprefix("+")
+    text = _DEGREES.sub("", _PERCENT.sub("", text))
     if _GROUPED.fullmatch(text):
         text = text.replace(",", "")
     text = _FRACTION.sub(r"\\frac{\1\2}{\3\4}", text)
+    mixed = _MIXED.fullmatch(text)
+    if mixed and int(mixed[3]) < int(mixed[4]):
+        text = rf"{mixed[1]}({mixed[2]}+\frac{{{mixed[3]}}}{{{mixed[4]}}})"
     text = _POINT.sub(lambda found: "0." if found.end() < len(found.string) else "", text)
     return None if _UNKNOWN.search(text) else parse_expression(text)  # which reads an x between numbers as ×
 

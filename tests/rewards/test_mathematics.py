@@ -40,6 +40,17 @@ EQUIVALENT: list[tuple[str, str, bool]] = [
         ("2516_{10}", "2516", True),
         (r"x\ne5", r"x\neq 5", True),
     ],
+    *[("√2", r"\sqrt2", True), ("√(2)", r"\sqrt2", True), ("3√12", r"6\sqrt{3}", True), ("√3", r"\sqrt2", False)],
+    *[("(−∞, 3)", r"(-\infty,3)", True), ("∞", r"\infty", True), ("x²", "x^2", True), ("x⁻¹²", "x^{-12}", True)],
+    *[("pi/4", r"\frac{\pi}{4}", True), (r"**\pi**.", r"\pi", True), ("(3,4).", "(3,4)", True), ("x²", "x^3", False)],
+    *[
+        ("9⁹⁹⁹⁹⁹", "5", False),
+        ("10 million", "10", False),
+        ("½" * 300, "5", False),
+        ("2·x", "2x", True),
+        ("2 m", "2m", True),
+        ("2 m", "3m", False),
+    ],
     *[(r"\frac{1}{0}", "5", False), ("", "5", False), ("{5", "5", False), ("5\x00", "5", False)],
     # hostile: refused unasked
     *[("9^{9^{9}}", "5", False), ("9^{(9^9)}", "5", False), ("9**9**9", "5", False), ("2^{99999}", "5", False)],
@@ -74,6 +85,19 @@ UNASKED: list[tuple[str, str, bool]] = [
     *[("-5", "5", False), ("−5", "-5", True), ("+5", "5", True), (".5", r"\frac12", True), (r"\dfrac 12", "0.5", True)],
     *[(r"8{,}400.5", "8400.5", True), (r"8,\!400", "8,400", True), ("0.333333333", r"\frac{1}{3}", False)],
     *[("1,234,567", "1234567", True), (r"-\$1,200", "-1200", True), (r"\frac{-3}{4}", "-0.75", True)],
+    # as people write it
+    *[("90°", r"90^\circ", True), ("90°", "90", True), ("½", r"\frac12", True), ("½", "5", False), ("1½", "1.5", True)],
+    *[("1 1/2", "1.5", True), (r"-1\frac{1}{2}", "-1.5", True), (r"12.5\%", "12.5", True), ("12.5", r"12.5\%", True)],
+    *[("12.5%", "0.125", True), ("0.125", r"12.5\%", True), (r"0.125\%", "12.5", False), (r"1250\%", r"12.5\%", False)],
+    *[
+        ("**5**", "5", True),
+        ("`5`", "5", True),
+        ("**5.**", "5", True),
+        ("10 dollars", "10", True),
+        ("10 cm", "10", True),
+    ],
+    *[("The answer is 5", "5", True), ("So the final answer is: 5.", "5", True), ("The answer is 6", "5", False)],
+    *[("1,200 feet", "1200", True), ("90^{\\circ}", "91°", False)],
     # math-verify passes over bases, and over what an unknown is not
     *[("2516_7", "2516_8", False), ("2516_8", "2516_{8}", True), ("2516", "2516_8", True), ("1358", "2516_8", False)],
     *[("2516_8", "2516", False), ("2516_{10}", "2516_8", False), ("1011_2", "1011_3", False), ("1A_{16}", "1A", False)],
