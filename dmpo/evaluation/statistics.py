@@ -60,8 +60,10 @@ def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
     """pass@k over examples, each with `samples` completions of which `solved[i]` are right.
 
     One completion each: Wilson's interval. More: completions of one example are no independent trials, so the interval
-    is Wilson's at the effective number of trials p(1 − p) / (s²/N), s² being the variance of pass@k between examples
-    (Franco et al. 2019, J. Survey Statistics and Methodology 7, 334-364); at least N, at most samples · N / k of them.
+    is Wilson's at the effective number of trials p(1 − p) / (s²/N), s² being the unbiased variance of pass@k between
+    examples (Franco et al. 2019, J. Survey Statistics and Methodology 7, 334-364); at least N, at most samples · N / k
+    of them. Where s² is 0, or of one example cannot be told, it says nothing of how samples agree, and they are N.
+    Of fewer than 10 examples s² is uncertain itself, and the interval may hold the truth less often than it says.
 
     Raises:
         ValueError: no example, or as `pass_at_k` does.
@@ -73,9 +75,10 @@ def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
     share = math.fsum(values) / N
     if samples == 1:
         return _estimate(share, N, "wilson")
-    variance = math.fsum((value - share) ** 2 for value in values) / N
-    most = samples * N / k
-    trials = min(most, max(N, share * (1 - share) * N / variance)) if variance else (most if 0 < share < 1 else N)
+    if len(set(values)) == 1:
+        return _estimate(share, N, "effective_wilson")
+    variance = math.fsum((value - share) ** 2 for value in values) / (N - 1)
+    trials = min(samples * N / k, max(N, share * (1 - share) * N / variance))
     return _estimate(share, trials, "effective_wilson")
 
 

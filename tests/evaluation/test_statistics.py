@@ -66,6 +66,27 @@ def test_coverage_of_clustered_samples() -> None:
     assert naive / runs < 0.75
 
 
+@pytest.mark.parametrize(("N", "least"), [(1, 0.95), (2, 0.83)])
+def test_coverage_with_few_examples(N: int, least: float) -> None:
+    """The same of one or two: were samples of examples that agree taken for independent, 0.85 and 0.76 would hold it."""
+    random, runs, n = np.random.default_rng(1), 2000, 8
+    drawn = random.binomial(n, random.beta(0.4, 0.6, (runs, N)))
+    found = [estimate_pass(solved.tolist(), n, 1) for solved in drawn]
+    assert sum(one.low <= 0.4 <= one.high for one in found) / runs >= least
+
+
+def test_the_variance_between_examples_is_unbiased() -> None:
+    found = estimate_pass([0, 3, 4, 2], 4, 1)  # shares 0, 3/4, 1, 1/2: mean 9/16, s² = 35/64 / 3
+    assert (found.low, found.high) == wilson(9 / 16, 9 / 16 * 7 / 16 * 4 / (35 / 64 / 3))
+    assert 9 / 16 * 7 / 16 * 4 * 3 * 64 / 35 > 4
+
+
+@pytest.mark.parametrize("solved", [[2], [2, 2], [1, 1, 1], [0, 0], [4, 4]])
+def test_examples_that_agree_count_once_each(solved: list[int]) -> None:
+    found = estimate_pass(solved, 4, 1)
+    assert (found.low, found.high) == pytest.approx(wilson(solved[0] / 4, len(solved)), abs=1e-15)
+
+
 def test_no_examples() -> None:
     with pytest.raises(ValueError, match="at least one example"):
         estimate_pass([], 1, 1)
