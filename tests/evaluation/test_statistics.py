@@ -68,7 +68,7 @@ def test_coverage_of_clustered_samples() -> None:
 
 @pytest.mark.parametrize(("N", "least"), [(1, 0.95), (2, 0.83)])
 def test_coverage_with_few_examples(N: int, least: float) -> None:
-    """The same of one or two: were samples of examples that agree taken for independent, 0.85 and 0.76 would hold it."""
+    """Of one or two: were samples of examples that agree taken for independent trials, 85 and 76 % would hold it."""
     random, runs, n = np.random.default_rng(1), 2000, 8
     drawn = random.binomial(n, random.beta(0.4, 0.6, (runs, N)))
     found = [estimate_pass(solved.tolist(), n, 1) for solved in drawn]
