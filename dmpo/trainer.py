@@ -218,6 +218,7 @@ class DMPOTrainer:
         saved = self.saver.save(self.step, self._state())
         left = f"go on with resume=true from step {self.step if saved else self.saver.saved}"
         self.reporter.say(f"{signal.Signals(number).name}: left after step {self.step}; {left}")
+        self.accelerator.wait_for_everyone()  # as at the end of a run
         self.accelerator.end_training()
         raise Interrupted(number)
 

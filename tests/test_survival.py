@@ -420,7 +420,7 @@ def reward_that_ends_rank_1(completions: list[str], **columns: Any) -> list[floa
 def test_a_signal_to_one_rank_stops_all_and_another_number_goes_on(tmp_path: Path) -> None:
     ranks = start_ranks(tmp_path, 2, reward=reward_that_ends_rank_1, save_steps=0)
     for process in ranks:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in ranks] == [143, 143]
     assert names(tmp_path / "checkpoints") == ["step-1"]
     small_trainer(tmp_path, max_steps=3, save_steps=0).train()
