@@ -48,11 +48,9 @@ def plain() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0, 1.5])
-@pytest.mark.parametrize(
-    ("vocab", "dtype"),  # less than a tile; one over; several with a ragged end
-    [*((vocab, torch.float32) for vocab in (1, 2, 129, 1000)), (129, torch.float16), (1000, torch.bfloat16)],
-)
+@pytest.mark.parametrize("vocab", [1, 2, 129, 1000])  # less than a tile; one over; several with a ragged end
 def test_draws_and_confidence_match_the_definition(
     path: str, vocab: int, temperature: float, dtype: torch.dtype
 ) -> None:
@@ -127,17 +125,17 @@ def test_gumbel_kernel_draws_what_its_definition_draws(path: str) -> None:
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
 def test_draws_do_not_depend_on_the_batch(path: str, temperature: float, mode: str) -> None:
-    logits = random_logits(5, 500)
-    row_ids = torch.arange(5) * 3 + 2
+    logits = random_logits(9, 500)
+    row_ids = torch.arange(9) * 3 + 2
     whole = sample_tokens(logits, temperature, seed=2, row_ids=row_ids, mode=mode)
-    for sizes in ([1] * 5, [2, 3]):
+    for sizes in ([1] * 9, [4, 5]):
         parts = [
             sample_tokens(x, temperature, seed=2, row_ids=r, mode=mode)
             for x, r in zip(logits.split(sizes), row_ids.split(sizes), strict=True)
         ]
         for got, want in zip(map(torch.cat, zip(*parts, strict=True)), whole, strict=True):
             assert torch.equal(got, want)
-    order = torch.tensor([3, 0, 4, 1, 2])
+    order = torch.tensor([5, 0, 8, 3, 1, 2, 7, 6, 4])
     shuffled = sample_tokens(logits[order], temperature, seed=2, row_ids=row_ids[order], mode=mode)
     assert torch.equal(shuffled[0], whole[0][order])
     assert torch.equal(shuffled[1], whole[1][order])
