@@ -21,9 +21,9 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dmpo.checkpoint import list_checkpoints
 from dmpo.cli import main as dmpo
-from dmpo.whole_files import ASIDE, digest
+from dmpo.run.checkpoint import list_checkpoints
+from dmpo.run.whole_files import ASIDE, digest
 
 STEPS = 12
 SIZES = {"num_prompts": 8, "num_generations": 4, "gradient_steps": 2, "micro_batch_size": 64, "eval_prompts": 16}

@@ -11,11 +11,11 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
-from .checkpoint import newest_checkpoint
 from .checkpoint_files import checkpoint_folder, read_json
 from .masked_lm import MaskedLM
 from .models import load_model, save_model
-from .whole_files import ASIDE, damage
+from .run.checkpoint import newest_checkpoint
+from .run.whole_files import ASIDE, damage
 
 Layout = Literal["transformers", "llada"]
 

@@ -19,7 +19,6 @@ from . import zero
 from .buffer import ReplayBuffer
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
-from .interruption import Interrupted, SignalWatch
 from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared, make_accelerator
@@ -29,11 +28,12 @@ from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
 from .rollout import collect
-from .run_folder import RunFolder, resume_point
+from .run.folder import RunFolder, resume_point
+from .run.interruption import Interrupted, SignalWatch
+from .run.saving import Saver
+from .run.skipping import SkippedSteps, write_evidence
 from .samples import sample_table, send_table
-from .saving import Saver
 from .sharding import whole_parameters
-from .skipping import SkippedSteps, write_evidence
 from .tasks import Task, load_task
 
 log = logging.getLogger("dmpo")

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from dmpo.adapters import load_adapter
-from dmpo.checkpoint import list_checkpoints
 from dmpo.cli import main
 from dmpo.merge import merge, trained_folder
 from dmpo.models import load_model, load_tokenizer, save_model
+from dmpo.run.checkpoint import list_checkpoints
 from tests.test_adapters import HEAD, LINEAR, LLADA, SHAPES, merged_by_hand, write_adapter
 from tests.tiny_models import plain_checkpoint, tokens
 

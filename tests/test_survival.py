@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 import dmpo.trainer
-from dmpo import DMPOTrainer, checkpoint, saving
-from dmpo.checkpoint import checkpoint_damage, list_checkpoints, newest_checkpoint
-from dmpo.folder_lock import FolderLock
-from dmpo.interruption import Interrupted, SignalWatch
-from dmpo.json_lines import JsonLines
+from dmpo import DMPOTrainer
 from dmpo.pretrain import character_tokenizer
-from dmpo.whole_files import publish, write_text
+from dmpo.run import checkpoint, saving
+from dmpo.run.checkpoint import checkpoint_damage, list_checkpoints, newest_checkpoint
+from dmpo.run.interruption import Interrupted, SignalWatch
+from dmpo.run.json_lines import JsonLines
+from dmpo.run.lock import FolderLock
+from dmpo.run.whole_files import publish, write_text
 from tests.killed_run import small_trainer, start, start_ranks
 from tests.test_trainer import CountOnes
 from tests.tiny_models import tiny
@@ -36,7 +37,7 @@ REASON = "No space left on device (os error 28)"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)
-    monkeypatch.setattr("dmpo.folder_lock.PATIENCE", 0.0)
+    monkeypatch.setattr("dmpo.run.lock.PATIENCE", 0.0)
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     monkeypatch.setattr(saving, "PAUSE", 0.0)
 

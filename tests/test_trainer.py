@@ -13,10 +13,10 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from dmpo import DMPOConfig, DMPOTrainer, load_model
-from dmpo.checkpoint import newest_checkpoint
 from dmpo.plan import GB, PHASES, plan
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import Reward
+from dmpo.run.checkpoint import newest_checkpoint
 from tests.tiny_models import tiny
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint_files import read_json
-from ..folder_lock import LOCK
-from ..json_lines import JsonLines
-from ..whole_files import ASIDE, write_text
+from ..run.json_lines import JsonLines
+from ..run.lock import LOCK
+from ..run.whole_files import ASIDE, write_text
 
 FINGERPRINT, PARTS = "evaluation.json", "parts"
 Key = tuple[str, int, str, int, int]  # task, gen_length, decoder, index, sample

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..whole_files import write_text
+from ..run.whole_files import write_text
 from .chart import plot_cells
 from .statistics import estimate_pass
 

@@ -17,13 +17,13 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from ..folder_lock import FolderLock
 from ..models import load_tokenizer
 from ..parallel import together
 from ..plan import read_model_config
 from ..preflight import check_launch
+from ..run.lock import FolderLock
+from ..run.whole_files import sweep
 from ..tasks import load_task
-from ..whole_files import sweep
 from .examples import TaskExamples, load_examples
 from .ledger import Key, Part, check_folder, open_folder, read_parts
 from .results import show_table, summarise_cells, write_results

@@ -37,7 +37,7 @@ class EvalConfig:
     Model
         model: checkpoint folder, hub id, embedded name, or the folder of a run of `dmpo train`.
         adapter: LoRA adapter to put on it: a folder, hub id or the folder of a run.
-        checkpoint: of a run: newest, best (on the validation split, see `dmpo.selection`) or step-N.
+        checkpoint: of a run: newest, best (on the validation split, see `dmpo.run.selection`) or step-N.
         dtype: of the weights; null keeps the checkpoint's. attn_implementation, load_in_4bit: as in `dmpo.load_model`.
     Examples
         tasks: of `dmpo.tasks`, or classes as `module:class`. task_options: arguments of each, by its name; those that a

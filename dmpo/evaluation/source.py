@@ -11,12 +11,12 @@ import yaml
 from torch import nn
 
 from ..adapters import CONFIG, adapter_base, load_adapter
-from ..checkpoint import list_checkpoints
 from ..checkpoint_files import checkpoint_folder, read_json
 from ..merge import trained_folder
 from ..models import load_model
-from ..selection import best_step
-from ..whole_files import digest
+from ..run.checkpoint import list_checkpoints
+from ..run.selection import best_step
+from ..run.whole_files import digest
 from .settings import EvalConfig
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")

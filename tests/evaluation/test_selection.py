@@ -20,7 +20,7 @@ from dmpo.evaluation.settings import EvalConfig
 from dmpo.evaluation.source import find_source, trained_options
 from dmpo.models import load_model
 from dmpo.policy import add_lora
-from dmpo.selection import best_step
+from dmpo.run.selection import best_step
 from tests.evaluation.toys import ONES, checkpoint
 from tests.test_trainer import settings, trainer
 

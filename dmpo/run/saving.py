@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .buffer import ReplayBuffer
+from ..buffer import ReplayBuffer
+from ..config import DMPOConfig
+from ..policy import ReferencePolicy
 from .checkpoint import load_checkpoint, load_part, refusals, save_checkpoint
-from .config import DMPOConfig
-from .policy import ReferencePolicy
-from .run_folder import RunFolder
+from .folder import RunFolder
 from .skipping import SkippedSteps
 
 log = logging.getLogger("dmpo")

@@ -11,11 +11,11 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from .batch import Batch
-from .config import DMPOConfig
+from ..batch import Batch
+from ..config import DMPOConfig
+from ..objective import group_weights
+from ..rollout import decode_text
 from .json_lines import finite_or_none
-from .objective import group_weights
-from .rollout import decode_text
 from .whole_files import is_write_failure
 
 log = logging.getLogger("dmpo")

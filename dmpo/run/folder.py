@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from ..config import DMPOConfig
+from ..config_files import build_config, dump_config
+from ..parallel import together
 from .checkpoint import list_checkpoints, newest_checkpoint
-from .config import DMPOConfig
-from .config_files import build_config, dump_config
-from .folder_lock import LOCK, FolderLock
 from .json_lines import JsonLines
-from .parallel import together
+from .lock import LOCK, FolderLock
 from .whole_files import ASIDE, sweep, write_text
 
 log = logging.getLogger("dmpo")

@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .models import save_model
-from .parallel import together
-from .policy import ReferencePolicy
+from ..models import save_model
+from ..parallel import together
+from ..policy import ReferencePolicy
+from ..sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .selection import best_step
-from .sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
 from .whole_files import ASIDE, damage, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
