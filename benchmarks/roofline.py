@@ -1,0 +1,143 @@
+"""How fast could a device do given work at best? The roofline: the slower of moving the bytes and doing the arithmetic.
+
+Figures are those of vendor data sheets, per GPU and dense (without structured sparsity); they are peaks that no kernel
+reaches. `Attainable` says which share of each is assumed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory and L2 cache.
+
+    tensor: bfloat16 operands, float32 sums. fp32, fp64: the ordinary units, not tensor cores. Data sheets count 10^9
+    bytes a GB of memory and 2^20 bytes a MB of cache. reported: what the driver calls it, a pattern.
+    """
+
+    name: str
+    bandwidth: float
+    tensor: float
+    fp32: float
+    fp64: float
+    memory: float
+    l2: float
+    reported: str
+    source: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) and not value > 0:
+                raise ValueError(f"{field.name} of {self.name} must be > 0, got {value}")
+
+
+MB, GB, TB = 2**20, 10**9, 10**12
+T = 10**12
+
+DEVICES = (
+    Device(
+        name="A100",
+        bandwidth=2.039 * TB,
+        tensor=312 * T,
+        fp32=19.5 * T,
+        fp64=9.7 * T,
+        memory=80 * GB,
+        l2=40 * MB,
+        reported=r"A100-SXM4-80GB",
+        source="A100 80GB SXM: NVIDIA A100 Tensor Core GPU data sheet (2022); L2: Ampere architecture white paper",
+    ),
+    Device(
+        name="H100",
+        bandwidth=3.35 * TB,
+        tensor=989.4 * T,
+        fp32=66.9 * T,
+        fp64=33.5 * T,
+        memory=80 * GB,
+        l2=50 * MB,
+        reported=r"H100 80GB HBM3|H100 SXM5",
+        source="H100 SXM5 80GB: NVIDIA H100 data sheet; dense figures and L2: Hopper architecture white paper",
+    ),
+    Device(
+        name="H200",
+        bandwidth=4.8 * TB,
+        tensor=989.4 * T,
+        fp32=66.9 * T,
+        fp64=33.5 * T,
+        memory=141 * GB,
+        l2=50 * MB,
+        reported=r"(?<!G)H200(?! NVL)",
+        source="H200 SXM: NVIDIA H200 data sheet; it computes as H100 SXM5 does",
+    ),
+    Device(
+        name="B200",
+        bandwidth=8.0 * TB,
+        tensor=2250 * T,
+        fp32=80 * T,
+        fp64=40 * T,
+        memory=180 * GB,
+        l2=126 * MB,
+        reported=r"(?<!G)B200",
+        source="B200 in HGX and DGX B200, 1000 W: NVIDIA Blackwell architecture technical brief, DGX B200 data sheet; "
+        "L2: as cudaDeviceProp reports it",
+    ),
+)
+
+
+def device_named(name: str) -> Device | None:
+    """The device that a short name ("H100") or the driver's name ("NVIDIA H100 80GB HBM3") means.
+
+    None for any other, also for slower kinds of the same chip (PCIe, NVL, 40 GB): their peaks are not known here.
+    """
+    for device in DEVICES:
+        if name.strip() == device.name or re.search(rf"\b(?:{device.reported})\b", name):
+            return device
+    return None
+
+
+@dataclass(frozen=True)
+class Attainable:
+    """Assumed shares of a device's peaks, in (0, 1], and what a launch costs at least, in seconds."""
+
+    name: str
+    bandwidth: float
+    arithmetic: float
+    launch: float
+
+
+BOUND = Attainable("bound", bandwidth=1.0, arithmetic=1.0, launch=0.0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kernel, or one kernel after another of the same kind, does.
+
+    bytes: moved from and to the device's memory. tensor, fp32, fp64: FLOPs by kind of unit. launches: kernels.
+    """
+
+    bytes: float = 0.0
+    tensor: float = 0.0
+    fp32: float = 0.0
+    fp64: float = 0.0
+    launches: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __mul__(self, times: float) -> Work:
+        return Work(*(getattr(self, f.name) * times for f in fields(self)))
+
+    __rmul__ = __mul__
+
+
+def seconds(work: Work, device: Device, reach: Attainable = BOUND) -> float:
+    """Time of the work: the slowest of memory and units, which overlap, and then its launches.
+
+    Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009.
+    """
+    moving = work.bytes / (device.bandwidth * reach.bandwidth)
+    computing = max(work.tensor / device.tensor, work.fp32 / device.fp32, work.fp64 / device.fp64) / reach.arithmetic
+    return max(moving, computing) + work.launches * reach.launch
