@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.first_light import RESULTS, markdown
-from dmpo.config import DMPOConfig
-from dmpo.config_files import build_config, load_config, shipped_configs
+from tests.markdown import ROOT, Block, blocks, check_command, check_config, commands, links, run_block
 
-ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+PATH = ROOT / "README.md"
+TEXT = PATH.read_text()
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code: str) -> None:
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize("block", blocks(TEXT, "python"), ids=lambda block: f"line {block.line}")
+def test_python_blocks_run(block: Block) -> None:
+    run_block(block, PATH, {})
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_yaml_blocks_are_configs(text: str) -> None:
-    build_config(DMPOConfig, yaml.safe_load(text))
+@pytest.mark.parametrize("block", blocks(TEXT, "yaml"), ids=lambda block: f"line {block.line}")
+def test_yaml_blocks_are_configs(block: Block) -> None:
+    check_config(block)
 
 
-def test_commands_name_what_exists() -> None:
-    commands = "\n".join(blocks("bash"))
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"^make (\w+)", commands, re.MULTILINE)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for name in re.findall(r"dmpo train ([\w-]+)", commands):
-        assert name in shipped_configs()
-    for arguments in re.findall(r'ARGS="([^"]*)"', commands):
-        load_config(DMPOConfig, "sudoku-tiny", arguments.split())
+@pytest.mark.parametrize("words", commands(TEXT), ids=" ".join)
+def test_commands_exist_and_take_their_arguments(words: list[str]) -> None:
+    check_command(words)
+
+
+def test_links_lead_to_files() -> None:
+    assert [target for target in links(TEXT) if not (ROOT / target).exists()] == []
 
 
 def test_the_table_is_the_measured_one() -> None:
