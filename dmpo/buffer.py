@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .batch import Batch
 from .config import DMPOConfig
 from .likelihood import Completions
+from .objectives.one_step import round_log_probs
 from .parallel import gather_rows, rank_rows
 from .randomness import derive_key, uniforms
 from .rollout import score_log_prob
@@ -20,6 +21,7 @@ from .sharding import whole_parameters
 from .weights import effective_sample_size
 
 LOCAL = ("prompt_ids", "prompt_mask", "tokens", "eligible", "row_ids")  # a rank's own rows
+SCORES = ("one_step_cur", "one_step_ref")  # of those rows, too, where the loss needs them
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # every rank holds all
 
 
@@ -60,7 +62,7 @@ class ReplayBuffer:
         of_row = chosen[(first + rows) // newest.rewards.shape[1]]  # [B]
         width = max(r.completions.prompt_ids.shape[1] for r in self.rounds)
         parts = [_local(r, width) for r in self.rounds]
-        local = {name: torch.stack([part[name] for part in parts])[of_row, rows] for name in LOCAL}
+        local = {name: torch.stack([part[name] for part in parts])[of_row, rows] for name in parts[0]}
         shared = {name: torch.stack([getattr(r, name) for r in self.rounds])[chosen, places] for name in SHARED}
         return _join(local, shared, newest.report)
 
@@ -75,10 +77,13 @@ class ReplayBuffer:
             self.alive[index] = self.alive[index] & ~stale
 
     def replace_reference(self, accelerator: Accelerator, model: nn.Module, config: DMPOConfig) -> None:
-        """Make `model` the reference of every round: log_prob_ref anew, on the same views as log_prob_cur."""
-        self.rounds = [
-            dataclasses.replace(old, log_prob_ref=_score(accelerator, model, old, config)) for old in self.rounds
-        ]
+        """Make `model` the reference of every round: its scores anew, on the same views as those of rollout time."""
+        for index, old in enumerate(self.rounds):
+            log_prob_ref, one_step = _score(accelerator, model, old, config), None
+            if old.one_step_ref is not None:
+                with whole_parameters(model) as policy:
+                    one_step = round_log_probs(policy, old.completions, old.row_ids, config)
+            self.rounds[index] = dataclasses.replace(old, log_prob_ref=log_prob_ref, one_step_ref=one_step)
 
     def report(self, batch: Batch) -> dict[str, float]:
         """See `metrics`."""
@@ -111,7 +116,8 @@ class ReplayBuffer:
         self.rounds, self.alive, self.dropped = [], [], values["dropped"]
         for index, report in enumerate(values["reports"]):
             try:
-                local = {name: torch.cat([part[f"{index}.{name}"] for part in parts]) for name in LOCAL}
+                kept = [name for name in SCORES if f"{index}.{name}" in parts[0]]
+                local = {name: torch.cat([part[f"{index}.{name}"] for part in parts]) for name in (*LOCAL, *kept)}
                 shared = {name: parts[0][f"{index}.{name}"].to(device) for name in (*SHARED, "alive")}
             except KeyError as error:
                 raise ValueError(f"a buffer of another version of dmpo: it has no {error}") from error
@@ -130,6 +136,7 @@ def _score(accelerator: Accelerator, model: nn.Module, rollouts: Batch, config: 
 def _local(rollouts: Batch, width: int) -> dict[str, Tensor]:
     """This rank's tensors by name, prompts padded on the left to `width`."""
     own = vars(rollouts.completions) | {"row_ids": rollouts.row_ids}
+    own |= {name: scores for name in SCORES if (scores := getattr(rollouts, name)) is not None}
     pad = (width - rollouts.completions.prompt_ids.shape[1], 0)
     return own | {name: torch.nn.functional.pad(own[name], pad) for name in ("prompt_ids", "prompt_mask")}
 
@@ -137,4 +144,5 @@ def _local(rollouts: Batch, width: int) -> dict[str, Tensor]:
 def _join(local: dict[str, Tensor], shared: dict[str, Tensor], report: dict[str, float]) -> Batch:
     completions = Completions(*(local[name] for name in LOCAL[:-1]))
     rewards, log_prob_ref, log_prob_cur, age = (shared[name] for name in SHARED)
-    return Batch(completions, local["row_ids"], rewards, log_prob_ref, log_prob_cur, age, report)
+    scores = {name: local.get(name) for name in SCORES}
+    return Batch(completions, local["row_ids"], rewards, log_prob_ref, log_prob_cur, age, report, **scores)

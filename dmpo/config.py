@@ -12,6 +12,8 @@ from pydantic.dataclasses import dataclass
 from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
 from .weights import Baseline
 
+ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
     *("max_prompt_length", "num_prompts", "rollout_batch_size", "buffer_rounds", "max_skipped_steps"),
@@ -20,7 +22,7 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     *("lora_r", "alpha", "strength", "wddo_alpha", "wddo_beta", "eval_temperature", "eval_decode_steps"),
     *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "memory_budget", "save_steps", "eval_steps"),
-    *("seed", "reference_refresh_steps", "buffer_min_ess", "log_completions"),
+    *("seed", "reference_refresh_steps", "buffer_min_ess", "log_completions", "kl_beta"),
 )
 
 
@@ -47,13 +49,17 @@ class DMPOConfig:
         rollout_batch_size: sequences of one forward without gradient (decoding and scoring).
     Objective
         loss: wdce (weighted denoising cross-entropy) or wddo (weighted direct discriminative optimisation, which has
-            no baseline). wddo_alpha, wddo_beta: its α_d and β.
+            no baseline). wddo_alpha, wddo_beta: its α_d and β. Or, to compare with, the published wd1 and diffu_grpo on
+            one-step log-probabilities, weighted by advantages: alpha to strength below are not theirs.
+        prompt_mask_rate: of both, the share of prompt tokens that a view masks, in [0, 1). wd1_psi: of wd1, ψ.
+            clip_epsilon, kl_beta: of diffu_grpo, ε in (0, 1) and β.
         alpha: temperature of the target p_ref·exp(r/α), in units of reward. coeff: proximal coefficient c in (0, 1].
         ess_target: choose c anew for each group, in [0.01, 0.99], so that its ESS is this; None keeps `coeff`.
         weighting: softmax (of c·(log p_ref − log p_cur + r/α)) or reward (w = r, as it is).
         baseline, strength: weight baseline and how much of it is subtracted. The paper: negative, 1.
         reference_refresh_steps: make the policy its own new reference every so many gradient steps; 0 never.
-        replicates: views of each completion a gradient step, R. score_views: views for log-probabilities, K.
+        replicates: views of each completion a gradient step, R; of the one-step losses prompt masks, of which the
+            published runs drew 1. score_views: views for log-probabilities, K.
         mask_rate_min, mask_rate_max, antithetic: how views are drawn.
         truncate_at_eos: count only tokens up to and including the first EOS.
     Buffer
@@ -112,9 +118,13 @@ class DMPOConfig:
     early_stop: bool = True
     rollout_batch_size: int = 16
 
-    loss: Literal["wdce", "wddo"] = "wdce"
+    loss: Literal["wdce", "wddo", "wd1", "diffu_grpo"] = "wdce"
     wddo_alpha: float = 1.0
     wddo_beta: float = 1.0
+    prompt_mask_rate: float = 0.15
+    wd1_psi: float = 1.0
+    clip_epsilon: float = 0.5
+    kl_beta: float = 0.04
     alpha: float = 0.04
     coeff: float = 1.0
     ess_target: float | None = None
@@ -171,8 +181,11 @@ class DMPOConfig:
             _require("weighting", self.weighting, self.weighting == "softmax", "softmax where ess_target is given")
         _require("buffer_min_ess", self.buffer_min_ess, self.buffer_min_ess <= 1, "in [0, 1]")
         if self.weighting == "reward":
-            chosen = self.loss == "wddo" or self.baseline != "negative"
+            chosen = self.loss != "wdce" or self.baseline != "negative"
             _require("baseline", self.baseline, chosen, "none, mean or theta where weighting is reward")
+        _require("prompt_mask_rate", self.prompt_mask_rate, 0 <= self.prompt_mask_rate < 1, "in [0, 1)")
+        _require("clip_epsilon", self.clip_epsilon, 0 < self.clip_epsilon < 1, "in (0, 1)")
+        _require("wd1_psi", self.wd1_psi, self.wd1_psi > 0, "> 0")
         _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
         _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
@@ -187,12 +200,17 @@ class DMPOConfig:
         sees_masks = self.decoder != "wino" or self.attn_implementation in ("sdpa", "eager")
         _require("attn_implementation", self.attn_implementation, sees_masks, "sdpa or eager for decoder 'wino'")
         if self.antithetic:
-            for name in ("replicates", "score_views"):
+            for name in ("score_views",) if self.loss in ONE_STEP else ("replicates", "score_views"):
                 _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
         if self.loss == "wddo":  # two independent halves, neither of which holds half a pair of complements
             parts = 4 if self.antithetic else 2
             wanted = f"a multiple of {parts} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
             _require("replicates", self.replicates, self.replicates % parts == 0, wanted)
+        if self.loss in ONE_STEP:  # what would be left unread
+            _require("weighting", self.weighting, self.weighting == "softmax", f"softmax for loss '{self.loss}'")
+            _require("ess_target", self.ess_target, self.ess_target is None, f"null for loss '{self.loss}'")
+            differ = self.prompt_mask_rate > 0 or self.replicates == 1
+            _require("replicates", self.replicates, differ, "1 where prompt_mask_rate is 0: its views would all agree")
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -38,9 +38,11 @@ def logits_token_logprobs(logits: Tensor, targets: Tensor, mask: Tensor) -> Tens
     return masked_token_logprobs(logits, targets, mask)
 
 
-def hidden_token_logprobs(hidden: Tensor, lm_head_weight: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """`logits_token_logprobs` of hidden [N, L, H] and lm_head_weight [V, H], without the logits."""
-    rows = linear_token_logprobs(hidden[mask], lm_head_weight, targets[mask])
+def hidden_token_logprobs(
+    hidden: Tensor, lm_head_weight: Tensor, targets: Tensor, mask: Tensor, *, bias: Tensor | None = None
+) -> Tensor:
+    """`logits_token_logprobs` of hidden [N, L, H], lm_head_weight [V, H] and its bias [V], without the logits."""
+    rows = linear_token_logprobs(hidden[mask], lm_head_weight, targets[mask], bias=bias)
     return rows.new_zeros(targets.shape).masked_scatter(mask, rows)
 
 

@@ -1,7 +1,7 @@
-"""The gradient of one step (algorithm, sections 3 to 6): coefficients of every view, then one walk over the views.
+"""The gradient of one step (algorithm, sections 3 to 6): the terms of its objective, then one walk over the views.
 
-Every loss here has, to first order, the gradient of Σ a_n · mean NLL_n over views n, with constants a_n. They are found
-first, for whole groups over all ranks; then the views pass through the model once, in micro-batches of any size.
+What depends on whole groups (weights, coefficients) is found first, over all ranks; then the views pass through the
+model once, in micro-batches of any size. What differs between objectives is in `dmpo.objectives`.
 """
 
 from __future__ import annotations
@@ -13,39 +13,33 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from .batch import Batch
 from .config import DMPOConfig
-from .kernels import linear_weighted_ce
-from .likelihood import Completions, apply_head_to_views, sequence_log_prob
-from .losses import spread_over_views
+from .likelihood import apply_head_to_views
 from .masked_lm import special_ids
-from .masking import sample_views
-from .parallel import gather_rows, rank_rows, summed
-from .randomness import derive_key
-from .sharding import whole_parameters
-from .weights import ImportanceWeights, adaptive_coeff, baseline_weights, importance_weights, raw_weights
+from .objectives import OBJECTIVES
+from .objectives.terms import Step
+from .parallel import summed
+from .weights import ImportanceWeights
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: over all ranks; weights: w, ESS of each group; coeff: c of each group, [groups]."""
+    """loss: over all ranks; weights: w, ESS of each group; coeff: c of each group, [groups]; NaN where there is none.
+
+    report: what the step says of itself, see `metrics`.
+    """
 
     loss: float
     weights: ImportanceWeights
     coeff: Tensor
+    report: dict[str, float]
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
-    """Weights of every group [groups, G] and its proximal coefficient [groups] (section 3)."""
-    scores = (batch.rewards, batch.log_prob_ref, batch.log_prob_cur)
-    coeff = batch.rewards.new_full(batch.rewards.shape[:1], config.coeff)
-    if config.weighting == "reward":
-        return raw_weights(batch.rewards), coeff
-    if config.ess_target is not None:
-        coeff = adaptive_coeff(*scores, alpha=config.alpha, ess_target=config.ess_target).to(coeff)
-    return importance_weights(*scores, alpha=config.alpha, coeff=coeff), coeff
+    """Weights of every group [groups, G] and its proximal coefficient [groups], as the config's loss has them."""
+    return OBJECTIVES[config.loss].group_weights(batch, config)
 
 
 def accumulate_gradient(
@@ -54,49 +48,33 @@ def accumulate_gradient(
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
     It does not depend on `micro_batch_size` nor on the ranks, but for rounding and dropout; all ranks make the same
-    number of passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the coefficients are
-    made of are not finite, the loss is NaN, on every rank, and there is no gradient.
+    number of passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the terms are made of
+    are not finite, the loss is NaN, on every rank, and there is no gradient.
     """
-    mask_id, _ = special_ids(policy)
-    views = sample_views(
-        batch.completions.eligible,
-        config.replicates,
-        key=derive_key(config.seed, "views", step),
-        row_ids=batch.row_ids,
-        rate_range=(config.mask_rate_min, config.mask_rate_max),
-        antithetic=config.antithetic,
-    )  # [R·B, L]
+    objective = OBJECTIVES[config.loss]
     if not scores_are_finite(batch):
-        return _not_finite(batch)
+        return _not_finite(batch, config)
     weights, coeff = group_weights(batch, config)
-    found = _wddo if config.loss == "wddo" else _wdce
-    coefficients, baseline, known = found(accelerator, model, batch, weights.positive, weights.negative, views, config)
-    if known is not None and not math.isfinite(known):
-        return _not_finite(batch)
-    rows = batch.completions.repeat(config.replicates)
+    terms = objective.terms(Step(accelerator, model, batch, config, step), weights)
+    if terms is None:
+        return _not_finite(batch, config)
+    mask_id, _ = special_ids(policy)
     model.train()
-    world, total = accelerator.num_processes, batch.rewards.numel()
+    world, total, views = accelerator.num_processes, batch.rewards.numel(), len(terms.masks)
     most = config.replicates * -(-total // world)  # views of the rank that has most
     size = config.micro_batch_size or most
-    walked = torch.zeros((), dtype=torch.float64, device=views.device)
+    walked = torch.zeros(1 + len(objective.REPORTS), dtype=torch.float64, device=terms.masks.device)
     for start in range(0, most, size):
-        part = slice(start, start + size) if start < len(views) else slice(0, 1)
-        live = 1.0 if start < len(views) else 0.0  # a rank with fewer views makes the pass, and it counts nothing
+        part = slice(start, start + size) if start < views else slice(0, 1)
+        live = 1.0 if start < views else 0.0  # a rank with fewer views makes the pass, and it counts nothing
         accelerator.sync_gradients = start + size >= most  # for DeepSpeed, whose backward then also steps
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            part_loss = _part_loss(
-                model,
-                rows[part],
-                views[part],
-                coefficients[part],
-                None if baseline is None else baseline[part],
-                config.strength,
-                mask_id,
-            )
-            accelerator.backward(part_loss * (live * world))  # ranks are averaged
-        walked += part_loss.detach() * live
-    (loss,) = summed(accelerator, walked) if known is None else (known,)
-    return StepResult(loss, weights, coeff)
+            loss, sums = apply_head_to_views(model, terms.rows[part], terms.masks[part], mask_id, terms.head(part))
+            accelerator.backward(loss * (live * world))  # ranks are averaged
+        walked += torch.cat([loss.detach().view(1), sums]) * live
+    found, *reports = summed(accelerator, *walked)
+    found = found if terms.loss is None else terms.loss
+    return StepResult(found, weights, coeff, _report(weights, coeff, config, reports))
 
 
 def scores_are_finite(batch: Batch) -> bool:
@@ -104,84 +82,13 @@ def scores_are_finite(batch: Batch) -> bool:
     return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
 
 
-def _not_finite(batch: Batch) -> StepResult:
+def _not_finite(batch: Batch, config: DMPOConfig) -> StepResult:
     nothing = torch.full_like(batch.rewards, math.nan)
-    weights = ImportanceWeights(nothing, nothing, nothing[:, 0])
-    return StepResult(math.nan, weights, nothing[:, 0])
+    weights, coeff = ImportanceWeights(nothing, nothing, nothing[:, 0]), nothing[:, 0]
+    unknown = [math.nan] * len(OBJECTIVES[config.loss].REPORTS)
+    return StepResult(math.nan, weights, coeff, _report(weights, coeff, config, unknown))
 
 
-def _part_loss(
-    model: nn.Module,
-    rows: Completions,
-    views: Tensor,
-    weights: Tensor,
-    baseline: Tensor | None,
-    strength: float,
-    mask_id: int,
-) -> Tensor:
-    def loss(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
-        return linear_weighted_ce(hidden, head, rows.tokens, views, weights, baseline, strength, bias=bias)[0]
-
-    return apply_head_to_views(model, rows, views, mask_id, loss)
-
-
-def _wdce(
-    accelerator: Accelerator,
-    model: nn.Module,
-    batch: Batch,
-    positive: Tensor,
-    negative: Tensor | None,
-    views: Tensor,
-    config: DMPOConfig,
-) -> tuple[Tensor, Tensor | None, float | None]:
-    """Weight and baseline of every view of this rank [R·B]; the loss is that of the walk (sections 4 and 5), or NaN."""
-    theta = None
-    if config.baseline == "theta":
-        theta = _estimate(accelerator, model, batch, views, config)
-        if not bool(theta.isfinite().all()):
-            return positive, None, math.nan
-    baseline = baseline_weights(config.baseline, positive, negative, theta, batch.log_prob_cur)
-    local = rank_rows(positive.numel(), accelerator.process_index, accelerator.num_processes)
-    groups, replicates = len(positive), config.replicates
-
-    def spread(values: Tensor) -> Tensor:
-        return spread_over_views((values / groups).flatten()[local], replicates)
-
-    return spread(positive), None if baseline is None else spread(baseline), None
-
-
-def _wddo(
-    accelerator: Accelerator,
-    model: nn.Module,
-    batch: Batch,
-    positive: Tensor,
-    negative: Tensor | None,
-    views: Tensor,
-    config: DMPOConfig,
-) -> tuple[Tensor, None, float]:
-    """Coefficient of every view of this rank [R·B], and the loss (section 6).
-
-    With g = mean over R/2 views of −n·NLL, minus log p_cur: dL/dNLL = −(2n/R)·dL/dg, where, for the mean over all
-    completions, dL/dg^real = −w·β·σ(−β·g^real) and dL/dg^fake = α_d·β·σ(β·g^fake). Both g are estimated without
-    dropout.
-    """
-    half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
-    cut = len(views) // 2
-    real, fake = (
-        _estimate(accelerator, model, batch, part, config) - batch.log_prob_cur for part in (views[:cut], views[cut:])
-    )  # [groups, G]
-    loss = -(positive * logsigmoid(beta * real)).mean() - alpha * logsigmoid(-beta * fake).mean()
-    slopes = (positive * beta * (-beta * real).sigmoid(), -alpha * beta * (beta * fake).sigmoid())
-    local = rank_rows(positive.numel(), accelerator.process_index, accelerator.num_processes)
-    count = batch.completions.eligible.sum(-1)
-    parts = [(slope / (half * slope.numel())).flatten()[local] * count for slope in slopes]
-    return torch.cat([part.repeat(half) for part in parts]), None, float(loss)
-
-
-def _estimate(accelerator: Accelerator, model: nn.Module, batch: Batch, views: Tensor, config: DMPOConfig) -> Tensor:
-    """log p_θ [groups, G] of all ranks' completions on the given views of this rank's; no gradient, no dropout."""
-    mask_id, _ = special_ids(model)
-    size = config.rollout_batch_size
-    with whole_parameters(model) as policy:
-        own = sequence_log_prob(policy, batch.completions, views, mask_id=mask_id, batch_size=size)
-    return gather_rows(accelerator, own, batch.rewards.numel()).view_as(batch.rewards)
+def _report(weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, sums: list[float]) -> dict[str, float]:
+    means = {"ess": float(weights.ess.double().mean()), "coeff": float(coeff.double().mean())}
+    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, sums, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .config import DMPOConfig
+from .config import ONE_STEP, DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
 PARTS = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
@@ -113,7 +113,8 @@ class Ledger:
 
     def _masked(self, rows: int) -> int:
         """Hidden rows that a mask selects at the highest rate."""
-        return max(1, round(rows * self.config.gen_length * self.config.mask_rate_max))
+        rate = 1.0 if self.config.loss in ONE_STEP else self.config.mask_rate_max
+        return max(1, round(rows * self.config.gen_length * rate))
 
     def _resident(
         self,

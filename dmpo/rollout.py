@@ -17,6 +17,7 @@ from .likelihood import Completions, ordered_log_probs, sequence_log_prob, space
 from .masked_lm import special_ids
 from .masking import completion_mask, sample_views
 from .metrics import round_report
+from .objectives.one_step import round_log_probs
 from .parallel import gather_rows, rank_rows, summed, together
 from .policy import ReferencePolicy
 from .prompts import decode_text as decode_text
@@ -121,9 +122,11 @@ def collect(
         with whole_parameters(model) as policy:
             log_prob_cur, paths = score_log_prob(policy, completions, row_ids, config), path_log_prob(policy)
             entropy = token_entropy(policy, completions[sample], views, mask_id=mask_id)
+            one_step_cur = round_log_probs(policy, completions, row_ids, config)
         with reference.active() as policy:
             log_prob_ref = score_log_prob(policy, completions, row_ids, config)
             paths += path_log_prob(policy)
+            one_step_ref = round_log_probs(policy, completions, row_ids, config) if config.kl_beta else None
         own = [rewards, log_prob_ref, log_prob_cur, rollout_mismatch(generation, eligible, log_prob_cur)]
         values = torch.stack([value.double() for value in [*own, _fingerprint(tokens), *paths]], -1)
         values = gather_rows(accelerator, values, total).view(-1, group, values.shape[1])
@@ -138,6 +141,8 @@ def collect(
         shared_cur,
         torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
         round_report(values, sums, accelerator.num_processes),
+        one_step_cur,
+        one_step_ref,
     )
 
 

@@ -181,8 +181,7 @@ class DMPOTrainer:
             "loss": result.loss,
             "grad_norm": norm,
             "clipped": int(norm > config.max_grad_norm),
-            "ess": float(result.weights.ess.double().mean()),
-            "coeff": float(result.coeff.double().mean()),
+            **result.report,
             **self.buffer.report(batch),
             **batch.report,
         }

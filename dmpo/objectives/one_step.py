@@ -1,0 +1,67 @@
+"""One-step log-probabilities: every token of a completion at once, all of them masked (d1, arXiv 2504.12216).
+
+A view masks the whole completion and each token of the prompt with probability `prompt_mask_rate`; log p of each token
+is read off one forward. Of the F gradient steps of a round each has masks of its own, R (`replicates`) a completion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DMPOConfig
+from ..likelihood import Completions, apply_head_to_views
+from ..losses import hidden_token_logprobs
+from ..masked_lm import special_ids, without_dropout
+from ..randomness import derive_key, uniforms
+
+
+def one_step_views(
+    completions: Completions, row_ids: Tensor, config: DMPOConfig, iteration: int, mask_id: int
+) -> tuple[Completions, Tensor]:
+    """Completions [R·B] with masked prompts, row = replicate · B + sample, and their masks, bool [R·B, L]: all true.
+
+    Args:
+        row_ids: int64 [B]. Prompt masks depend on them, the seed, iteration and replicate alone: not on padding.
+        iteration: the gradient step within its round, 0 to F − 1.
+    """
+    rows, prompts = completions.repeat(config.replicates), []
+    for replicate in range(config.replicates):
+        key = derive_key(config.seed, "prompt mask", iteration, replicate)
+        u = uniforms(key, row_ids, completions.prompt_ids.shape[1]).flip(-1)  # column 0 is next to the completion
+        masked = (u < config.prompt_mask_rate) & completions.prompt_mask
+        prompts.append(completions.prompt_ids.masked_fill(masked, mask_id))
+    rows = dataclasses.replace(rows, prompt_ids=torch.cat(prompts))
+    return rows, torch.ones_like(rows.eligible)
+
+
+@torch.no_grad()
+def one_step_log_probs(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
+    """log p in nats of each token that counts, 0 elsewhere, at every gradient step of a round: float32 [B, F, R, L].
+
+    No dropout is live and no gradient kept; at most `rollout_batch_size` rows pass at once.
+    """
+    mask_id, _ = special_ids(model)
+    found = []
+    with without_dropout(model):
+        for iteration in range(config.gradient_steps):
+            rows, masks = one_step_views(completions, row_ids, config, iteration, mask_id)
+            for start in range(0, len(rows), config.rollout_batch_size):
+                part = slice(start, start + config.rollout_batch_size)
+                found.append(_log_probs(model, rows[part], masks[part], mask_id))
+    shape = config.gradient_steps, config.replicates, *completions.tokens.shape
+    return torch.cat(found).view(shape).permute(2, 0, 1, 3).contiguous()
+
+
+def round_log_probs(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor | None:
+    """`one_step_log_probs` where the config's loss compares with those of rollout time; None where it does not."""
+    return one_step_log_probs(model, completions, row_ids, config) if config.loss == "diffu_grpo" else None
+
+
+def _log_probs(model: nn.Module, rows: Completions, masks: Tensor, mask_id: int) -> Tensor:
+    def head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return hidden_token_logprobs(hidden, weight, rows.tokens, rows.eligible, bias=bias)
+
+    return apply_head_to_views(model, rows, masks, mask_id, head)

@@ -1,0 +1,24 @@
+"""WDCE, the weighted denoising cross-entropy: the loss of DMPO (algorithm, sections 4 and 5; arXiv 2510.08233)."""
+
+from __future__ import annotations
+
+from ..weights import ImportanceWeights, baseline_weights
+from .target import estimate, fresh_views
+from .target import group_weights as group_weights
+from .terms import Step, Terms, weighted_ce
+
+REPORTS: tuple[str, ...] = ()
+
+
+def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
+    """Σ (w − s·b) · mean NLL over a group, mean over views and groups; the baseline b as the config has it."""
+    batch, config, views = step.batch, step.config, fresh_views(step)
+    theta = None
+    if config.baseline == "theta":
+        theta = estimate(step, views)
+        if not bool(theta.isfinite().all()):
+            return None
+    baseline = baseline_weights(config.baseline, weights.positive, weights.negative, theta, batch.log_prob_cur)
+    rows = batch.completions.repeat(config.replicates)
+    spread = None if baseline is None else step.spread(baseline)
+    return Terms(rows, views, weighted_ce(rows, views, step.spread(weights.positive), spread, config.strength))
