@@ -1,0 +1,141 @@
+"""Question: do the paper's claims hold on the embedded tasks, and where does DMPO not win?
+
+    python -m benchmarks.study                       # every run that is not in runs.jsonl yet, then the report
+    python -m benchmarks.study --only group reuse    # the runs of some questions
+    python -m benchmarks.study --list                # what there is to run, and what is done
+    python -m benchmarks.study --report              # tables, conclusions and plots from the records alone
+
+A run that is recorded is not run again; one that was killed is, from its start. A record of other settings is refused.
+Results: benchmarks/results/study/ (runs.jsonl, study.md and a plot a question).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from dmpo.run.lock import FolderLock
+
+from .conditions import SCAN_SEED, Condition, conditions, scan_conditions
+from .questions import QUESTIONS
+from .records import RESULTS, Key, Record, check_same, load, save
+from .report import write
+from .runner import ROOT, keys, model_digest, run
+
+SCRATCH = ROOT / "runs" / "study"
+Task = tuple[Condition, int]
+
+
+def planned(only: list[str], seeds: list[int]) -> list[Task]:
+    """The scan for learning rates, then every condition of the chosen questions, each once a seed."""
+    wanted = {name for question in QUESTIONS if question.key in only for name in question.conditions}
+    tasks = {name.partition("/")[0] for name in wanted}
+    scan = keys((c for c in scan_conditions().values() if c.task in tasks), [SCAN_SEED])
+    return scan + keys((c for c in conditions().values() if c.name in wanted), seeds)
+
+
+def missing(tasks: list[Task], records: dict[Key, Record]) -> list[Task]:
+    """Those without a record.
+
+    Raises:
+        ValueError: a record is of other settings.
+    """
+    left = []
+    for condition, seed in tasks:
+        record = records.get((condition.name, seed))
+        if record is None:
+            left.append((condition, seed))
+        else:
+            check_same(record, condition.settings(), model_digest(condition.config(seed, "unused").model))
+    return left
+
+
+def carry_out(tasks: list[Task], path: Path, scratch: Path, workers: int) -> list[str]:
+    """Run all, writing each record as it comes; what failed, one line each.
+
+    Raises:
+        ValueError: another study runs in `scratch`.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(scratch)
+    records, failures, total = load(path), [], len(tasks)
+    try:
+        for done, (name, result) in enumerate(_results(tasks, scratch, workers), 1):
+            if isinstance(result, BaseException):
+                failures.append(f"{name}: {type(result).__name__}: {result}")
+                print(f"{done}/{total} FAILED {failures[-1]}", flush=True)
+                continue
+            records[result["condition"], result["seed"]] = result
+            save(path, records.values())
+            final = result["test"][-1]
+            share = final["sampled"] / final["rows"]
+            print(f"{done}/{total} {name}: {share:.1%} sampled, {result['seconds']} s", flush=True)
+    finally:
+        lock.release()
+    return failures
+
+
+def _results(tasks: list[Task], scratch: Path, workers: int) -> Iterator[tuple[str, Record | BaseException]]:
+    if workers == 1:
+        for condition, seed in tasks:
+            try:
+                yield f"{condition.name}, seed {seed}", run(condition, seed, scratch)
+            except Exception as error:
+                yield f"{condition.name}, seed {seed}", error
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        waiting: dict[Future[Record], str] = {
+            pool.submit(run, condition, seed, scratch): f"{condition.name}, seed {seed}" for condition, seed in tasks
+        }
+        for future in as_completed(waiting):
+            yield waiting.pop(future), future.exception() or future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # a run is started anew; it has nothing to save
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [question.key for question in QUESTIONS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="QUESTION", help=", ".join(names))
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: the scan for learning rates alone"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of records, tables and plots")
+    parser.add_argument("--list", action="store_true", help="what there is to run; runs nothing")
+    parser.add_argument("--report", action="store_true", help="tables and plots alone; runs nothing")
+    arguments = parser.parse_args()
+    path = arguments.results / "runs.jsonl"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers end with this process
+    failures: list[str] = []
+    try:
+        tasks = planned(arguments.only, arguments.seeds)
+        left = missing(tasks, load(path))
+        if arguments.list:
+            for condition, seed in tasks:
+                print("to do" if (condition, seed) in left else "done ", f"{condition.name}, seed {seed}")
+            print(f"{len(tasks)} runs, {len(left)} to do")
+            return 0
+        if not arguments.report:
+            failures = carry_out(left, path, SCRATCH, arguments.workers)
+        write(load(path), arguments.results)
+    except ValueError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    print(*failures, sep="\n", file=sys.stderr, end="\n" if failures else "")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""What the study runs: the settings of its tasks, the objectives with their learning rates, and named conditions.
+
+A condition is a whole config but for its seed. Conditions that several questions share are run once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmpo.config import DMPOConfig
+from dmpo.config_files import build_config
+
+ROUNDS, COMPLETIONS, EVALUATIONS = 9, 64, 3  # a run: rounds, completions of each, evaluations on the validation split
+VALIDATION_ROWS, TEST_ROWS = 96, 256
+SCAN_SEED = 100  # of the scan for learning rates; no reported seed
+RATES = (5e-5, 1e-4, 2e-4)
+
+_SHARED: dict[str, Any] = {
+    "dtype": "float32",
+    "lora_r": 0,
+    "temperature": 1.0,
+    "eval_temperature": 1.0,
+    "early_stop": False,
+    "rollout_batch_size": 256,
+    "micro_batch_size": 256,
+    "alpha": 0.1,
+    "replicates": 2,
+    "score_views": 2,
+    "gradient_steps": 2,
+    "warmup_steps": 4,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "log_completions": 0,
+    "save_steps": 0,
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "sudoku": _SHARED
+    | {
+        "model": "sudoku-tiny",
+        "task": "sudoku4",
+        "max_prompt_length": 16,
+        "gen_length": 16,
+        "block_length": 16,
+        "steps": 4,
+    },
+}
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "negative": {},  # the paper's: WDCE, negative baseline of strength 1
+    "none": {"baseline": "none"},
+    "mean": {"baseline": "mean"},
+    "theta": {"baseline": "theta"},
+    "wddo": {"loss": "wddo", "replicates": 4},  # two independent halves, each a pair of complements
+    "wd1": {"loss": "wd1"},  # these two as released, but for two prompt masks a step in place of one
+    "diffu_grpo": {"loss": "diffu_grpo"},
+}
+# By task and objective: the best of its scan (`report.best_rate`), which a test holds it to.
+LEARNING_RATES: dict[str, dict[str, float]] = {
+    "sudoku": {
+        "negative": 1e-4,
+        "none": 1e-4,
+        "mean": 1e-4,
+        "theta": 1e-4,
+        "wddo": 1e-4,
+        "wd1": 1e-4,
+        "diffu_grpo": 1e-4,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One setting of a task.
+
+    name: unique, `task/...`. objective: key of OBJECTIVES. changes: config keys, over the objective's and the task's.
+    group: completions of a prompt; a round has COMPLETIONS of them whatever the group.
+    """
+
+    name: str
+    objective: str = "negative"
+    group: int = 8
+    changes: dict[str, Any] = field(default_factory=dict)
+    rounds: int = ROUNDS
+
+    @property
+    def task(self) -> str:
+        return self.name.partition("/")[0]
+
+    def config(self, seed: int, output_dir: str) -> DMPOConfig:
+        """The whole config.
+
+        Raises:
+            ValueError: as `DMPOConfig` for keys or values that it does not take.
+        """
+        values = TASKS[self.task] | OBJECTIVES[self.objective]
+        values |= {"learning_rate": LEARNING_RATES[self.task].get(self.objective), **self.changes}
+        steps = values["gradient_steps"]
+        values |= {"num_generations": self.group, "num_prompts": COMPLETIONS // self.group}
+        values |= {"max_steps": self.rounds * steps, "eval_steps": max(1, self.rounds // EVALUATIONS) * steps}
+        return build_config(DMPOConfig, values | {"seed": seed, "output_dir": output_dir})
+
+    def evaluation(self, split: str) -> DMPOConfig:
+        """The config that decodes held-out rows: its decoder is the task's, whatever drew the rollouts."""
+        rows = TEST_ROWS if split == "test" else VALIDATION_ROWS
+        return build_config(DMPOConfig, TASKS[self.task] | {"eval_prompts": rows, "output_dir": "unused"})
+
+    def settings(self) -> dict[str, Any]:
+        """What a record is the result of, but for the seed: keys that are not at their defaults, and `evaluation`."""
+        test = self.evaluation("test")
+        names = ("decoder", "steps", "block_length", "eval_temperature")
+        evaluation = {name: getattr(test, name) for name in names}
+        evaluation |= {f"{split}_rows": self.evaluation(split).eval_prompts for split in ("validation", "test")}
+        return non_default(self.config(0, "unused")) | {"evaluation": evaluation}
+
+
+def non_default(config: DMPOConfig) -> dict[str, Any]:
+    """The keys of a config that are not at their defaults, but for seed and folder."""
+    values, found = dataclasses.asdict(config), {}
+    for item in dataclasses.fields(config):
+        usual = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if item.name not in ("seed", "output_dir") and values[item.name] != usual:
+            found[item.name] = values[item.name]
+    return found
+
+
+def default(task: str, group: int = 8, objective: str = "negative") -> str:
+    """Name of the condition of an objective and a group size, all else being the task's setting."""
+    return f"{task}/{objective} G={group}"
+
+
+def scan_name(task: str, objective: str, rate: float) -> str:
+    """Name of a condition of the scan for learning rates."""
+    return f"{task}/scan {objective} {rate:g}"
+
+
+def scan_conditions() -> dict[str, Condition]:
+    """One run each, of seed SCAN_SEED: every objective of every task at every rate."""
+    found = []
+    for task, rates in LEARNING_RATES.items():
+        for objective in rates:
+            for rate in sorted({*RATES, *EXTRA_RATES.get((task, objective), ())}):
+                name = scan_name(task, objective, rate)
+                found.append(Condition(name, objective, changes={"learning_rate": rate}))
+    return by_name(found)
+
+
+def by_name(found: Iterable[Condition]) -> dict[str, Condition]:
+    """Conditions by name; raises ValueError where two have the same."""
+    named: dict[str, Condition] = {}
+    for condition in found:
+        if named.setdefault(condition.name, condition) is not condition:
+            raise ValueError(f"two conditions are called {condition.name!r}")
+    return named
+
+
+# Rates tried beyond RATES, where the best of those was at their edge or all of them broke the model.
+EXTRA_RATES: dict[tuple[str, str], tuple[float, ...]] = {("sudoku", "wddo"): (1e-5, 2.5e-5)}
+
+# Question c: gradient steps a round, and rounds kept.
+REUSE: dict[str, dict[str, Any]] = {
+    "F=1": {"gradient_steps": 1},
+    "F=4": {"gradient_steps": 4},
+    "F=8": {"gradient_steps": 8},
+    "F=2 K=4": {"buffer_rounds": 4},
+    "F=4 K=4": {"gradient_steps": 4, "buffer_rounds": 4},
+}
+# Question d: the proximal coefficient, and the ESS that chooses it for each group.
+COEFFICIENTS: dict[str, dict[str, Any]] = {
+    "c=0.3": {"coeff": 0.3},
+    "c=0.1": {"coeff": 0.1},
+    "ESS=0.3": {"ess_target": 0.3},
+    "ESS=0.6": {"ess_target": 0.6},
+}
+# Question e: decoders of the rollouts alone; the setting's is topk in 4 steps, 4 tokens a forward.
+DECODERS: dict[str, dict[str, Any]] = {
+    "topk 16 steps": {"steps": 16},
+    "topk 2 steps": {"steps": 2},
+    "topk 1 step": {"steps": 1},
+    "parallel 0.9": {"decoder": "parallel", "threshold": 0.9, "steps": 16},
+    "dual_cache 0.9": {"decoder": "dual_cache", "threshold": 0.9, "steps": 16, "block_length": 8},
+    "wino": {"decoder": "wino", "steps": 16},
+}
+
+
+def conditions() -> dict[str, Condition]:
+    """Every condition that is reported, by name."""
+    found = [Condition(default("sudoku", group, name), name, group) for name in BASELINES for group in GROUPS]
+    found += [Condition(default("sudoku", 8, name), name) for name in ("wddo", "wd1", "diffu_grpo")]
+    found += [Condition("sudoku/R=4", changes={"replicates": 4})]
+    for table in (REUSE, COEFFICIENTS, DECODERS):
+        found += [Condition(f"sudoku/{name}", changes=changes) for name, changes in table.items()]
+    return by_name(found)
+
+
+BASELINES, GROUPS = ("none", "mean", "negative", "theta"), (4, 8, 16)

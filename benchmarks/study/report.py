@@ -1,0 +1,205 @@
+"""study.md: a table, conclusions and a plot for each question, all computed from the records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dmpo.run.whole_files import write_text
+
+from .conditions import (
+    COMPLETIONS,
+    LEARNING_RATES,
+    SCAN_SEED,
+    TEST_ROWS,
+    VALIDATION_ROWS,
+    scan_conditions,
+    scan_name,
+)
+from .plots import plot
+from .questions import QUESTIONS, Question
+from .records import Key, Record
+from .statistics import Mean, contrast
+
+Values = Mapping[str, Mapping[int, float]]  # condition → seed → value
+COLUMNS = {
+    "samples": "completions",
+    "steps": "gradient steps",
+    "peak": "best validation",
+    "coeff": "c, mean",
+    "ess": "ESS, mean",
+    "tokens_per_forward": "tokens a row-forward",
+    "row_forwards": "row-forwards",
+    "entropy": "entropy at the end, nats",
+    "distinct_in_group": "distinct at the end",
+}
+
+
+def write(records: Mapping[Key, Record], folder: Path) -> None:
+    """study.md and a plot for each question that has records."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "study.md", markdown(records))
+    for question in answered(records):
+        plot(question, records, folder / f"{question.key}.png")
+
+
+def answered(records: Mapping[Key, Record]) -> list[Question]:
+    """The questions of which some condition other than the first has a record."""
+    names = {name for name, seed in records if seed != SCAN_SEED}
+    return [question for question in QUESTIONS if len(names.intersection(question.conditions)) > 1]
+
+
+def markdown(records: Mapping[Key, Record]) -> str:
+    """The whole report."""
+    reported = [record for (_, seed), record in records.items() if seed != SCAN_SEED]
+    lines = ["# Study on the embedded tasks", "", *_made(records.values()), "", *_reading(reported), ""]
+    lines += ["## Learning rates", "", *_scan(records), ""]
+    for question in answered(records):
+        lines += [f"## {question.title}", "", *_table(question, records), ""]
+        lines += [*conclusions(question, records), "", f"![{question.title}]({question.key}.png)", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _made(records: Iterable[Record]) -> list[str]:
+    seen: dict[str, set[str]] = defaultdict(set)
+    runs = list(records)
+    for record in runs:
+        for name, value in record["made"].items():
+            seen[name].add(str(value))
+    facts = [f"{name} {', '.join(sorted(values))}" for name, values in seen.items()]
+    minutes = sum(record["seconds"] for record in runs) / 60
+    return [
+        f"{len(runs)} runs, about {minutes:.0f} minutes of one thread each after the other, on a machine that did "
+        f"other work too. {'; '.join(facts)}. Again, all of it: `python -m benchmarks.study`."
+    ]
+
+
+def _reading(reported: list[Record]) -> list[str]:
+    seeds = sorted({record["seed"] for record in reported})
+    return [
+        f"Every run starts from an embedded model and draws {COMPLETIONS} completions a round, whatever the group "
+        f"size. Accuracies are of {TEST_ROWS} held-out test rows after the last step, drawn at temperature 1 "
+        "(*sampled*) and 0 (*greedy*), always with the same decoder and the same draws; *best validation* is the "
+        f"highest sampled accuracy of {VALIDATION_ROWS} validation rows during a run. Cells hold the mean over seeds "
+        f"({_text(seeds)}) and its 95 % t interval over seeds. Differences are taken seed by seed, and their t "
+        "interval is over those differences: *higher* or *lower* where it leaves out 0. The intervals speak of other "
+        "seeds, not of other test rows, and are not corrected for the number of comparisons. Bands in plots span the "
+        "seeds' lowest and highest."
+    ]
+
+
+def _text(values: Iterable[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def best_rate(records: Mapping[Key, Record], task: str, objective: str) -> float | None:
+    """The learning rate with the highest sampled validation accuracy at the end of its scan run, the smaller one of
+    equals; None where a run of the scan is missing."""
+    shares = _scan_shares(records, task, objective)
+    if any(share is None for share in shares.values()):
+        return None
+    return max(sorted(shares), key=lambda rate: shares[rate] or 0.0)
+
+
+def _scan_shares(records: Mapping[Key, Record], task: str, objective: str) -> dict[float, float | None]:
+    shares: dict[float, float | None] = {}
+    for name, condition in scan_conditions().items():
+        rate = condition.changes["learning_rate"]
+        if name == scan_name(task, objective, rate):
+            record = records.get((name, SCAN_SEED))
+            shares[rate] = None if record is None else _share(record["validation"][-1], "sampled")
+    return shares
+
+
+def _scan(records: Mapping[Key, Record]) -> list[str]:
+    lines = [
+        f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8; every "
+        "other run of the objective on that task takes the rate in bold, the best.",
+        "",
+    ]
+    rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
+    lines += [f"| task | objective | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (2 + len(rates)) + "|"]
+    for task, objectives in LEARNING_RATES.items():
+        for objective, used in objectives.items():
+            shares = _scan_shares(records, task, objective)
+            cells = ["" if shares.get(rate) is None else f"{shares[rate]:.1%}" for rate in rates]
+            cells = [f"**{c}**" if c and rate == used else c for c, rate in zip(cells, rates, strict=True)]
+            if any(cells):
+                lines.append(f"| {task} | {objective} | {' | '.join(cells)} |")
+    return lines
+
+
+def _share(counts: dict[str, int], kind: str) -> float:
+    return counts[kind] / counts["rows"]
+
+
+def values(records: Mapping[Key, Record], name: str) -> Values:
+    """A number of every reported run: sampled or greedy (at the end, on the test split), or a key of COLUMNS."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for (condition, seed), record in records.items():
+        if seed != SCAN_SEED:
+            found[condition][seed] = _value(record, name)
+    return found
+
+
+def _value(record: Record, name: str) -> float:
+    if name in ("sampled", "greedy"):
+        return _share(record["test"][-1], name)
+    if name == "peak":
+        return max(_share(counts, "sampled") for counts in record["validation"])
+    if name in record["rounds"]:
+        curve = [value for value in record["rounds"][name] if value is not None]
+        return curve[-1] if name in ("entropy", "distinct_in_group") else sum(curve) / len(curve)
+    return float(record[name])
+
+
+def _table(question: Question, records: Mapping[Key, Record]) -> list[str]:
+    names = ("sampled", "greedy", *question.columns)
+    header = ["condition", "seeds", "sampled", "greedy", *(COLUMNS[name] for name in question.columns)]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    columns = {name: values(records, name) for name in names}
+    shown = [name for name in question.conditions if name in columns["sampled"]]
+    for task in dict.fromkeys(name.partition("/")[0] for name in shown):
+        start = next(record["test"][0] for (name, _), record in records.items() if name.startswith(f"{task}/"))
+        cells = [f"{task}, before", "", f"{_share(start, 'sampled'):.1%}", f"{_share(start, 'greedy'):.1%}"]
+        lines.append(f"| {' | '.join(cells + [''] * len(question.columns))} |")
+    for name in shown:
+        cells = [name.partition("/")[2], str(len(columns["sampled"][name]))]
+        cells += [_cell(column, list(columns[column][name].values())) for column in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(column: str, numbers: list[float]) -> str:
+    mean = Mean.of(numbers)
+    if column in ("samples", "steps", "row_forwards"):
+        return f"{mean.value:,.0f}"
+    if column in ("sampled", "greedy", "peak"):
+        return _percent(mean)
+    return f"{mean.value:.2f}" + ("" if mean.low is None else f" [{mean.low:.2f}, {mean.high:.2f}]")
+
+
+def _percent(mean: Mean) -> str:
+    """A share in per cent with its interval, which is cut to what a share can be."""
+    if mean.low is None or mean.high is None:
+        return f"{mean.value:.1%}"
+    return f"{mean.value:.1%} [{max(mean.low, 0):.1%}, {min(mean.high, 1):.1%}]"
+
+
+def conclusions(question: Question, records: Mapping[Key, Record]) -> list[str]:
+    """A line for each contrast: sampled and greedy accuracy, in points."""
+    columns = {name: values(records, name) for name in ("sampled", "greedy")}
+    lines = []
+    for item in question.contrasts:
+        found = {kind: contrast(column, item.plus, item.minus) for kind, column in columns.items()}
+        parts = [f"{kind} {_points(mean)}" for kind, mean in found.items() if mean is not None]
+        if parts:
+            lines.append(f"- {item.text}: {'; '.join(parts)}.")
+    return lines
+
+
+def _points(mean: Mean) -> str:
+    if mean.low is None or mean.high is None:
+        return f"{100 * mean.value:+.1f} points ({mean.verdict})"
+    return f"{100 * mean.value:+.1f} points [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]: {mean.verdict}"
