@@ -1,10 +1,11 @@
-"""Question: does `make train` lift the embedded model on held-out puzzles, over several seeds, and in what time?
+"""Question: does `make train` lift an embedded model on held-out puzzles, over several seeds, and in what time?
 
     python -m benchmarks.first_light --seeds 0 1 2
+    python -m benchmarks.first_light --config countdown-tiny --seeds 0 1 2
 
-Runs `dmpo train sudoku-tiny` once a seed (each in its own process, as a user would), and writes the summaries, the
-mean over seeds and the plot of the first seed to benchmarks/results/sudoku-tiny/. The Markdown table that it prints is
-the one in the README.
+Runs `dmpo train CONFIG` once a seed (each in its own process, as a user would), and writes the summaries, the mean over
+seeds and the plot of the first seed to benchmarks/results/CONFIG/. The Markdown table that it prints is the one in the
+README.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "sudoku-tiny"
+from dmpo.checkpoint_files import embedded_models
+from dmpo.config import DMPOConfig
+from dmpo.config_files import load_config
+from dmpo.tasks import Row, load_task
+
+DEFAULT = "sudoku-tiny"
+RESULTS = Path(__file__).parent / "results" / DEFAULT
 KEYS = (
     "sampled_accuracy_before",
     "sampled_accuracy_after",
@@ -32,13 +39,24 @@ KEYS = (
 )
 
 
-def run_seed(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
+def run_seed(config: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """One run; its summary."""
-    command = [sys.executable, "-m", "dmpo", "train", "sudoku-tiny", f"seed={seed}", f"output_dir={folder}", *overrides]
+    command = [sys.executable, "-m", "dmpo", "train", config, f"seed={seed}", f"output_dir={folder}", *overrides]
     subprocess.run(command, check=True)
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     summary.pop("output_dir")
     return summary
+
+
+def different_rows(config: str, rows: int) -> int:
+    """How many of the first test rows of a config's task are different puzzles, whatever the order of their numbers."""
+    settings = load_config(DMPOConfig, config)
+    task = load_task(settings.task, **settings.task_options)
+    return len({_puzzle(task.row("test", index)) for index in range(rows)})
+
+
+def _puzzle(row: Row) -> str:
+    return repr([sorted(value) if isinstance(value, list) else value for key, value in row.items() if key != "prompt"])
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -51,7 +69,9 @@ def markdown(results: dict[str, Any]) -> str:
     for run in results["runs"]:
         lines.append(_row(f"seed {run['seed']}", run))
     lines.append(_row(f"**mean of {len(results['runs'])} seeds**", results["mean"]))
-    lines += ["", f"{results['cores']} CPU cores, torch {results['torch']}, {results['date']}."]
+    rows, different = results["runs"][0]["test_rows"], results.get("different_test_rows")
+    told = f" {different} of the {rows} puzzles are different." if different not in (None, rows) else ""
+    lines += ["", f"{results['cores']} CPU cores, torch {results['torch']}, {results['date']}.{told}"]
     return "\n".join(lines)
 
 
@@ -62,6 +82,7 @@ def _row(name: str, values: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=DEFAULT, choices=embedded_models(), help=f"default {DEFAULT}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config keys, for a trial; then nothing is written"
@@ -69,20 +90,23 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folders = {seed: Path(scratch) / f"seed-{seed}" for seed in arguments.seeds}
-        runs = [run_seed(seed, folder, arguments.overrides) for seed, folder in folders.items()]
+        runs = [run_seed(arguments.config, seed, folder, arguments.overrides) for seed, folder in folders.items()]
+        named = f"--config {arguments.config} " if arguments.config != DEFAULT else ""
         results = {
-            "command": f"python -m benchmarks.first_light --seeds {' '.join(map(str, arguments.seeds))}",
+            "command": f"python -m benchmarks.first_light {named}--seeds {' '.join(map(str, arguments.seeds))}",
             "date": date.today().isoformat(),
             "machine": platform.machine(),
             "cores": os.cpu_count(),
             "torch": runs[0]["torch"],
+            "different_test_rows": different_rows(arguments.config, runs[0]["test_rows"]),
             "runs": runs,
             "mean": {key: statistics.fmean(run[key] for run in runs) for key in KEYS},
         }
         if not arguments.overrides:
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            (RESULTS / "first_light.json").write_text(json.dumps(results, indent=2) + "\n")
-            shutil.copy(folders[arguments.seeds[0]] / "training.png", RESULTS / "training.png")
+            written = RESULTS.with_name(arguments.config)
+            written.mkdir(parents=True, exist_ok=True)
+            (written / "first_light.json").write_text(json.dumps(results, indent=2) + "\n")
+            shutil.copy(folders[arguments.seeds[0]] / "training.png", written / "training.png")
     print(markdown(results))
 
 

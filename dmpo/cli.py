@@ -38,8 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--config", metavar="YAML", help="file of the same keys")
     evaluate.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter to put on the model; or adapter=FOLDER")
     evaluate.add_argument("--rescore", metavar="FILE", help="JSON or JSON lines of completions; needs no model")
-    pretrain = command("pretrain", _pretrain, "Make the embedded tiny Sudoku model from scratch.")
-    pretrain.add_argument("overrides", nargs="*", metavar="key=value", help="output_dir=FOLDER is required")
+    pretrain = command("pretrain", _pretrain, "Make an embedded tiny model from scratch.")
+    pretrain.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="[MODEL] key=value",
+        help="as of sudoku-tiny if not named; output_dir=FOLDER is required",
+    )
     generate = command("generate", _generate, "Complete a prompt with a checkpoint.")
     generate.add_argument("model", help="checkpoint folder, hub id or embedded name")
     generate.add_argument("prompt")
@@ -123,9 +128,11 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     from .config_files import load_config
     from .models import save_model
-    from .pretrain import PretrainConfig, as_dict, character_tokenizer, pretrain
+    from .pretrain import PretrainConfig, as_dict, character_tokenizer, pretrain, recipe_overrides
 
-    config = load_config(PretrainConfig, None, arguments.overrides)
+    given = arguments.overrides
+    recipe = recipe_overrides(given.pop(0)) if given and "=" not in given[0] else []
+    config = load_config(PretrainConfig, None, [*recipe, *given])
     folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output_dir {folder} is not empty")
@@ -135,7 +142,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         task = progress.add_task("pretraining", total=config.correct_steps + config.sloppy_steps)
         model = pretrain(config, lambda step, loss: progress.update(task, completed=step))
     save_model(model, folder, layout="llada")
-    character_tokenizer().save_pretrained(folder)
+    character_tokenizer(config.task).save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(as_dict(config), indent=2) + "\n")
     print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters, {time.perf_counter() - start:.0f} s")
 

@@ -1,46 +1,54 @@
-"""Pretraining of the embedded tiny model: Sudoku the way a sloppy teacher knows it.
+"""Pretraining of the embedded tiny models: a task the way a sloppy teacher knows it.
 
-Stage one teaches correct solutions of the training grids; stage two shows demonstrations of which most have a few
-holes filled wrongly, so that the model still knows how, yet often answers badly: something for reinforcement learning
-to mend.
+Stage one teaches right completions of the training rows; stage two shows demonstrations of which most have mistakes, so
+that the model still knows how, yet often answers badly: something for reinforcement learning to mend.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import field
 from random import Random
+from typing import Any
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .checkpoint_files import checkpoint_folder, embedded_models, read_json
 from .kernels import linear_weighted_ce
 from .likelihood import Completions, apply_head_to_views
 from .masking import sample_views
 from .models import new_model
+from .prompts import pad_left
 from .randomness import derive_key
-from .rewards import HOLES
-from .tasks.sudoku import Sudoku4
+from .tasks import Task, load_task
+from .teachers import TEACHERS, Teacher
 
-TOKENS = ("<eos>", "<mask>", ".", "1", "2", "3", "4")
+SPECIAL_TOKENS = ("<eos>", "<mask>")
 
 
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
 class PretrainConfig:
-    """The recipe of `sudoku-tiny`.
+    """A recipe; the defaults are that of `sudoku-tiny`.
 
+    task, task_options: as in training; one with a teacher (`dmpo.teachers`).
     hidden_size, num_layers, num_heads, mlp_hidden_size: of the model.
-    correct_steps, sloppy_steps: gradient steps on right and on sloppy demonstrations, `batch_size` puzzles each.
-    sloppy_share: share of sloppy demonstrations with errors, `wrong_holes` holes each.
+    correct_steps, sloppy_steps: gradient steps on right and on sloppy demonstrations, `batch_size` rows each.
+    sloppy_share: share of sloppy demonstrations with mistakes, `mistakes` each.
     learning_rate: peak of stage one (warm-up, then cosine to a tenth); stage two runs at `sloppy_learning_rate`.
     """
 
     output_dir: str
+    task: str = "sudoku4"
+    task_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     hidden_size: int = 128
     num_layers: int = 4
@@ -52,14 +60,32 @@ class PretrainConfig:
     sloppy_steps: int = 250
     sloppy_learning_rate: float = 3e-4
     sloppy_share: float = 0.8
-    wrong_holes: int = 2
+    mistakes: int = 2
     weight_decay: float = 0.01
 
+    def __post_init__(self) -> None:
+        if self.task not in TEACHERS:
+            raise ValueError(f"task must be one with a teacher, {' or '.join(TEACHERS)}, got {self.task!r}")
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, for the embedded tasks."""
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(TOKENS)}, unk_token="<eos>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+
+def recipe_overrides(name: str) -> list[str]:
+    """The recipe of an embedded model, all but its folder, as `key=value`.
+
+    Raises:
+        ValueError: no embedded model of that name.
+    """
+    if name not in embedded_models():
+        raise ValueError(f"no embedded model {name!r}, choose one of {', '.join(embedded_models())}")
+    recipe = read_json(checkpoint_folder(name) / "recipe.json")
+    return [f"{key}={json.dumps(value)}" for key, value in recipe.items() if key != "output_dir"]
+
+
+def character_tokenizer(task: str = "sudoku4") -> PreTrainedTokenizerFast:
+    """One token a character, for the embedded models; but what the task's teacher writes as one is one."""
+    tokens = (*SPECIAL_TOKENS, *TEACHERS[task].tokens)
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<eos>"))
+    pattern = "|".join([*(re.escape(token) for token in TEACHERS[task].tokens if len(token) > 1), "."])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -71,39 +97,31 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def demonstration(row: dict[str, str], random: Random, wrong_holes: int) -> str:
-    """The solution of a row, with that many of its holes filled wrongly."""
-    cells = list(row["solution"])
-    holes = [i for i, p in enumerate(row["puzzle"]) if p in HOLES]
-    for hole in random.sample(holes, min(wrong_holes, len(holes))):
-        cells[hole] = random.choice([digit for digit in "1234" if digit != cells[hole]])
-    return "".join(cells)
-
-
 def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | None = None) -> PreTrainedModel:
     """Train the tiny model from scratch; the same config gives the same model on the same machine."""
     torch.manual_seed(config.seed)
+    tokenizer = character_tokenizer(config.task)
     model = new_model(
-        vocab_size=len(TOKENS) + 1,
+        vocab_size=len(tokenizer) + 1,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         mlp_hidden_size=config.mlp_hidden_size,
-        mask_id=TOKENS.index("<mask>"),
-        eos_id=TOKENS.index("<eos>"),
+        mask_id=SPECIAL_TOKENS.index("<mask>"),
+        eos_id=SPECIAL_TOKENS.index("<eos>"),
         max_length=64,
         rope_theta=10_000.0,
         seed=config.seed,
     )
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    task = Sudoku4()
+    task, teacher = load_task(config.task, **config.task_options), TEACHERS[config.task]
     total = config.correct_steps + config.sloppy_steps
     for step in range(total):
         sloppy = step >= config.correct_steps
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(config, step)
-        batch = _batch(task, config, step, sloppy)
+        batch = _batch(task, teacher, tokenizer, config, step, sloppy)
         loss = _denoising_loss(model, batch, derive_key(config.seed, "pretrain views", step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,20 +139,31 @@ def _learning_rate(config: PretrainConfig, step: int) -> float:
     return config.learning_rate * warmup * (0.55 + 0.45 * math.cos(math.pi * step / config.correct_steps))
 
 
-def _batch(task: Sudoku4, config: PretrainConfig, step: int, sloppy: bool) -> Completions:
+def _batch(
+    task: Task,
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainConfig,
+    step: int,
+    sloppy: bool,
+) -> Completions:
     prompts, completions = [], []
     for j in range(config.batch_size):
         index = derive_key(config.seed, "pretrain row", step, j)
         row, random = task.row("train", index), Random(index)
-        wrong = config.wrong_holes if sloppy and random.random() < config.sloppy_share else 0
-        prompts.append(_encode(row["prompt"]))
-        completions.append(_encode(demonstration(row, random, wrong)))
-    prompt_ids, tokens = torch.tensor(prompts), torch.tensor(completions)
-    return Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), tokens, torch.ones_like(tokens).bool())
+        mistakes = config.mistakes if sloppy and random.random() < config.sloppy_share else 0
+        prompts.append(row["prompt"])
+        completions.append(teacher.demonstrate(task, row, random, mistakes))
+    encoded = tokenizer(prompts)["input_ids"]
+    prompt_ids, prompt_mask = pad_left(tokenizer, encoded, max(map(len, encoded)))
+    tokens = torch.tensor(_ended(tokenizer(completions)["input_ids"], teacher.length))
+    return Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
 
 
-def _encode(text: str) -> list[int]:
-    return [TOKENS.index(character) for character in text]
+def _ended(encoded: Sequence[list[int]], length: int) -> list[list[int]]:
+    """Completions filled up with EOS."""
+    eos = SPECIAL_TOKENS.index("<eos>")
+    return [ids + [eos] * (length - len(ids)) for ids in encoded]
 
 
 def _denoising_loss(model: PreTrainedModel, batch: Completions, key: int) -> Tensor:

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from ..rewards import countdown
 from ..rewards.arithmetic import countdown_answer, countdown_solved
+from .countdown_expressions import SIGNS, apply_sign, find_expression
 from .options import check_integers, check_texts
 from .sources import read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
@@ -22,12 +23,15 @@ _TRIES = 100_000  # draws of one puzzle; of eight numbers up to 99 the usual one
 class Countdown:
     """Rows `numbers` (list of int) and `target` (int); the completion is an expression.
 
-    Splits share no multiset of numbers: it goes to a split by its hash (nine in ten for training), whether it is drawn
-    here or read. With a `test` of its own, all of that is test, and whatever shares its numbers is in no other split.
+    Splits share no multiset of numbers: it goes to a split by its hash, whether it is drawn here or read. With a `test`
+    of its own, all of that is test, and whatever shares its numbers is in no other split.
 
     Args:
         counts: how many numbers a puzzle has.
-        largest: of the numbers that are drawn, and of the target, where puzzles are made here.
+        largest: of the numbers that are drawn, where puzzles are made here.
+        largest_target: of the targets then, None for `largest`.
+        signs: those that make the targets then, of `+-*/`; an answer may use any.
+        held_out: one multiset in so many is for testing, and one for validation.
         train: hub id or local file with columns `nums` and `target`, as Jiayi-Pan/Countdown-Tasks-3to4; None to make
             puzzles, which have a solution by construction.
         test: the same for a test set of its own; None to hold one out by hash.
@@ -47,6 +51,9 @@ class Countdown:
         *,
         counts: Sequence[int] = (3, 4),
         largest: int = 99,
+        largest_target: int | None = None,
+        signs: str = SIGNS,
+        held_out: int = 20,
         train: str | None = None,
         test: str | None = None,
         revision: str | None = None,
@@ -57,18 +64,24 @@ class Countdown:
         listed = isinstance(counts, Sequence) and len(counts) > 0
         if not listed or not all(type(count) is int and 2 <= count <= 8 for count in counts):
             raise ValueError(f"counts must be a list of integers from 2 to 8, got {counts!r}")
-        if largest is None:
-            raise ValueError("largest must be ≥ 10, an integer, got None")
-        check_integers(10, largest=largest)
+        for name, least, value in (("largest", 2, largest), ("held_out", 3, held_out)):
+            if value is None:
+                raise ValueError(f"{name} must be ≥ {least}, an integer, got None")
+            check_integers(least, **{name: value})
+        check_integers(1, largest_target=largest_target)
+        if not isinstance(signs, str) or not signs or len(set(signs) & set(SIGNS)) != len(signs):
+            raise ValueError(f"signs must be some of {SIGNS}, each once, got {signs!r}")
         check_texts(train=train, test=test, revision=revision, test_revision=test_revision)
         if test is not None and train is None:
             raise ValueError("test is given without train: puzzles that are made here hold out their own")
         self.counts, self.largest = tuple(counts), largest
+        self.largest_target = largest if largest_target is None else largest_target
+        self.signs, self.held_out = signs, held_out
         self.template = choose_template(template, template_file, self.TEMPLATE, ("numbers", "target"))
         self.rows: dict[str, list[tuple[list[int], int]]] | None = None
         if train is not None:
             tested = None if test is None else self._read(test, "test", test_revision)
-            self.rows = _divide(self._read(train, "train", revision), tested)
+            self.rows = _divide(self._read(train, "train", revision), tested, held_out)
             for split in SPLITS:
                 if not self.rows[split]:
                     raise ValueError(f"data set {train} leaves no row with {self._counts()} numbers for {split}")
@@ -77,7 +90,7 @@ class Countdown:
         """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone.
 
         Raises:
-            ValueError: unknown split, an index < 0, or no puzzle of `counts` and `largest` is the split's.
+            ValueError: unknown split, an index < 0, or no puzzle of these options is the split's.
         """
         check_split(split)
         check_integers(0, index=index)
@@ -113,10 +126,16 @@ class Countdown:
         return f"{row['target']} of {', '.join(map(str, row['numbers']))}: [{colour}]{escape(shown)}[/]"
 
     def demonstrate(self, row: Row) -> str:
-        """A perfect completion of a row. Raises ValueError where its numbers cannot make the target."""
+        """A perfect completion of a row, in tags where the prompt asks for them.
+
+        Raises:
+            ValueError: its numbers cannot make the target.
+        """
         expression = find_expression(row["numbers"], row["target"])
         if expression is None:
             raise ValueError(f"{row['numbers']} cannot make {row['target']}")
+        if "<answer>" not in self.template:
+            return expression
         return worked(f"{expression} = {row['target']}", expression)
 
     def _draw(self, split: str, index: int) -> tuple[list[int], int]:
@@ -124,18 +143,22 @@ class Countdown:
         random = Random(f"countdown/{split}/{index}")
         for _ in range(_TRIES):
             numbers = [random.randint(1, self.largest) for _ in range(random.choice(self.counts))]
-            if hashed_split(_key(numbers)) != split:
+            if hashed_split(_key(numbers), held_out=self.held_out) != split:
                 continue
             values = [Fraction(number) for number in numbers]
             while len(values) > 1:
                 left = values.pop(random.randrange(len(values)))
                 right = values.pop(random.randrange(len(values)))
-                results = [left + right, left - right, left * right, *([left / right] if right else [])]
-                values.append(random.choice(results))
-            if values[0].denominator == 1 and 1 <= values[0] <= self.largest and values[0] not in numbers:
-                return numbers, int(values[0])
+                usable = [sign for sign in self.signs if right or sign != "/"]
+                if not usable:
+                    break
+                values.append(apply_sign(left, random.choice(usable), right))
+            value = values[0] if len(values) == 1 else Fraction(0)
+            if value.denominator == 1 and 1 <= value <= self.largest_target and value not in numbers:
+                return numbers, int(value)
         raise ValueError(
-            f"counts {list(self.counts)} and largest {self.largest} leave no puzzle for {split} in {_TRIES:,} draws"
+            f"counts {list(self.counts)}, largest {self.largest}, largest_target {self.largest_target} and signs "
+            f"{self.signs} leave no puzzle for {split} in {_TRIES:,} draws"
         )
 
     def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
@@ -160,30 +183,6 @@ class Countdown:
         return " or ".join(map(str, self.counts))
 
 
-def find_expression(numbers: Sequence[int], target: int) -> str | None:
-    """An expression of all the numbers that makes the target, None if there is none; tries all, so for few numbers."""
-    values = [(Fraction(number), str(number)) for number in numbers]
-
-    def search(values: list[tuple[Fraction, str]]) -> str | None:
-        if len(values) == 1:
-            return values[0][1] if values[0][0] == target else None
-        for i, (x, a) in enumerate(values):
-            for j, (y, b) in enumerate(values):
-                if i == j:
-                    continue
-                rest = [value for k, value in enumerate(values) if k not in (i, j)]
-                made = [(x - y, f"({a} - {b})"), *([(x / y, f"({a} / {b})")] if y else [])]
-                if i < j:
-                    made += [(x + y, f"({a} + {b})"), (x * y, f"({a} * {b})")]
-                for value in made:
-                    if found := search([*rest, value]):
-                        return found
-        return None
-
-    found = search(values)
-    return found[1:-1] if found and found[0] == "(" else found
-
-
 def _integer(value: Any) -> int:
     if int(value) != float(value):
         raise ValueError(f"{value!r} is no integer")
@@ -195,14 +194,14 @@ def _key(numbers: list[int]) -> str:
 
 
 def _divide(
-    rows: list[tuple[list[int], int]], tested: list[tuple[list[int], int]] | None
+    rows: list[tuple[list[int], int]], tested: list[tuple[list[int], int]] | None, held_out: int
 ) -> dict[str, list[tuple[list[int], int]]]:
     """Rows of each split; with a test set of its own the hash's test share is training, less what the set holds."""
     divided: dict[str, list[tuple[list[int], int]]] = {split: [] for split in SPLITS}
     taken = {_key(numbers) for numbers, _ in tested or []}
     for row in rows:
         key = _key(row[0])
-        split = hashed_split(key)
+        split = hashed_split(key, held_out=held_out)
         if tested is not None:
             if key in taken:
                 continue

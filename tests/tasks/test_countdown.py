@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dmpo.rewards.arithmetic import parse_expression
 from dmpo.tasks import load_task
-from dmpo.tasks.countdown import find_expression
+from dmpo.tasks.countdown_expressions import SIGNS, expressions, find_expression
 from dmpo.tasks.splits import SPLITS
 from tests.tasks.data_files import countdown_rows, write
 
@@ -45,8 +48,73 @@ def test_a_split_without_puzzles() -> None:
     """Of the 55 pairs of numbers up to 10 none is for validation."""
     task: Any = load_task("countdown", counts=[2], largest=10)
     assert len(task.row("train", 0)["numbers"]) == 2
-    with pytest.raises(ValueError, match=r"counts \[2\] and largest 10 leave no puzzle for validation"):
+    with pytest.raises(ValueError, match=r"counts \[2\], largest 10, .* leave no puzzle for validation"):
         task.row("validation", 0)
+
+
+def test_rows_are_what_they_were() -> None:
+    """Published runs saw these puzzles."""
+    task = load_task("countdown")
+    rows = [sorted(task.row(split, i).items()) for split in SPLITS for i in range(100)]
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "6e72f0ab94e30219"
+
+
+SMALL: dict[str, Any] = {
+    "counts": [3],
+    "largest": 9,
+    "largest_target": 99,
+    "signs": "+-*",
+    "held_out": 10,
+    "template": "{numbers}={target}",
+}
+
+
+def test_small_puzzles() -> None:
+    task: Any = load_task("countdown", **SMALL)
+    seen = {split: multisets(task, split, 600) for split in SPLITS}
+    assert_disjoint(seen)
+    assert 140 <= sum(map(len, seen.values())) <= 165, "there are 165 multisets of three numbers up to 9"
+    assert min(map(len, seen.values())) >= 15
+    for split in SPLITS:
+        for row in (task.row(split, i) for i in range(100)):
+            assert 1 <= row["target"] <= 99
+            assert any(value == row["target"] for value, _ in expressions(row["numbers"], "+-*"))
+            assert row["prompt"] == f"{', '.join(map(str, row['numbers']))}={row['target']}"
+    assert any(task.row("train", i)["target"] > 9 for i in range(20))
+    made = task.demonstrate(row)
+    assert "<" not in made, "the prompt asks for no tags"
+    assert task.solved(made, row)
+
+
+@pytest.mark.parametrize(("numbers", "signs", "count"), [([3, 5, 2], "+-*", 108), ([1, 2], SIGNS, 8), ([7], SIGNS, 1)])
+def test_all_expressions(numbers: list[int], signs: str, count: int) -> None:
+    found = list(expressions(numbers, signs))
+    assert len(found) == count
+    for value, text in found:
+        read = parse_expression(text)
+        assert read is not None
+        assert read.value == value
+        assert Counter(map(int, read.numbers)) == Counter(numbers)
+        assert set(text) & set(SIGNS) <= set(signs)
+
+
+def test_parentheses_that_change_nothing_are_not_written() -> None:
+    texts = [text for _, text in expressions([97, 59, 31, 13])]
+    for text in {text for text in texts if "(" in text}:
+        value = parse_expression(text)
+        opened = text.index("(")
+        depth = 0
+        for closed in range(opened, len(text)):
+            depth += {"(": 1, ")": -1}.get(text[closed], 0)
+            if depth == 0:
+                break
+        bare = text[:opened] + text[opened + 1 : closed] + text[closed + 1 :]
+        assert parse_expression(bare) != value, text
+
+
+def test_no_expression_divides_by_0() -> None:
+    assert len(list(expressions([0, 2, 2]))) > 50
+    assert all("/ 0" not in text and "/ (2 - 2)" not in text for _, text in expressions([0, 2, 2]))
 
 
 def test_both_counts_and_the_prompt() -> None:
@@ -102,7 +170,11 @@ def test_finding_an_expression() -> None:
         ({"counts": []}, "counts must be"),
         ({"counts": [1]}, "counts must be"),
         ({"counts": [3.5]}, "counts must be"),
-        ({"largest": 9}, "largest must be"),
+        ({"largest": 1}, "largest must be"),
+        ({"largest_target": 0}, "largest_target must be ≥ 1"),
+        ({"held_out": 2}, "held_out must be ≥ 3"),
+        ({"held_out": None}, "held_out must be ≥ 3"),
+        *(({"signs": signs}, "signs must be some of") for signs in ("", "+x", "++", ["+"], None)),
         ({"test": "test.jsonl"}, "test is given without train"),
         ({"template": "{numbers}"}, r"must contain \{target\}"),
     ],

@@ -69,7 +69,7 @@ def test_templates(tmp_path: Path) -> None:
 
 _TYPES: list[tuple[str, dict[str, Any], str]] = [
     *[("countdown", {"counts": value}, "counts must be a list of integers") for value in (3, None, "34", ["3"], {3})],
-    *[("countdown", {"largest": value}, "largest must be ≥ 10, an integer") for value in ("x", None, 20.5, True)],
+    *[("countdown", {"largest": value}, "largest must be ≥ 2, an integer") for value in ("x", None, 20.5, True)],
     *[("gsm8k", {"validation_rows": value}, "validation_rows must be ≥ 1, an int") for value in ("5", None, 2.5)],
     *[("math", {"longest": value}, "longest must be ≥ 1, an integer") for value in ("5", 0)],
     *[("sudoku4", {name: "4"}, f"{name} must be ≥ 1, an integer, got '4'") for name in ("min_holes", "max_holes")],

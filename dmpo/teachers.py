@@ -1,0 +1,96 @@
+"""Sloppy teachers: what the embedded tiny models are shown when they are made, right or with mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import Any
+
+from .rewards import HOLES
+from .tasks import Row
+from .tasks.countdown_expressions import expressions
+
+_TRIES = 1000  # draws of a mistake; one in a few is still right
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Demonstrations of one task.
+
+    tokens: of the vocabulary, after `<eos>` (also the padding) and `<mask>`.
+    length: tokens of a completion; a shorter one ends with EOS.
+    demonstrate: a completion of a row of the task, with that many mistakes.
+    """
+
+    tokens: tuple[str, ...]
+    length: int
+    demonstrate: Callable[[Any, Row, Random, int], str]
+
+
+def sudoku_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> str:
+    """The solution of a row, with that many of its holes filled wrongly."""
+    cells = list(row["solution"])
+    holes = [i for i, p in enumerate(row["puzzle"]) if p in HOLES]
+    for hole in random.sample(holes, min(mistakes, len(holes))):
+        cells[hole] = random.choice([digit for digit in "1234" if digit != cells[hole]])
+    return "".join(cells)
+
+
+def countdown_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> str:
+    """A right expression of a row, with that many mistakes, which leave it wrong.
+
+    The right one is the shortest, without spaces; of several the one with the largest number first, and so on. A
+    mistake is another sign, another digit, or other parentheses (put around two neighbours, or taken away).
+
+    Raises:
+        ValueError: no such mistakes make it wrong.
+    """
+    right = _right_texts(tuple(sorted(row["numbers"])), task.signs)[row["target"]]
+    if not mistakes:
+        return right
+    for _ in range(_TRIES):
+        text = right
+        for _ in range(mistakes):
+            text = random.choice((_other_sign, _other_digit, _other_parentheses))(text, task.signs, random)
+        if not task.solved(text, row):
+            return text
+    raise ValueError(f"{mistakes} mistakes leave {right} right")
+
+
+@cache
+def _right_texts(numbers: tuple[int, ...], signs: str) -> Mapping[int, str]:
+    """The teacher's expression of each value that the numbers can make."""
+    found: dict[int, list[str]] = {}
+    for value, text in expressions(numbers, signs):
+        if value.denominator == 1:
+            found.setdefault(int(value), []).append(text.replace(" ", ""))
+    return {value: min(texts, key=_preference) for value, texts in found.items()}
+
+
+def _preference(text: str) -> tuple[int, list[int], str]:
+    return len(text), [-int(number) for number in re.findall("[0-9]+", text)], text
+
+
+def _other_sign(text: str, signs: str, random: Random) -> str:
+    place = random.choice([i for i, c in enumerate(text) if c in signs])
+    return text[:place] + random.choice([s for s in signs if s != text[place]]) + text[place + 1 :]
+
+
+def _other_digit(text: str, signs: str, random: Random) -> str:
+    place = random.choice([i for i, c in enumerate(text) if c.isdigit()])
+    return text[:place] + random.choice([d for d in "123456789" if d != text[place]]) + text[place + 1 :]
+
+
+def _other_parentheses(text: str, signs: str, random: Random) -> str:
+    bare = text.replace("(", "").replace(")", "")
+    ways = [bare, f"({bare[:3]}){bare[3:]}", f"{bare[:2]}({bare[2:]})"]
+    return random.choice([way for way in ways if way != text])
+
+
+TEACHERS: Mapping[str, Teacher] = {
+    "sudoku4": Teacher((".", "1", "2", "3", "4"), 16, sudoku_demonstration),
+    "countdown": Teacher((", ", "=", *"0123456789", *"+-*()"), 8, countdown_demonstration),
+}
