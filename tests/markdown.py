@@ -130,7 +130,7 @@ def _parse(arguments: list[str]) -> None:
 
 def links(page: str) -> list[str]:
     """Targets of links and pictures that lie in the repository, without anchors."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", page))
+    targets = re.findall(r"\]\(\s*([^)\s]+)", _BLOCK.sub("", page))
     return [target.partition("#")[0] for target in targets if not re.match(r"\w+:|#", target)]
 
 

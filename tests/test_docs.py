@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from benchmarks.interpreter import quick_interpreter
 from dmpo.kernels import launch
+from dmpo.objectives import OBJECTIVES
 from tests.markdown import (
     ROOT,
     Block,
@@ -29,11 +33,14 @@ every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, from which modules are imported."""
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, from which modules are imported; what a page registers is gone after it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    with mock.patch.dict(OBJECTIVES):
+        yield tmp_path
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def read(path: Path, folder: Path) -> None:
