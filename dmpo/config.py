@@ -13,6 +13,12 @@ from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Rem
 from .weights import Baseline
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
+_READ_BY = {  # keys that other losses leave unread
+    **dict.fromkeys(("weighting", "coeff", "ess_target"), ("wdce", "wddo")),
+    **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),
+    "prompt_mask_rate": ONE_STEP,
+    "wd1_psi": ("wd1",),
+}
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
@@ -206,9 +212,11 @@ class DMPOConfig:
             parts = 4 if self.antithetic else 2
             wanted = f"a multiple of {parts} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
             _require("replicates", self.replicates, self.replicates % parts == 0, wanted)
-        if self.loss in ONE_STEP:  # what would be left unread
-            _require("weighting", self.weighting, self.weighting == "softmax", f"softmax for loss '{self.loss}'")
-            _require("ess_target", self.ess_target, self.ess_target is None, f"null for loss '{self.loss}'")
+        for name, losses in _READ_BY.items():
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            unread = self.loss not in losses and value != default
+            _require(name, value, not unread, f"left at {default} for loss '{self.loss}', which does not read it")
+        if self.loss in ONE_STEP:
             differ = self.prompt_mask_rate > 0 or self.replicates == 1
             _require("replicates", self.replicates, differ, "1 where prompt_mask_rate is 0: its views would all agree")
 

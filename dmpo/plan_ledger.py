@@ -21,13 +21,14 @@ class Ledger:
             config = replace(config, dtype="bfloat16")
         self.config, self.arch, self.gpus, self.sharding, self.device = config, arch, gpus, sharding, device
         self.length = config.max_prompt_length + config.gen_length
-        self.block = BlockMemory(arch, config, device, self.length, wide_adapters=not self.deepspeed)
+        self.block = BlockMemory(arch, config, device, self.length)
         self.completions = -(-config.num_prompts * config.num_generations // gpus)
         self.views = config.replicates * self.completions
         whole_weights = sharding not in ("zero3", "fsdp")
         self.weight_share = 1 if whole_weights else gpus
         self.gradient_share = 1 if sharding == "ddp" else gpus
-        e, w, rank = self.block.e, self.block.w, config.lora_r
+        e, rank = self.block.e, config.lora_r
+        self.w = w = 4 if rank and not self.deepspeed else e  # bytes of a trained weight: peft's adapters are float32
         each_linear = NF4_BYTES if config.load_in_4bit else e
         self.block_bytes = int(arch.block_linear * each_linear) + arch.block_other * e
         self.base = arch.layers * self.block_bytes + arch.outer * e
@@ -73,8 +74,10 @@ class Ledger:
     def score(self) -> dict[str, int]:
         """The pass over views, or the head after it."""
         config, arch, block = self.config, self.arch, self.block
-        rows = min(config.rollout_batch_size, config.score_views * self.completions)
-        masked = HeadMemory(arch, config, self.device, self._masked(rows))
+        whole = config.loss == "diffu_grpo"  # its one-step views mask whole completions
+        views = max(config.score_views, config.replicates) if whole else config.score_views
+        rows = min(config.rollout_batch_size, views * self.completions)
+        masked = HeadMemory(arch, config, self.device, self._masked(rows, whole=whole))
         kept = arch.hidden * block.e * rows * self.length
         return self._larger(
             self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
@@ -85,8 +88,9 @@ class Ledger:
         """Forward and backward of `size` views after earlier ones left their gradient, or the optimizer's step."""
         config, arch, block = self.config, self.arch, self.block
         tokens, e = size * self.length, block.e
-        head = HeadMemory(arch, config, self.device, self._masked(size))
+        head = HeadMemory(arch, config, self.device, self._masked(size, whole=config.loss in ONE_STEP))
         kept = arch.layers * block.saved - block.first_block_spares
+        rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
         if config.gradient_checkpointing:
             kept = arch.layers * e * arch.hidden
         last = kept + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # the final norm's
@@ -94,8 +98,12 @@ class Ledger:
         recomputed = block.saved if config.gradient_checkpointing else 0
         running = (kept + recomputed + block.training + block.masks) * tokens
         loss = (last + hidden + block.masks) * tokens
-        found = self._resident(activations=loss, logits=head.loss, updating=True)
-        found = self._larger(found, self._resident(activations=running, other=self.largest_block, updating=True))
+        found = self._resident(
+            activations=loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
+        )
+        found = self._larger(
+            found, self._resident(activations=running + rounded, other=self.largest_block, updating=True)
+        )
         if not config.lora_r:  # the head's gradient, wide and rounded; the embeddings' at the end
             twice = (4 + e) * arch.head
             found = self._larger(found, self._resident(activations=loss, logits=twice, updating=True))
@@ -109,12 +117,17 @@ class Ledger:
     def largest_block(self) -> int:
         """The gradient of one weight before it is added."""
         rank, shapes = self.config.lora_r, self.arch.linears
-        return self.block.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
+        return self.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
 
-    def _masked(self, rows: int) -> int:
-        """Hidden rows that a mask selects at the highest rate."""
-        rate = 1.0 if self.config.loss in ONE_STEP else self.config.mask_rate_max
-        return max(1, round(rows * self.config.gen_length * rate))
+    @property
+    def _rounded_adapters(self) -> int:
+        """Copies of float32 adapters that the backward of a half-precision model needs."""
+        narrow = self.config.lora_r and self.block.e < self.w
+        return self.arch.layers * self.arch.adapter(self.config.lora_r) * self.block.e if narrow else 0
+
+    def _masked(self, rows: int, *, whole: bool) -> int:
+        """Hidden rows that a mask selects at the highest rate, or of whole completions."""
+        return max(1, round(rows * self.config.gen_length * (1.0 if whole else self.config.mask_rate_max)))
 
     def _resident(
         self,

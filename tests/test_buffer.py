@@ -29,7 +29,8 @@ def rounds(index: int, rows: slice = slice(None), width: int = 2) -> Batch:
         torch.ones(len(local), LENGTH).bool(),
     )
     shared = [(factor * ids).double().view(GROUPS, SIZE) for factor in (1, 10, 100)]
-    return Batch(completions, local, *shared, age=torch.zeros(GROUPS).long(), report={"reward": float(index)})
+    step = {"one_step_cur": local.double().view(-1, 1, 1, 1).repeat(1, 2, 3, LENGTH)}
+    return Batch(completions, local, *shared, age=torch.zeros(GROUPS).long(), report={"reward": float(index)}, **step)
 
 
 def test_one_round_is_handed_out_whole() -> None:
@@ -53,6 +54,10 @@ def test_a_step_takes_each_place_from_some_round() -> None:
         assert torch.equal(batch.log_prob_ref, 10 * batch.rewards)
         assert torch.equal(batch.row_ids, ids.flatten())
         assert torch.equal(batch.completions.tokens[:, 0], batch.row_ids)
+        assert batch.one_step_cur is not None
+        assert batch.one_step_cur.shape == (GROUPS * SIZE, 2, 3, LENGTH)
+        assert torch.equal(batch.one_step_cur[:, 1, 2, 3], batch.row_ids.double())
+        assert batch.one_step_ref is None
         mask, prompts = batch.completions.prompt_mask, batch.completions.prompt_ids
         assert torch.equal(prompts[:, -1], batch.row_ids)
         of_round = ids[:, 0] // (GROUPS * SIZE)
@@ -96,6 +101,8 @@ def test_a_checkpoint_is_taken_up_by_any_number_of_ranks(world: int) -> None:
         batches, expected = [buffer.batch(step) for buffer in loaded], whole.batch(step)
         assert torch.equal(torch.cat([b.completions.prompt_ids for b in batches]), expected.completions.prompt_ids)
         assert torch.equal(torch.cat([b.row_ids for b in batches]), expected.row_ids)
+        kept = torch.cat([b.one_step_cur for b in batches if b.one_step_cur is not None])
+        assert torch.equal(kept[:, 0, 0, 0], expected.row_ids.double())
         assert all(torch.equal(b.age, expected.age) for b in batches)
         assert loaded[0].report(batches[0]) == whole.report(expected)
         assert expected.age[1] == 0, "the older group at place 1 was dropped"
@@ -126,7 +133,7 @@ def test_what_the_policy_has_left_behind_is_dropped() -> None:
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_refreshed_reference_is_the_policy(lora: bool) -> None:
-    from dmpo.policy import add_lora
+    from dmpo.lora import add_lora
 
     policy: Any = add_lora(model(), rank=2, alpha=8, dropout=0.0) if lora else model()
     options = config("topk")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from dmpo import generate
-from dmpo.config import DMPOConfig, GenerateConfig, decoding_options
+from dmpo.config import ONE_STEP, DMPOConfig, GenerateConfig, decoding_options
 from dmpo.config_files import dump_config, load_config, shipped_configs
 from dmpo.decoding.settings import DECODERS, Settings
+from dmpo.objectives import OBJECTIVES
 
 REQUIRED = ["model=m", "task=sudoku4", "output_dir=out"]
 
@@ -95,6 +97,34 @@ def test_decoder_options_that_do_not_go_together(overrides: list[str], message: 
     if "attn" not in overrides[-1]:
         with pytest.raises(ValueError, match=message):
             load_config(GenerateConfig, None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prompt_mask_rate=1", "loss=wd1"], r"prompt_mask_rate must be in \[0, 1\), got 1"),
+        (["clip_epsilon=1", "loss=diffu_grpo"], r"clip_epsilon must be in \(0, 1\), got 1"),
+        (["kl_beta=-0.1", "loss=diffu_grpo"], "kl_beta must be ≥ 0"),
+        (["wd1_psi=0", "loss=wd1"], "wd1_psi must be > 0"),
+        (["prompt_mask_rate=0", "loss=wd1", "replicates=2"], "replicates must be 1 where prompt_mask_rate is 0"),
+        (["ess_target=0.5", "loss=wd1"], "ess_target must be left at None for loss 'wd1'"),
+        (["coeff=0.5", "loss=diffu_grpo"], "coeff must be left at 1.0 for loss 'diffu_grpo'"),
+        (["weighting=reward", "loss=wd1"], "weighting must be left at softmax for loss 'wd1'"),
+        (["prompt_mask_rate=0.1"], "prompt_mask_rate must be left at 0.15 for loss 'wdce'"),
+        (["clip_epsilon=0.2", "loss=wd1"], "clip_epsilon must be left at 0.5 for loss 'wd1'"),
+        (["kl_beta=0", "loss=wddo"], "kl_beta must be left at 0.04 for loss 'wddo'"),
+        (["wd1_psi=2", "loss=diffu_grpo"], "wd1_psi must be left at 1.0 for loss 'diffu_grpo'"),
+    ],
+)
+def test_keys_of_one_loss_are_refused_by_another(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(*overrides)
+
+
+def test_prompt_masks_need_not_come_in_pairs() -> None:
+    for loss in ONE_STEP:
+        assert load(f"loss={loss}", "replicates=1").replicates == 1
+    assert set(OBJECTIVES) == set(get_args(typing.get_type_hints(DMPOConfig)["loss"]))
 
 
 OPTIONS: list[tuple[str, Any]] = [("decoder", name) for name in DECODERS]

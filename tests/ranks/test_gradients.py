@@ -13,9 +13,9 @@ from torch import Tensor
 from dmpo import DMPOConfig
 from dmpo.batch import Batch
 from dmpo.likelihood import Completions
+from dmpo.lora import add_lora
 from dmpo.objective import accumulate_gradient
 from dmpo.parallel import rank_rows
-from dmpo.policy import add_lora
 from tests.ranks.launch import on_ranks, results
 from tests.tiny_models import tiny, tokens
 
@@ -25,6 +25,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "theta": {"baseline": "theta", "micro_batch_size": 7, "rollout_batch_size": 5},
     "adaptive": {"ess_target": 0.5, "micro_batch_size": 9},
     "wddo": {"loss": "wddo", "wddo_beta": 0.05, "micro_batch_size": 11, "rollout_batch_size": 3},
+    "wd1": {"loss": "wd1", "replicates": 3, "micro_batch_size": 11},
+    "diffu_grpo": {"loss": "diffu_grpo", "replicates": 3, "clip_epsilon": 0.3, "micro_batch_size": 7},
 }
 Gradients = dict[str, tuple[float, dict[str, Tensor]]]
 
@@ -39,7 +41,11 @@ def batch(rank: int, world: int) -> Batch:
     completions = Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), made, eligible)
     numbers = torch.randn(3, GROUPS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     age = torch.zeros(GROUPS).long()
-    return Batch(completions[share], torch.arange(count)[share], *numbers.unbind(), age=age, report={})
+    scores = -4 + torch.randn(2, count, 8, 3, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cur, ref = scores[:, share]
+    return Batch(
+        completions[share], torch.arange(count)[share], *numbers.unbind(), age, {}, one_step_cur=cur, one_step_ref=ref
+    )
 
 
 class Norm(torch.nn.Module):

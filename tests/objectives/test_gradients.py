@@ -1,0 +1,192 @@
+"""If these fail, a published objective moves the policy by another gradient than its formula's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dmpo import DMPOConfig
+from dmpo.batch import Batch
+from dmpo.objective import accumulate_gradient, group_weights
+from dmpo.objectives.diffu_grpo import token_losses
+from dmpo.objectives.one_step import one_step_log_probs, one_step_views
+from tests.test_objective import GROUPS, MASK, PROMPT, SIZE, config, gradients, rollouts
+from tests.tiny_models import tiny
+
+STEP, INNER = 5, 8  # the sixth gradient step of the first round
+OPTIONS: dict[str, dict[str, Any]] = {
+    "wd1": {"loss": "wd1", "wd1_psi": 1.7, "replicates": 3},
+    "diffu_grpo": {"loss": "diffu_grpo", "clip_epsilon": 0.3, "kl_beta": 0.2, "replicates": 3},
+}
+
+
+def settings(loss: str, **changes: Any) -> DMPOConfig:
+    return config(**{**OPTIONS[loss], "gradient_steps": INNER, **changes})
+
+
+def scored(settings: DMPOConfig) -> Batch:
+    """Rollouts whose scores lie around those of the tiny model, near enough for some ratios to stay in the clip."""
+    batch = rollouts()
+    found = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, settings)
+    draw = torch.Generator().manual_seed(3)
+    cur, ref = (found + 0.5 * torch.randn(found.shape, generator=draw, dtype=found.dtype) for _ in range(2))
+    return dataclasses.replace(batch, one_step_cur=cur, one_step_ref=ref if settings.kl_beta else None)
+
+
+def plain_log_probs(model: Any, batch: Batch, settings: DMPOConfig) -> list[Tensor]:
+    """[B, L] of each replicate: log-softmax of whole logits, with all tokens of the completion masked."""
+    rows, _ = one_step_views(batch.completions, batch.row_ids, settings, STEP % INNER, MASK)
+    logits = model(torch.cat([rows.prompt_ids, torch.full_like(rows.tokens, MASK)], 1)).logits[:, PROMPT:]
+    return list(logits.log_softmax(-1).gather(-1, rows.tokens.unsqueeze(-1)).squeeze(-1).chunk(settings.replicates))
+
+
+def wd1_loss(log_probs: list[Tensor], batch: Batch, settings: DMPOConfig) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for group in range(GROUPS):
+        rows = range(group * SIZE, (group + 1) * SIZE)
+        advantages = batch.rewards[group] - sum(batch.rewards[group]) / SIZE
+        up, down = (sum(math.exp(s * settings.wd1_psi * a) for a in advantages) for s in (1, -1))
+        for advantage, row in zip(advantages, rows, strict=True):
+            scaled = settings.wd1_psi * advantage
+            weight = math.exp(scaled) / up - math.exp(-scaled) / down
+            for of_view in log_probs:
+                total = total - weight * of_view[row][batch.completions.eligible[row]].sum() / len(log_probs)
+    return total / GROUPS
+
+
+def diffu_grpo_loss(log_probs: list[Tensor], batch: Batch, settings: DMPOConfig) -> Tensor:
+    assert batch.one_step_cur is not None
+    losses = []
+    for view, of_view in enumerate(log_probs):
+        for group in range(GROUPS):
+            tokens = []
+            for row in range(group * SIZE, (group + 1) * SIZE):
+                live = batch.completions.eligible[row]
+                log_prob = of_view[row][live]
+                ratio = (log_prob - batch.one_step_cur[row, STEP % INNER, view][live]).exp()
+                gain = batch.rewards[group, row % SIZE] - batch.rewards[group].mean()
+                clipped = ratio.clamp(1 - settings.clip_epsilon, 1 + settings.clip_epsilon)
+                value = -torch.minimum(ratio * gain, clipped * gain)
+                if batch.one_step_ref is not None:
+                    drift = batch.one_step_ref[row, STEP % INNER, view][live] - log_prob
+                    value = value + settings.kl_beta * (drift.exp() - drift - 1)
+                tokens.append(value)
+            losses.append(torch.cat(tokens).mean())
+    return torch.stack(losses).mean()
+
+
+def expected(batch: Batch, settings: DMPOConfig) -> tuple[float, list[Tensor]]:
+    model = tiny().double()
+    log_probs = plain_log_probs(model, batch, settings)
+    loss = (wd1_loss if settings.loss == "wd1" else diffu_grpo_loss)(log_probs, batch, settings)
+    loss.backward()
+    return loss.item(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 7])
+@pytest.mark.parametrize("changes", [{"loss": "wd1"}, {"loss": "diffu_grpo"}, {"loss": "diffu_grpo", "kl_beta": 0.0}])
+def test_gradient_is_that_of_the_formula(changes: dict[str, Any], micro_batch_size: int) -> None:
+    """Written out token by token and differentiated by autograd, in float64; whole groups against micro-batches."""
+    options = settings(**changes, micro_batch_size=micro_batch_size)
+    batch = scored(options)
+    loss, got = gradients(options, batch)
+    wanted, grads = expected(batch, options)
+    assert loss == pytest.approx(wanted, rel=1e-10)
+    for ours, theirs in zip(got, grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
+    batch = scored(settings("wd1"))
+    weights, coeff = group_weights(batch, settings("wd1"))
+    assert weights.negative is not None
+    torch.testing.assert_close((weights.positive - weights.negative).sum(-1), torch.zeros(GROUPS).double())
+    ratio = (weights.positive / weights.negative).log() / 2  # ψ·A, but for a constant of the group
+    torch.testing.assert_close(
+        ratio - ratio.mean(-1, keepdim=True), 1.7 * (batch.rewards - batch.rewards.mean(-1, True))
+    )
+    assert bool(coeff.isnan().all()), "there is none"
+    assert ((weights.ess > 1 / SIZE) & (weights.ess < 1)).all()
+
+
+@pytest.mark.parametrize("loss", ["wd1", "diffu_grpo"])
+def test_a_group_whose_rewards_agree_teaches_nothing(loss: str) -> None:
+    options = settings(loss, **({} if loss == "wd1" else {"kl_beta": 0.0}))
+    batch = dataclasses.replace(scored(options), rewards=torch.full((GROUPS, SIZE), 0.3, dtype=torch.float64))
+    found, grads = gradients(options, batch)
+    assert found == 0
+    assert all(grad.abs().max() == 0 for grad in grads)
+
+
+def test_the_clip_cuts_what_goes_too_far_and_nothing_else() -> None:
+    """Loss and dloss/dlog p at ε = 0.5 by hand; a ratio of e^200 that is cut off does not overflow."""
+    ratios = torch.tensor([2.0, 1.2, 0.1, 2.0, 0.6, 0.1], dtype=torch.float64)
+    change = torch.cat([ratios.log(), torch.tensor([200.0, -200.0], dtype=torch.float64)]).unsqueeze(1)
+    gains = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    change.requires_grad_()
+    losses, clipped, kl = token_losses(change, torch.zeros_like(change), None, gains, 0.5, 0.0)
+    losses.sum().backward()
+    assert losses.flatten().tolist() == pytest.approx([-1.5, -1.2, -0.1, 2.0, 0.6, 0.5, -1.5, 0.5], rel=1e-12)
+    assert change.grad is not None
+    assert change.grad.flatten().tolist() == pytest.approx([0, -1.2, -0.1, 2.0, 0.6, 0, 0, 0], rel=1e-12)
+    assert clipped.flatten().tolist() == [True, False, False, False, False, True, True, True]
+    assert kl.isnan().all()
+
+
+def test_policy_of_the_rollout_has_ratio_one_and_no_kl() -> None:
+    """At the first step of a round the loss is the mean of −A over tokens, and its KL has no slope."""
+    options = settings("diffu_grpo")
+    batch = rollouts(truncated=False)
+    now = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, options)
+    batch = dataclasses.replace(batch, one_step_cur=now, one_step_ref=now)
+    model = tiny().double()
+    result = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP)
+    assert result.report["clip_share"] == 0
+    assert abs(result.report["kl"]) < 1e-15
+    assert abs(result.loss) < 1e-12, "all completions are equally long"
+    without = gradients(settings("diffu_grpo", kl_beta=0.0), dataclasses.replace(batch, one_step_ref=None))[1]
+    for with_kl, plain in zip([p.grad for p in model.parameters() if p.grad is not None], without, strict=True):
+        torch.testing.assert_close(with_kl, plain, rtol=1e-9, atol=1e-13)
+
+
+def test_the_reports_are_means_over_tokens() -> None:
+    options = settings("diffu_grpo", micro_batch_size=5)
+    batch, model = scored(options), tiny().double()
+    result = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP)
+    cut, kl = [], []
+    assert batch.one_step_cur is not None
+    assert batch.one_step_ref is not None
+    log_probs = torch.stack(plain_log_probs(tiny().double(), batch, options), 1).detach()  # [B, R, L]
+    ratio, drift = (log_probs - batch.one_step_cur[:, STEP]).exp(), batch.one_step_ref[:, STEP] - log_probs
+    gains = (batch.rewards - batch.rewards.mean(-1, keepdim=True)).flatten()
+    for group in range(GROUPS):
+        of_group = slice(group * SIZE, (group + 1) * SIZE)
+        live = batch.completions.eligible[of_group].unsqueeze(1).expand(-1, 3, -1)
+        gain = gains[of_group, None, None].expand_as(live)[live]
+        of_live = ratio[of_group][live]
+        cut.append((((gain > 0) & (of_live > 1.3)) | ((gain < 0) & (of_live < 0.7))).double().mean())
+        kl.append((drift[of_group].exp() - drift[of_group] - 1)[live].mean())
+    assert 0.05 < float(sum(cut)) / GROUPS < 0.95
+    assert result.report["clip_share"] == pytest.approx(float(sum(cut)) / GROUPS, rel=1e-12)
+    assert result.report["kl"] == pytest.approx(float(sum(kl)) / GROUPS, rel=1e-10)
+    assert result.report["coeff"] != result.report["coeff"]
+
+
+@pytest.mark.parametrize("name", ["one_step_cur", "one_step_ref"])
+def test_scores_that_are_not_finite_leave_no_gradient(name: str) -> None:
+    options = settings("diffu_grpo")
+    batch = scored(options)
+    getattr(batch, name)[3, STEP, 1, 2] = math.nan
+    model = tiny().double()
+    result = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP)
+    assert math.isnan(result.loss)
+    assert math.isnan(result.report["kl"])
+    assert all(p.grad is None for p in model.parameters())
+    other = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP + 1)
+    assert math.isfinite(other.loss), "another step of the round has scores of its own"

@@ -1,0 +1,87 @@
+"""If these fail, one-step log-probabilities are of other inputs than the published ones, or depend on the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import pad
+
+from dmpo.likelihood import Completions
+from dmpo.objective import accumulate_gradient
+from dmpo.objectives.one_step import one_step_log_probs, one_step_views
+from dmpo.plan import plan
+from tests import test_plan
+from tests.test_objective import MASK, PROMPT, config, rollouts
+from tests.tiny_models import tiny, tokens
+
+OPTIONS: dict[str, Any] = {"loss": "diffu_grpo", "replicates": 2, "gradient_steps": 3}
+
+
+def wide(rows: int, length: int) -> Completions:
+    prompts, made = tokens(rows, length, seed=1), tokens(rows, 2, seed=2)
+    return Completions(prompts, torch.ones_like(prompts).bool(), made, torch.ones_like(made).bool())
+
+
+def test_prompt_tokens_are_masked_at_their_rate_and_completions_whole() -> None:
+    completions = wide(200, 50)
+    rows, masks = one_step_views(completions, torch.arange(200), config(**OPTIONS), 0, MASK)
+    masked = rows.prompt_ids == MASK  # no prompt has the mask token by itself
+    count = masked.sum()
+    # 20000 draws at p = 0.15: 5 standard deviations
+    assert abs(count - 3000) < 5 * math.sqrt(20000 * 0.15 * 0.85)
+    assert masks.all()
+    assert torch.equal(rows.prompt_ids[~masked], completions.repeat(2).prompt_ids[~masked])
+    assert torch.equal(rows.tokens, completions.repeat(2).tokens)
+
+
+def test_masks_are_fresh_for_each_step_and_replicate_and_depend_on_row_ids_alone() -> None:
+    completions, ids, options = wide(6, 40), torch.tensor([7, 3, 90, 12, 1, 5]), config(**OPTIONS)
+    masks = [one_step_views(completions, ids, options, step, MASK)[0].prompt_ids == MASK for step in range(3)]
+    every = torch.stack([mask.view(2, 6, 40) for mask in masks]).flatten(0, 2)
+    assert len(every.unique(dim=0)) == len(every) == 36
+    some = torch.tensor([4, 0, 2])
+    part = one_step_views(completions[some], ids[some], options, 1, MASK)[0].prompt_ids == MASK
+    assert torch.equal(part.view(2, 3, 40), masks[1].view(2, 6, 40)[:, some])
+    padded = dataclasses.replace(
+        completions,
+        prompt_ids=pad(completions.prompt_ids, (5, 0), value=9),
+        prompt_mask=pad(completions.prompt_mask, (5, 0)),
+    )
+    left, body = (one_step_views(padded, ids, options, 1, MASK)[0].prompt_ids == MASK).split([5, 40], 1)
+    assert not left.any()
+    assert torch.equal(body, masks[1])
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_log_probs_are_those_of_whole_logits(size: int) -> None:
+    """Of what counts, 0 elsewhere, in any batches, without dropout; the places of [B, F, R, L] are what they say."""
+    batch, options = rollouts(), config(**OPTIONS, rollout_batch_size=size)
+    model = tiny().double().train()
+    found = one_step_log_probs(model, batch.completions, batch.row_ids, options)
+    assert model.training
+    assert found.shape == (12, 3, 2, 8)
+    assert not found.requires_grad
+    for step in range(3):
+        rows, _ = one_step_views(batch.completions, batch.row_ids, options, step, MASK)
+        with torch.no_grad():
+            logits = model(torch.cat([rows.prompt_ids, torch.full_like(rows.tokens, MASK)], 1)).logits[:, PROMPT:]
+        wanted = logits.log_softmax(-1).gather(-1, rows.tokens.unsqueeze(-1)).squeeze(-1).masked_fill(~rows.eligible, 0)
+        for replicate, part in enumerate(wanted.chunk(2)):
+            torch.testing.assert_close(found[:, step, replicate], part, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("lora_r", [0, 8])
+@pytest.mark.parametrize("loss", ["wd1", "diffu_grpo"])
+def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
+    options = test_plan.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
+    policy, model_config = test_plan.policy_of(options)
+    batch = test_plan.batch_of(options)
+    scores = one_step_log_probs(policy, batch.completions, batch.row_ids, options)
+    batch = dataclasses.replace(batch, one_step_cur=scores, one_step_ref=scores)
+    got = test_plan.measured(lambda: accumulate_gradient(Accelerator(cpu=True), policy, policy, batch, options, 0))
+    test_plan.check(plan(options, model_config, device="cpu"), "update", got)
