@@ -1,33 +1,28 @@
 """How much faster is `remask_` than the loop that published samplers run: `torch.topk` row by row?
 
-B = 64 rows of L = 1024 masked positions, float32, by number of transfers, by threshold and by factor, with one thread
-and two. The loop masks the scores of a row, takes the top, and writes the chosen tokens; by threshold and factor it
-sorts the row and cuts. Both start from the same tokens, whose copy is not timed; the best of many calls counts. Ends
-with the answer and writes benchmarks/results/remask-cpu.json.
+    python -m benchmarks --only remask [--device cuda]
 
-    python -m benchmarks.bench_remask
+B = 64 rows of L = 1024 masked positions, float32, by number of transfers, by threshold and by factor; on a CPU with one
+thread and with all that are asked for. The loop masks the scores of a row, takes the top, and writes the chosen tokens;
+by threshold and factor it sorts the row and cuts. Both start from the same tokens, whose copy is not timed; the best of
+many calls counts. They must choose the same tokens, or there are no figures.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.clock import gauge
+from benchmarks.setting import Setting, about
 from dmpo.kernels import remask_
 
-ROWS, LENGTH, MASK = 64, 1024, 99
+MASK = 99
 TARGET = 10.0  # times faster
-RULES: list[dict[str, Any]] = [{"num_transfer": 2**n} for n in range(10)] + [{"threshold": 0.9}, {"factor": 1.0}]
-RESULTS = Path(__file__).parent / "results"
+SHAPES = {"cpu": (64, 1024), "cuda": (64, 1024), "quick": (2, 64)}  # rows, length
+BUDGETS = {"cpu": 0.5, "cuda": 0.2, "quick": 0.0}  # seconds for each figure
 
 
 def by_row(tokens: Tensor, candidates: Tensor, confidence: Tensor, **rule: Any) -> None:
@@ -40,72 +35,64 @@ def by_row(tokens: Tensor, candidates: Tensor, confidence: Tensor, **rule: Any) 
             ranked, order = torch.sort(scores, descending=True)
             bound = rule.get("threshold")
             if bound is None:
-                bound = 1 - rule["factor"] / torch.arange(2, scores.numel() + 2)
+                bound = 1 - rule["factor"] / torch.arange(2, scores.numel() + 2, device=scores.device)
             admitted = ranked >= bound
             admitted[0] = True
             chosen = order[admitted.long().cumprod(0).bool()]
         tokens[row, chosen] = candidates[row, chosen]
 
 
-def best_seconds(call: Callable[[], Any], prepare: Callable[[], Any], budget: float) -> float:
-    """The best of the calls that fit into `budget` seconds, at least five."""
-    best, calls, end = float("inf"), 0, time.perf_counter() + budget
-    while calls < 5 or time.perf_counter() < end:
-        prepare()
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-        calls += 1
-    return best
+def rules(length: int) -> list[dict[str, Any]]:
+    """1, 2, 4 … transfers up to half a row, a threshold and a factor."""
+    transfers = [{"num_transfer": 2**n} for n in range(length.bit_length() - 1)]
+    return [*transfers, {"threshold": 0.9}, {"factor": 1.0}]
 
 
-def measure(rule: dict[str, Any], budget: float) -> dict[str, float]:
+def compare(rule: dict[str, Any], setting: Setting) -> dict[str, float]:
     """Microseconds of both, after making sure that they agree."""
+    (rows, length), place, clock = SHAPES[setting.size], setting.place, gauge(setting)
     rng = torch.Generator().manual_seed(0)
-    masks = torch.full((ROWS, LENGTH), MASK)
-    candidates = torch.randint(0, MASK, (ROWS, LENGTH), generator=rng)
-    confidence = torch.stack([torch.randperm(LENGTH, generator=rng) for _ in range(ROWS)]).float() / LENGTH  # no ties
+    masks = torch.full((rows, length), MASK, device=place)
+    candidates = torch.randint(0, MASK, (rows, length), generator=rng).to(place)
+    permuted = torch.stack([torch.randperm(length, generator=rng) for _ in range(rows)])
+    confidence = permuted.to(place).float() / length  # no ties
     tokens, expected = masks.clone(), masks.clone()
     by_row(expected, candidates, confidence, **rule)
     remask_(tokens, candidates, confidence, mask_id=MASK, **rule)
     if not torch.equal(tokens, expected):
-        raise SystemExit(f"remask_ and the loop choose differently: {rule}")
+        raise RuntimeError(f"remask_ and the loop choose differently: {rule}")
 
-    def prepare() -> None:
-        tokens.copy_(masks)
+    jobs = (
+        lambda: remask_(tokens, candidates, confidence, mask_id=MASK, **rule),
+        lambda: by_row(tokens, candidates, confidence, **rule),
+    )
+    limits: dict[str, Any] = {"budget": BUDGETS[setting.size], "least": 5, "most": 100_000}
+    best, best_loop = (min(clock.times(job, before=lambda: tokens.copy_(masks), **limits)) for job in jobs)
+    return {"microseconds": best * 1e6, "loop_microseconds": best_loop * 1e6, "ratio": best_loop / best}
 
-    ours = best_seconds(lambda: remask_(tokens, candidates, confidence, mask_id=MASK, **rule), prepare, budget)
-    loop = best_seconds(lambda: by_row(tokens, candidates, confidence, **rule), prepare, budget)
-    return {"microseconds": ours * 1e6, "loop_microseconds": loop * 1e6, "ratio": loop / ours}
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each figure")
-    options = parser.parse_args()
-    load = os.getloadavg()[0]
+def measure(setting: Setting) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
-    print(f"{'threads':>7}  {'rule':18} {'loop us':>9} {'ours us':>9} {'ratio':>7}")
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for rule in RULES:
-            row = measure(rule, options.seconds)
-            found.append({"threads": threads, **rule, **row})
-            ((name, value),) = rule.items()
-            print(
-                f"{threads:7}  {f'{name} {value}':18} {row['loop_microseconds']:9.0f} {row['microseconds']:9.0f} "
-                f"{row['ratio']:7.1f}"
-            )
+    rows, length = SHAPES[setting.size]
+    counts = sorted({1, setting.threads}) if setting.device == "cpu" else [setting.threads]
+    try:
+        for threads in counts:
+            torch.set_num_threads(threads)
+            found += [{"threads": threads, **rule, **compare(rule, setting)} for rule in rules(length)]
+    finally:
+        setting.begin()
     least = min(row["ratio"] for row in found)
-    print(f"load average before the first call: {load:.1f} on {os.cpu_count()} cores")
-    print(f"ours: at least {least:.1f} times faster; target {TARGET:g}: {'met' if least >= TARGET else 'MISSED'}")
-    RESULTS.mkdir(exist_ok=True)
-    about = {"device": platform.processor() or platform.machine(), "torch": torch.__version__}
-    about |= {"load_average_before": round(load, 1), "cores": os.cpu_count()}
-    shape = {"rows": ROWS, "length": LENGTH}
-    result = {"shape": shape, **about, "target": TARGET, "least_ratio": least, "rules": found}
-    (RESULTS / "remask-cpu.json").write_text(json.dumps(result, indent=1) + "\n")
+    return {"shape": {"rows": rows, "length": length}, "target": TARGET, "least_ratio": least, "rules": found}
 
 
-if __name__ == "__main__":
-    main()
+def markdown(results: dict[str, Any]) -> str:
+    least, shape = results["least_ratio"], results["shape"]
+    answer = f"At least {least:.1f} times faster than the loop; target {results['target']:g}: "
+    answer += "met." if least >= results["target"] else "MISSED."
+    lines = [f"# Remasking {shape['rows']} rows of {shape['length']}, timed on {results['header']['device']}", ""]
+    lines += [answer, "", about(results), "", "| threads | rule | loop µs | ours µs | times faster |", "|---" * 5 + "|"]
+    for row in results["rules"]:
+        rule = next(f"{name} {row[name]:g}" for name in ("num_transfer", "threshold", "factor") if name in row)
+        times = f"{row['loop_microseconds']:.0f} | {row['microseconds']:.0f} | {row['ratio']:.1f}"
+        lines.append(f"| {row['threads']} | {rule} | {times} |")
+    return "\n".join(lines) + "\n"

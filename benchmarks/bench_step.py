@@ -1,56 +1,72 @@
-"""What does one training step cost on a CPU, by how the loss treats unmasked positions and the vocabulary?
+"""What does one training step cost, by how the loss treats unmasked positions and the vocabulary?
 
-A 2-layer transformer with a frozen head of V = 126464, 16 rows of 192 positions, 1024 masked; float32; forward,
-backward and SGD update of the layers. Three losses, the same number out of each:
+    python -m benchmarks --only step [--device cuda]
+
+A 2-layer transformer with a frozen head of V = 126464; on a CPU 16 rows of 192 positions, 1024 masked, H = 128,
+float32; forward, backward and SGD update of the layers. Three losses, the same number out of each:
 
 - published: logits of every position, `F.cross_entropy` over all, masked after (what the released DMPO code does);
 - masked:    hidden states of masked positions gathered before the head, then `F.cross_entropy` on their logits;
 - ours:      `dmpo.kernels.linear_weighted_ce`.
 
 Each runs in a process of its own, in turn, several rounds. Time: the best of all its steps, the median, and the CPU
-seconds of the best, which with one thread hold on a shared machine too. Memory: the peak resident set above what the
-process held before its first step. The table ends with the answer and goes to benchmarks/results/.
-
-    python -m benchmarks.bench_step [--threads 2] [--rounds 3]
+seconds of the best, which with one thread hold on a shared machine too. Memory: the peak above what the process held
+before its first step, of the resident set or, on a GPU, of PyTorch's allocator. The Markdown starts with the answer.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS, LENGTH, MASKED, VOCAB, HIDDEN, HEADS = 16, 192, 1024, 126464, 128, 4
-VARIANTS = ("published", "masked", "ours")
-TARGET = {"seconds": 0.55, "gib": 0.2}  # of "ours"
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.child import in_own_process
+from benchmarks.clock import gauge
+from benchmarks.setting import Setting, about
+from dmpo.kernels import linear_weighted_ce
+
+
+@dataclass(frozen=True)
+class Shape:
+    """rows of `length` positions, `masked` of them all together; rounds of `steps` steps each."""
+
+    rows: int
+    length: int
+    masked: int
+    vocab: int
+    hidden: int
+    heads: int
+    dtype: torch.dtype = torch.float32
+    rounds: int = 3
+    steps: int = 3
+
+
+SHAPES = {
+    "cpu": Shape(rows=16, length=192, masked=1024, vocab=126464, hidden=128, heads=4),
+    "cuda": Shape(rows=16, length=512, masked=2048, vocab=126464, hidden=4096, heads=32, dtype=torch.bfloat16, steps=5),
+    "quick": Shape(rows=4, length=16, masked=16, vocab=300, hidden=16, heads=2, rounds=1, steps=1),
+}
+TARGETS = {"times_faster": 4.5, "memory_share": 1 / 20}  # of "ours" against "published"
 
 
 class Backbone(nn.Module):
     """Token embedding and two bidirectional layers; frozen embedding and head, as under LoRA."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocab: int, hidden: int, heads: int) -> None:
         super().__init__()
-        self.embed = nn.Embedding(VOCAB, HIDDEN).requires_grad_(False)
+        self.embed = nn.Embedding(vocab, hidden).requires_grad_(False)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(HIDDEN, HEADS, 4 * HIDDEN, dropout=0.0, batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(hidden, heads, 4 * hidden, dropout=0.0, batch_first=True, norm_first=True)
             for _ in range(2)
         )
-        self.norm = nn.LayerNorm(HIDDEN)
-        self.head = nn.Linear(HIDDEN, VOCAB, bias=False).requires_grad_(False)
+        self.norm = nn.LayerNorm(hidden)
+        self.head = nn.Linear(hidden, vocab, bias=False).requires_grad_(False)
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids)  # [N, L, H]
@@ -72,129 +88,102 @@ def masked(model: Backbone, ids: Tensor, targets: Tensor, mask: Tensor, weights:
 
 
 def ours(model: Backbone, ids: Tensor, targets: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    from dmpo.kernels import linear_weighted_ce
-
     return linear_weighted_ce(model(ids), model.head.weight, targets, mask, weights)[0]
 
 
-def resident_bytes() -> int:
-    """Resident set of this process (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+VARIANTS: dict[str, Callable[..., Tensor]] = {"published": published, "masked": masked, "ours": ours}
 
 
-class PeakResident:
-    """Samples the resident set every 2 ms until stopped."""
-
-    def __init__(self) -> None:
-        self.base = self.peak = resident_bytes()
-        self.running = True
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def _watch(self) -> None:
-        while self.running:
-            self.peak = max(self.peak, resident_bytes())
-            time.sleep(0.002)
-
-    def stop(self) -> int:
-        self.running = False
-        self.thread.join()
-        return self.peak - self.base
-
-
-def run_variant(name: str, threads: int, steps: int) -> dict[str, Any]:
-    """One process's share: {"seconds": [...], "cpu_seconds": [...], "gib", "loss", "grad_norm"}."""
-    torch.set_num_threads(threads)
+def run_variant(setting: Setting, name: str) -> dict[str, Any]:
+    """One process's share: {"seconds": [...], "cpu_seconds": [...], "bytes", "loss", "grad_norm"}."""
+    shape, place, clock = SHAPES[setting.size], setting.place, gauge(setting)
     torch.manual_seed(0)
-    loss_of: Callable[..., Tensor] = {"published": published, "masked": masked, "ours": ours}[name]
-    model = Backbone()
+    model = Backbone(shape.vocab, shape.hidden, shape.heads).to(place, shape.dtype)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-    targets = torch.randint(0, VOCAB, (ROWS, LENGTH))
-    mask = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+    targets = torch.randint(0, shape.vocab, (shape.rows, shape.length))
+    mask = torch.zeros(shape.rows, shape.length, dtype=torch.bool)
     for row in mask:
-        row[torch.randperm(LENGTH)[: MASKED // ROWS]] = True
-    ids = targets.masked_fill(mask, VOCAB - 1)
-    weights = torch.randn(ROWS)
-    model(ids[:1]).sum().backward()  # threads and workspaces exist
+        row[torch.randperm(shape.length)[: shape.masked // shape.rows]] = True
+    ids = targets.masked_fill(mask, shape.vocab - 1)
+    inputs = [x.to(place) for x in (ids, targets, mask, torch.randn(shape.rows))]
+    model(inputs[0][:1]).sum().backward()  # threads and workspaces exist
     optimizer.zero_grad()
-    if name == "ours":
-        import dmpo.kernels  # noqa: F401 - its import is not part of a step
 
-    watch, seconds, cpu_seconds = PeakResident(), [], []
-    for _ in range(steps):
+    watch, seconds, cpu_seconds = clock.watch(), [], []
+    for _ in range(shape.steps):
+        clock.wait()
         start, cpu_start = time.perf_counter(), time.process_time()
-        loss = loss_of(model, ids, targets, mask, weights)
+        loss = VARIANTS[name](model, *inputs)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1e9)
         optimizer.step()
         optimizer.zero_grad()
+        clock.wait()
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "gib": watch.stop() / 2**30,
+        "bytes": watch.stop(),
         "loss": loss.item(),
         "grad_norm": norm.item(),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each process")
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(run_variant(options.variant, options.threads, options.steps)))
-        return
+def measure(setting: Setting) -> dict[str, Any]:
+    shape = SHAPES[setting.size]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
-    env = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # threads that wait do not spin: fair to all on a shared machine
-    load = os.getloadavg()[0]
-    for _ in range(options.rounds):
+    for _ in range(shape.rounds):
         for name in VARIANTS:
-            command = [sys.executable, "-m", "benchmarks.bench_step", "--variant", name]
-            command += ["--threads", str(options.threads), "--steps", str(options.steps)]
-            done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-    report(runs, options.threads, load)
-
-
-def report(runs: dict[str, list[dict[str, Any]]], threads: int, load: float) -> None:
-    """Print the table and write the JSON."""
+            runs[name].append(in_own_process(run_variant, setting, name=name))
     rows = {
         name: {
             "seconds_best": min(s for run in found for s in run["seconds"]),
             "seconds_median": statistics.median(s for run in found for s in run["seconds"]),
             "cpu_seconds_best": min(s for run in found for s in run["cpu_seconds"]),
-            "gib": max(run["gib"] for run in found),
+            "bytes": max(run["bytes"] for run in found),
             "loss": found[0]["loss"],
             "grad_norm": found[0]["grad_norm"],
         }
         for name, found in runs.items()
     }
-    print(f"{'':10} {'best s':>8} {'median s':>9} {'CPU s':>7} {'GiB':>6} {'loss':>12} {'grad norm':>12}")
-    for name, row in rows.items():
-        print(
-            f"{name:10} {row['seconds_best']:8.3f} {row['seconds_median']:9.3f} {row['cpu_seconds_best']:7.3f} "
-            f"{row['gib']:6.2f} {row['loss']:12.6f} {row['grad_norm']:12.6f}"
-        )
     first, mine = rows["published"], rows["ours"]
-    print(f"load average before the first run: {load:.1f} on {os.cpu_count()} cores")
-    print(
-        f"ours: {first['seconds_best'] / mine['seconds_best']:.1f} times faster than published, "
-        f"{first['gib'] / max(mine['gib'], 1e-3):.0f} times less memory; "
-        f"target {TARGET['seconds']} s and {TARGET['gib']} GiB: "
-        f"{'met' if mine['seconds_best'] <= TARGET['seconds'] and mine['gib'] <= TARGET['gib'] else 'MISSED'}"
-    )
-    RESULTS.mkdir(exist_ok=True)
-    shape = {"rows": ROWS, "length": LENGTH, "masked": MASKED, "vocab": VOCAB, "hidden": HIDDEN}
-    about = {"device": platform.processor() or platform.machine(), "threads": threads, "torch": torch.__version__}
-    about |= {"load_average_before": round(load, 1), "cores": os.cpu_count()}
-    path = RESULTS / f"step-cpu-{threads}-threads.json"
-    path.write_text(json.dumps({"shape": shape, **about, "target": TARGET, "variants": rows}, indent=1) + "\n")
+    result = {name: getattr(shape, name) for name in ("rows", "length", "masked", "vocab", "hidden")}
+    return {
+        "shape": result | {"dtype": str(shape.dtype).removeprefix("torch.")},
+        "variants": rows,
+        "times_faster": first["seconds_best"] / mine["seconds_best"],
+        "memory_share": max(mine["bytes"], 1) / max(first["bytes"], 1),
+        "targets": TARGETS,
+    }
 
 
-if __name__ == "__main__":
-    main()
+def verdicts(results: dict[str, Any]) -> tuple[str, str]:
+    """Of the time and of the memory."""
+    targets = results["targets"]
+    faster = "met" if results["times_faster"] >= targets["times_faster"] else "MISSED"
+    leaner = "met" if results["memory_share"] <= targets["memory_share"] else "MISSED"
+    return faster, leaner
+
+
+def markdown(results: dict[str, Any]) -> str:
+    shape, targets, (faster, leaner) = results["shape"], results["targets"], verdicts(results)
+    lines = [
+        f"# One training step, timed on {results['header']['device']}",
+        "",
+        f"Ours is {results['times_faster']:.1f} times faster than published (target {targets['times_faster']:g}: "
+        f"{faster}) with 1/{1 / results['memory_share']:.0f} of its memory (target "
+        f"1/{1 / targets['memory_share']:.0f}: {leaner}).",
+        "",
+        about(results),
+        "",
+        f"{shape['rows']} rows of {shape['length']} positions, {shape['masked']} masked, V = {shape['vocab']}, H = "
+        f"{shape['hidden']}, {shape['dtype']}.",
+        "",
+        "| | s, best | s, median | CPU s, best | peak MB | loss | gradient norm |",
+        "|---" * 7 + "|",
+    ]
+    for name, row in results["variants"].items():
+        seconds = " | ".join(f"{row[key]:.3f}" for key in ("seconds_best", "seconds_median", "cpu_seconds_best"))
+        lines.append(f"| {name} | {seconds} | {row['bytes'] / 1e6:.0f} | {row['loss']:.6f} | {row['grad_norm']:.6f} |")
+    return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What do the production kernels compile to? Registers, spills, shared memory, widths of loads and tensor-core use.
 
 Triton compiles to real cubins for sm_80, sm_90 and sm_100 with no GPU; its own cuobjdump reads them. Run without
-TRITON_INTERPRET: `python -m benchmarks.cubin [--arch 90] [--ptx] [--few] [--json FILE]`.
+TRITON_INTERPRET: `python -m benchmarks.cubin [--arch 90] [--ptx] [--json FILE]`.
 """
 
 from __future__ import annotations
@@ -131,39 +131,27 @@ def _counts(source: str, loads: list[str], wide: int, local: list[str], dots: li
     return found | {"tensor_core": len(dots), "source": source}
 
 
-def stands_for_its_like(kernel: Any) -> bool:
-    """Whether it is among the half that leaves out what differs from another by little: in float16, which is bfloat16
-    with other conversions, all but sm_90's plain variants; and beside sm_90 the rare shapes (odd vocabulary, single
-    column, 2^31 elements, no row ids).
-    """
-    rare = kernel.name.endswith(("_odd", "_one", "_far", "_no_ids"))
-    if "_fp16" in kernel.name:
-        return kernel.arch == 90 and not rare and not re.search("_(unmasked|alone|double)_", kernel.name)
-    return kernel.arch == 90 or not rare
-
-
 def _compile_numbered(number: int, ptx: bool) -> Compiled:
     from dmpo.kernels.launch import production_kernels
 
     return compile_kernel(production_kernels()[number], ptx=ptx)
 
 
-def compile_all(archs: tuple[int, ...] | None = None, *, ptx: bool = False, few: bool = False) -> list[Compiled]:
-    """Every production configuration, or those that `stands_for_its_like`, on as many processes as there are cores;
-    `ptx` as in `compile_kernel`.
-    """
+def compile_all(archs: tuple[int, ...] | None = None, *, ptx: bool = False) -> list[Compiled]:
+    """Every production configuration, on as many processes as there are cores; `ptx` as in `compile_kernel`."""
     from dmpo.kernels import launch
 
     if launch.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it")
     kernels = launch.production_kernels()
-    numbers = [
-        i
-        for i, kernel in enumerate(kernels)
-        if (archs is None or kernel.arch in archs) and (not few or stands_for_its_like(kernel))
-    ]
+    numbers = [i for i, kernel in enumerate(kernels) if archs is None or kernel.arch in archs]
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         return list(pool.map(partial(_compile_numbered, ptx=ptx), numbers, chunksize=2))
+
+
+def figures(compiled: list[Compiled]) -> list[dict[str, Any]]:
+    """As JSON holds them, with their faults."""
+    return [asdict(kernel) | {"faults": kernel.faults()} for kernel in compiled]
 
 
 def table(compiled: list[Compiled]) -> str:
@@ -183,13 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, action="append", help="80, 90 or 100; may be repeated; all by default")
     parser.add_argument("--ptx", action="store_true", help="count instructions in PTX: three times faster")
-    parser.add_argument("--few", action="store_true", help="leave out kernels that differ from another by little")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
-    compiled = compile_all(tuple(arguments.arch) if arguments.arch else None, ptx=arguments.ptx, few=arguments.few)
+    compiled = compile_all(tuple(arguments.arch) if arguments.arch else None, ptx=arguments.ptx)
     print(table(compiled))
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(k) | {"faults": k.faults()} for k in compiled], indent=1))
+        arguments.json.write_text(json.dumps(figures(compiled), indent=1))
     faults = [f"{k.name}, sm_{k.arch}: {fault}" for k in compiled for fault in k.faults()]
     print("\n".join(faults) if faults else f"{len(compiled)} kernels: no spills, 16-byte loads where rows allow them")
     sys.exit(bool(faults))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chart import BLUE, GREY, figure
+from benchmarks.setting import about
+
 WINO_TARGET = 0.35  # model calls on a batch of 8, as a share of the calls row by row
 
 HEADER = (
     "| decoder | T | ours s, best / median | target | published s, best / median | times faster | target "
-    "| forwards, ours / published | row-forwards | GiB | same tokens |\n" + "|---" * 11 + "|"
+    "| forwards, ours / published | row-forwards | MB | same tokens |\n" + "|---" * 11 + "|"
 )
 
 
@@ -26,7 +29,7 @@ def row_text(run: dict[str, Any]) -> str:
         _verdict(run["target_ratio"], "≥", run["ratio"]),
         f"{ours['forwards']} / {published['forwards']}",
         f"{ours['row_forwards']} / {published['row_forwards']}",
-        f"{ours['gib']:.3f} / {published['gib']:.2f}",
+        f"{ours['bytes'] / 1e6:.0f} / {published['bytes'] / 1e6:.0f}",
         "other draws" if run["same_tokens"] is None else f"{run['same_tokens']:.1%}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -42,18 +45,17 @@ def _verdict(target: float | None, sign: str, value: float) -> str:
 def markdown(results: dict[str, Any]) -> str:
     """Tables and answers of a results file."""
     model, shape = results["model"], results["shape"]
-    low, high = results["load_average"]
     wino, pace = results["calls"]["wino"], results["calls"]["threshold"]
     shares = [batch["forwards"] / batch["published_forwards"] for batch in wino]
     spared = [1 - batch["row_forwards"] / batch["published_row_forwards"] for batch in pace]
     lines = [
-        f"# Decoders, timed on {results['device']}",
+        f"# Decoders, timed on {results['header']['device']}",
         "",
-        f"torch {results['torch']}, {results['machine']}, {results['date']}. Load average (1 minute) {low} to {high} "
-        f"on {results['cores']} cores; the seconds of the target are two quiet cores'. Float32, V = "
-        f"{model['vocab_size']}, d = {model['hidden_size']}, {model['num_layers']} layers; {shape['batch']} prompts of "
-        f"{shape['prompt_length']}, {shape['gen_length']} new tokens, blocks of {shape['block_length']}, "
-        f"{shape['steps']} steps.",
+        about(results),
+        "",
+        f"{results['dtype']}, V = {model['vocab_size']}, d = {model['hidden_size']}, {model['num_layers']} layers; "
+        f"{shape['batch']} prompts of {shape['prompt_length']}, {shape['gen_length']} new tokens, blocks of "
+        f"{shape['block_length']}, {shape['steps']} steps. The seconds of the target are two quiet CPU cores'.",
         "",
         HEADER,
         *map(row_text, results["runs"]),
@@ -86,25 +88,18 @@ def _calls_text(name: str, batches: list[dict[str, Any]]) -> str:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Seconds of ours and published as bars on a logarithmic axis."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
     runs = results["runs"]
-    for offset, side, colour in ((-0.2, "published", "#b0b7c3"), (0.2, "ours", "#2563eb")):
-        seconds = [run[side]["seconds_best"] for run in runs]
-        bars = axes.bar([i + offset for i in range(len(runs))], seconds, 0.4, color=colour, label=side)
-        axes.bar_label(bars, [f"{value:.2g} s" if value < 10 else f"{value:.0f} s" for value in seconds], fontsize=9)
-    ticks = [f"{run['decoder']}\nT = {run['temperature']:g}\n{run['ratio']:.1f} times faster" for run in runs]
-    axes.set_xticks(range(len(runs)), ticks)
-    axes.set_yscale("log")
-    found = [run[side]["seconds_best"] for run in runs for side in ("ours", "published")]
-    axes.set_ylim(min(found) / 2, max(found) * 2)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_ylabel(f"seconds for {results['shape']['batch']} × {results['shape']['gen_length']} tokens")
-    axes.set_title(f"Rollouts, V = {results['model']['vocab_size']}, {results['device']}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right", ncols=2)
-    figure.savefig(path, dpi=130)
+    title = f"Rollouts, V = {results['model']['vocab_size']}, {results['header']['device']}"
+    with figure(path, size=(9, 4.5), title=title) as (axes,):
+        for offset, side, colour in ((-0.2, "published", GREY), (0.2, "ours", BLUE)):
+            seconds = [run[side]["seconds_best"] for run in runs]
+            bars = axes.bar([i + offset for i in range(len(runs))], seconds, 0.4, color=colour, label=side)
+            axes.bar_label(bars, [f"{value:.2g} s" if value < 10 else f"{value:.0f} s" for value in seconds])
+        ticks = [f"{run['decoder']}\nT = {run['temperature']:g}\n{run['ratio']:.1f} times faster" for run in runs]
+        axes.set_xticks(range(len(runs)), ticks)
+        axes.set_yscale("log")
+        found = [run[side]["seconds_best"] for run in runs for side in ("ours", "published")]
+        axes.set_ylim(min(found) / 2, max(found) * 2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel(f"seconds for {results['shape']['batch']} × {results['shape']['gen_length']} tokens")
+        axes.legend(frameon=False, loc="upper right", ncols=2)

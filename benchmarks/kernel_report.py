@@ -1,59 +1,94 @@
 """What do the kernels compile to, and how much do they move, next to their peers? Answered with no GPU.
 
-Prints two tables and writes them to benchmarks/results/kernel_report.{json,md}:
+    python -m benchmarks --only report
 
-    python -m benchmarks.kernel_report            # whole
-    python -m benchmarks.kernel_report --no-compile
-
-Peers are counted where they are installed: pip install liger-kernel cut-cross-entropy.
+Counts what `benchmarks/meter.py` says, under Triton's interpreter and so in a process of its own, and compiles every
+production configuration (`benchmarks.cubin`), unless the results at hand were compiled from the same sources. Peers are
+counted where they are installed: pip install liger-kernel cut-cross-entropy. The Markdown starts with the answer.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).resolve().parent / "results"
+import torch
 
-# From logits: LLaDA's vocabulary, few rows. Linear: LLaDA's V / H = 31 and 28 % of positions masked, all smaller;
-# 256 masked rows (28 % of 457, twice) fill the largest row block of every peer, cut-cross-entropy's.
-LOGIT_ROWS, LOGIT_LENGTH, VOCAB = 2, 8, 126464
-LINEAR_ROWS, LINEAR_LENGTH, LINEAR_HIDDEN, LINEAR_VOCAB = 2, 457, 128, 3968
+from benchmarks.child import in_own_process
+from benchmarks.setting import RESULTS, ROOT, Setting, about, versions
+
 MASKED = 0.28
-SAMPLED_ROWS = 8
 
 
-def compile_table() -> list[dict[str, Any]]:
-    """`benchmarks.cubin` in a process of its own, where kernels are compiled and not interpreted."""
-    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "DMPO_PLAIN")}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "compiled.json"
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.cubin", "--json", str(path)]
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-        if not path.is_file():
-            raise RuntimeError(f"benchmarks.cubin failed:\n{done.stderr[-2000:]}")
-        return json.loads(path.read_text())
+@dataclass(frozen=True)
+class Size:
+    """From logits: a few rows of positions. Linear: LLaDA's V / H = 31 and 28 % of positions masked, all smaller; 256
+    masked rows (28 % of 457, twice) fill the largest row block of every peer, cut-cross-entropy's. drawn: rows."""
+
+    logit_rows: int = 2
+    logit_length: int = 8
+    vocab: int = 126464
+    linear_rows: int = 2
+    linear_length: int = 457
+    linear_hidden: int = 128
+    linear_vocab: int = 3968
+    drawn: int = 8
 
 
-def count(job: Any, floor: dict[str, int]) -> dict[str, Any]:
-    """Ratios of one job's traffic to the floor of its problem; an error is reported in its place."""
-    import torch
+WHOLE, QUICK = Size(), Size(2, 4, 300, 2, 16, 16, 256, 2)
 
-    from benchmarks.meter import measure, names
+
+def sources() -> str:
+    """Digest of what compiled code depends on: kernels, launch parameters, Triton, and what reads the code."""
+    digest = hashlib.sha256(str(versions()["triton"]).encode())
+    for path in [*sorted((ROOT / "kernels").glob("*.py")), ROOT / "kernels/launch.json", ROOT / "benchmarks/cubin.py"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_kernels(setting: Setting) -> list[dict[str, Any]]:
+    """Figures of every production configuration, see `benchmarks.cubin`."""
+    from benchmarks.cubin import compile_all, figures
+
+    return figures(compile_all())
+
+
+def _compiled(setting: Setting, known: Path) -> list[dict[str, Any]]:
+    """Those of `known` if they are of the same sources."""
+    if setting.quick:
+        return []
+    before = json.loads(known.read_text()) if known.is_file() else {}
+    if before.get("sources") == sources() and before["compiled"]:
+        print(f"not compiled again: {known.name} holds the code of these sources", flush=True)
+        return list(before["compiled"])
+    environment = {"TRITON_INTERPRET": None}
+    return list(in_own_process(compile_kernels, setting, environment=environment))
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    return {
+        "meter": in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"}),
+        "sources": sources(),
+        "compiled": _compiled(setting, RESULTS / "kernel_report.json"),
+    }
+
+
+def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:
+    """Ratios of one job's traffic to the floor of its problem, and what it moves and computes for each of its live rows
+    (masked ones, or those drawn); an error is reported in its place."""
+    from benchmarks.meter import measure as measure_traffic
+    from benchmarks.meter import names
 
     try:
         with torch.compiler.set_stance("force_eager"):  # a peer's compiled helpers: their aten ops are what is counted
             job()  # caches and autotuners first
-            traffic = measure(job)
+            traffic = measure_traffic(job)
     except Exception as error:
         traceback.print_exc(limit=3)
         return {"error": f"{type(error).__name__}: {str(error)[:120]}"}
@@ -66,78 +101,70 @@ def count(job: Any, floor: dict[str, int]) -> dict[str, Any]:
         "heaviest": names(traffic, 4),
         "bytes_read": traffic.bytes_read,
         "bytes_written": traffic.bytes_written,
+        "peak_bytes": traffic.peak_bytes,
+        "live_rows": live,
+        "bytes_per_live_row": (traffic.bytes_read + traffic.bytes_written) / live,
+        "flops_per_live_row": traffic.flops / live,
     }
 
 
-def meter_logits(masked: float) -> dict[str, Any]:
-    import torch
-
+def meter_logits(size: Size, masked: float) -> dict[str, Any]:
     from benchmarks.peers import LOGITS, load, make_loss_inputs
 
-    peers, _ = load(LOGITS)
     found = {}
-    for peer in peers:
-        i = make_loss_inputs(LOGIT_ROWS, LOGIT_LENGTH, VOCAB, torch.bfloat16, "cpu", masked=masked)
-        live = int(i.mask.sum()) * VOCAB * 2
-        found[peer.name] = count(peer.build(i), {"read": live, "write": live, "flops": 0, "peak": live})
+    for peer in load(LOGITS)[0]:
+        i = make_loss_inputs(size.logit_rows, size.logit_length, size.vocab, torch.bfloat16, "cpu", masked=masked)
+        live = int(i.mask.sum())
+        row = live * size.vocab * 2
+        found[peer.name] = count(peer.build(i), {"read": row, "write": row, "flops": 0, "peak": row}, live)
     return found
 
 
-def meter_linear(trainable: bool) -> dict[str, Any]:
-    import torch
-
+def meter_linear(size: Size, trainable: bool) -> dict[str, Any]:
     from benchmarks.peers import LINEAR, interpretable_cut_cross_entropy, load, make_loss_inputs
 
-    peers, versions = load(LINEAR)
-    if versions["cut-cross-entropy"] != "not installed":
+    peers, found_versions = load(LINEAR)
+    if found_versions["cut-cross-entropy"] != "not installed":
         interpretable_cut_cross_entropy()
     found = {}
     for peer in peers:
-        i = make_loss_inputs(
-            LINEAR_ROWS,
-            LINEAR_LENGTH,
-            LINEAR_VOCAB,
-            torch.float16,
-            "cpu",
-            masked=MASKED,
-            hidden=LINEAR_HIDDEN,
-            trainable_head=trainable,
-        )
-        live, head = int(i.mask.sum()), LINEAR_VOCAB * LINEAR_HIDDEN
-        floor = {"read": head * 2, "write": head * 2, "flops": live * head, "peak": live * LINEAR_VOCAB * 2}
-        found[peer.name] = count(peer.build(i), floor)
+        shape = (size.linear_rows, size.linear_length, size.linear_vocab, torch.float16, "cpu")
+        i = make_loss_inputs(*shape, masked=MASKED, hidden=size.linear_hidden, trainable_head=trainable)
+        live, head = int(i.mask.sum()), size.linear_vocab * size.linear_hidden
+        floor = {"read": head * 2, "write": head * 2, "flops": live * head, "peak": live * size.linear_vocab * 2}
+        found[peer.name] = count(peer.build(i), floor, live)
     return found
 
 
-def meter_sampling(temperature: float) -> dict[str, Any]:
-    import torch
-
+def meter_sampling(size: Size, temperature: float) -> dict[str, Any]:
     from benchmarks.peers import SAMPLING, load
 
-    logits = (torch.randn(SAMPLED_ROWS, VOCAB, generator=torch.Generator().manual_seed(0)) * 3).bfloat16()
-    size = SAMPLED_ROWS * VOCAB * 2
-    peers, _ = load(SAMPLING)
-    return {
-        peer.name: count(
-            peer.build(logits, temperature), {"read": size, "write": size, "flops": 0, "peak": size}
-        )
-        for peer in peers
-    }  # fmt: skip
+    logits = (torch.randn(size.drawn, size.vocab, generator=torch.Generator().manual_seed(0)) * 3).bfloat16()
+    floor = {"read": logits.nbytes, "write": logits.nbytes, "flops": 0, "peak": logits.nbytes}
+    return {peer.name: count(peer.build(logits, temperature), floor, size.drawn) for peer in load(SAMPLING)[0]}
 
 
-def meter_all() -> dict[str, Any]:
-    """Every table of the meter: title -> peer -> ratios."""
-    linear = f"H {LINEAR_HIDDEN}, V {LINEAR_VOCAB}, {LINEAR_ROWS * LINEAR_LENGTH} positions, 28 % masked, fp16"
-    rows = LOGIT_ROWS * LOGIT_LENGTH
-    return {
-        f"From logits, forward and backward, {rows} positions, all masked, V {VOCAB}, bf16": meter_logits(1.0),
-        f"From logits, forward and backward, {rows} positions, 1 in 4 masked, V {VOCAB}, bf16": meter_logits(0.25),
-        f"From hidden states, forward and backward, frozen head, {linear}": meter_linear(False),
-        f"From hidden states, forward and backward, trainable head, {linear}": meter_linear(True),
-        f"Sampling, T = 0, {SAMPLED_ROWS} rows, V {VOCAB}, bf16": meter_sampling(0.0),
-        f"Sampling, T = 0.2, {SAMPLED_ROWS} rows, V {VOCAB}, bf16": meter_sampling(0.2),
-        f"Sampling, T = 1, {SAMPLED_ROWS} rows, V {VOCAB}, bf16": meter_sampling(1.0),
+def meter_all(setting: Setting) -> dict[str, Any]:
+    """Every table of the meter: title -> peer -> figures. TRITON_INTERPRET must be set before Triton is imported."""
+    from benchmarks.interpreter import quick_interpreter
+    from dmpo.kernels import launch
+
+    if not launch.INTERPRETED:
+        raise RuntimeError("the meter counts in Triton's interpreter, and TRITON_INTERPRET is not set")
+    size = QUICK if setting.quick else WHOLE
+    positions = size.linear_rows * size.linear_length
+    linear = f"H {size.linear_hidden}, V {size.linear_vocab}, {positions} positions, 28 % masked, fp16"
+    logits = f"From logits, forward and backward, {size.logit_rows * size.logit_length} positions"
+    draw = f"{size.drawn} rows, V {size.vocab}, bf16"
+    tables: dict[str, Callable[[], dict[str, Any]]] = {
+        f"{logits}, all masked, V {size.vocab}, bf16": partial(meter_logits, size, 1.0),
+        f"{logits}, 1 in 4 masked, V {size.vocab}, bf16": partial(meter_logits, size, 0.25),
+        f"From hidden states, forward and backward, frozen head, {linear}": partial(meter_linear, size, False),
+        f"From hidden states, forward and backward, trainable head, {linear}": partial(meter_linear, size, True),
+        **{f"Sampling, T = {t:g}, {draw}": partial(meter_sampling, size, t) for t in (0.0, 0.2, 1.0)},
     }
+    with quick_interpreter(), launch.plain_path(False):
+        return {title: table() for title, table in list(tables.items())[:: 2 if setting.quick else 1]}
 
 
 UNITS = """Counted as `benchmarks/meter.py` says. From logits and sampling: reads, writes and peak in bytes of the live
@@ -153,6 +180,70 @@ COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill
 end on `_odd` are what logits get whose rows do not start on 16 bytes, as an odd vocabulary makes them: elements are
 loaded one by one there. Those on `_one` handle rows gathered before the launch, or one column; on `_last` the
 vocabulary's last tile; on `_far` strides of 2^31 and more."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A kind of problem in a table: ours, and the peers with the fewest bytes and FLOPs for a live row; None where no
+    peer, or no matrix product, was counted."""
+
+    title: str
+    weighted: bool
+    ours: str
+    bytes: float
+    flops: float
+    least_bytes: float | None
+    least_bytes_peer: str | None
+    least_flops: float | None
+    least_flops_peer: str | None
+
+    @property
+    def holds(self) -> dict[str, bool]:
+        """Whether ours is at or below every peer, within `EQUAL`."""
+        return {
+            "bytes": self.least_bytes is None or self.bytes <= self.least_bytes * EQUAL,
+            "FLOPs": not self.least_flops or self.flops <= self.least_flops * EQUAL,
+        }
+
+
+BYTES, FLOPS = "bytes_per_live_row", "flops_per_live_row"
+EQUAL = 1.01  # masks, targets and partial sums are some tenths of a percent of the traffic of logits
+
+
+def standings(tables: dict[str, Any]) -> list[Standing]:
+    """Ours beside the leanest peers, those that weight each sample and those that do not apart."""
+    from benchmarks.peers import LINEAR, LOGITS, SAMPLING
+
+    weighted = {peer.name: peer.weighted for peer in LOGITS + LINEAR + SAMPLING}
+    found = []
+    for title, rows in tables.items():
+        counted = {name: row for name, row in rows.items() if "error" not in row}
+        for kind in (True, False):
+            here = {name: row for name, row in counted.items() if weighted[name] is kind}
+            own = min((n for n in here if n.startswith("dmpo")), key=lambda n: here[n][BYTES], default=None)
+            others = [name for name in here if not name.startswith("dmpo")]
+            if own is None or not others:
+                continue
+            lean, quick = (min(others, key=lambda name: here[name][key]) for key in (BYTES, FLOPS))
+            product = here[own][FLOPS] > 0
+            least = (here[lean][BYTES], lean, here[quick][FLOPS] if product else None, quick if product else None)
+            found.append(Standing(title, kind, own, here[own][BYTES], here[own][FLOPS], *least))
+    return found
+
+
+def answer(results: dict[str, Any]) -> str:
+    """Where ours is at or below every peer, and where it is not."""
+    found = standings(results["meter"])
+    parts = []
+    for key in ("bytes", "FLOPs"):
+        above = [s for s in found if not s.holds[key]]
+        text = f"{key}: at or below every peer in {len(found) - len(above)} of {len(found)} problems"
+        parts.append(text + "".join(f"; above in {s.title} ({s.ours})" for s in above))
+    compiled = results["compiled"]
+    if compiled:
+        clean = sum(not row["faults"] for row in compiled)
+        parts.append(f"{clean} of {len(compiled)} compiled kernels without spills or other faults")
+    return ". ".join(parts) + "."
 
 
 def meter_markdown(tables: dict[str, Any]) -> str:
@@ -172,48 +263,17 @@ def meter_markdown(tables: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(whole: dict[str, Any]) -> str:
+def markdown(results: dict[str, Any]) -> str:
     """The report of what kernel_report.json holds."""
     from benchmarks.cubin import Compiled, table
 
-    versions, compiled = whole["versions"], whole["compiled"]
-    text = ["# Kernels: traffic and code", ", ".join(f"{name} {found}" for name, found in versions.items())]
-    text += ["## Traffic, FLOPs and memory", meter_markdown(whole["meter"])]
+    compiled, found = results["compiled"], results["header"]["versions"]
+    packages = ", ".join(f"{name} {found[name]}" for name in ("triton", "liger-kernel", "cut-cross-entropy"))
+    text = ["# Kernels: traffic and code", answer(results), f"{about(results)} {packages}."]
+    text += ["## Traffic, FLOPs and memory", meter_markdown(results["meter"])]
     if compiled:
         rows = [Compiled(**{k: v for k, v in row.items() if k != "faults"}) for row in compiled]
         faults = sum(bool(row["faults"]) for row in compiled)
         spilled = sum(row.spills > 0 for row in rows)
         text += ["## Compiled code", COMPILED.format(kernels=len(rows), spilled=spilled, faults=faults), table(rows)]
     return "\n\n".join(text) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no-compile", action="store_true", help="only the meter; the compile table is left out")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the two files")
-    arguments = parser.parse_args()
-
-    compiled = [] if arguments.no_compile else compile_table()
-    os.environ["TRITON_INTERPRET"] = "1"
-    os.environ.pop("DMPO_PLAIN", None)
-    import torch
-
-    from benchmarks.peers import LINEAR, LOGITS, load
-
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
-    versions = load(LOGITS + LINEAR)[1] | {"python": platform.python_version()}
-    from benchmarks.interpreter import quick_interpreter
-
-    with quick_interpreter():
-        tables = meter_all()
-
-    whole = {"versions": versions, "meter": tables, "compiled": compiled}
-    report = markdown(whole)
-    print(report)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "kernel_report.md").write_text(report)
-    (arguments.output / "kernel_report.json").write_text(json.dumps(whole, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

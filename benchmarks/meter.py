@@ -62,18 +62,42 @@ class Traffic:
 def measure(run: Callable[[], Any]) -> Traffic:
     """What one call of `run` moves, computes and allocates at most. Call it once before, if it autotunes or caches."""
     traffic = Traffic()
-    gc.collect()  # what dies inside the window must have been born there
     with ExitStack() as stack:
+        stack.enter_context(_no_collection())
         stack.enter_context(_triton_counted(traffic))
         stack.enter_context(_TorchCounter(traffic))
         profile = stack.enter_context(torch.autograd.profiler.profile(profile_memory=True, use_kineto=True))
         run()
+    traffic.peak_bytes = _peak(profile)
+    return traffic
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most that PyTorch holds at once on the CPU in one call of `run`, above what is there before."""
+    with _no_collection(), torch.autograd.profiler.profile(profile_memory=True, use_kineto=True) as profile:
+        run()
+    return _peak(profile)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage of before dies in here: what dies inside the window must have been born there."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _peak(profile: Any) -> int:
     changes = [(e.start_ns(), e.nbytes()) for e in profile.kineto_results.events() if e.name() == "[memory]"]
-    live = 0
+    live = most = 0
     for _, change in sorted(changes, key=lambda pair: pair[0]):
         live += change
-        traffic.peak_bytes = max(traffic.peak_bytes, live)
-    return traffic
+        most = max(most, live)
+    return most
 
 
 # ---------------------------------------------------------------------------------------------- Triton

@@ -1,0 +1,177 @@
+"""How do the figures stand beside the published code, the peers and the targets? The README's table, from JSON alone.
+
+    python -m benchmarks.table            # print it
+    python -m benchmarks.table --write    # and put it into the README between its two markers
+
+A table for each device that benchmarks/results/ has a folder of, then one of counted traffic, which needs no device.
+What was not measured is said so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kernel_report import EQUAL, standings
+from benchmarks.setting import RESULTS, ROOT
+
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+README = ROOT / "README.md"
+HEAD = "| | ours | published | times better | target |\n|---|---|---|---|---|"
+PARTS = {"decoders": "decoders", "step": "step", "rl_step": "rl", "remask": "remask"}  # file -> part
+
+
+def of_device(folder: Path) -> str:
+    """The table of one device's folder of results."""
+    found = {name: _read(folder / f"{name}.json") for name in PARTS}
+    makers = {"decoders": _decoders, "step": _step, "rl_step": _rl_step, "remask": _remask}
+    lines = []
+    for name, maker in makers.items():
+        results = found[name]
+        missing = f"| {name} | not measured: `python -m benchmarks --only {PARTS[name]}` | | | |"
+        lines += list(maker(results)) if results else [missing]
+    measured = [results["header"] for results in found.values() if results]
+    return "\n".join([*_title(measured, folder.name), "", HEAD, *lines]) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _title(headers: list[dict[str, Any]], slug: str) -> Iterator[str]:
+    """Device, versions, dates, commits and load of all parts."""
+    if not headers:
+        yield f"**{slug}**: nothing measured."
+        return
+
+    def each(values: Any) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    commits = each(f"{(h['commit'] or 'unknown')[:9]}{' with changes' if h['dirty'] else ''}" for h in headers)
+    low, high = min(h["load_average"][0] for h in headers), max(h["load_average"][1] for h in headers)
+    cores = headers[0]["cores"]
+    yield (
+        f"**{headers[0]['device']}** ({each(h['processor'] for h in headers)}), "
+        f"torch {each(h['versions']['torch'] for h in headers)}, {each(h['date'][:10] for h in headers)}, "
+        f"commit {commits}; load average {low:.1f} to {high:.1f} on {cores} cores."
+    )
+    if high > cores + 0.5:
+        yield "Other work ran beside this: single figures may be off by several times."
+
+
+def _decoders(results: dict[str, Any]) -> Iterator[str]:
+    shape = results["shape"]
+    for run in results["runs"]:
+        name = (
+            f"rollout of {shape['batch']} × {shape['gen_length']} tokens, {run['decoder']}, T = {run['temperature']:g}"
+        )
+        seconds = [run[side]["seconds_best"] for side in ("ours", "published")]
+        yield _line(name, [f"{value:.3g} s" for value in seconds], run["ratio"], run["target_ratio"])
+
+
+def _step(results: dict[str, Any]) -> Iterator[str]:
+    ours, published = (results["variants"][side] for side in ("ours", "published"))
+    targets, shape = results["targets"], results["shape"]
+    name = f"training step, {shape['rows']} × {shape['length']} positions"
+    seconds = [f"{side['seconds_best']:.3g} s" for side in (ours, published)]
+    yield _line(f"{name}: time", seconds, results["times_faster"], targets["times_faster"])
+    memory = [_megabytes(side["bytes"]) for side in (ours, published)]
+    yield _line(f"{name}: memory", memory, 1 / results["memory_share"], 1 / targets["memory_share"])
+
+
+def _rl_step(results: dict[str, Any]) -> Iterator[str]:
+    ours, published, settings = results["ours"], results["published"], results["settings"]
+    name = f"RL step, {settings['num_prompts']} × {settings['num_generations']} × {settings['gen_length']} tokens"
+    for phase, ratio in results["times_faster_by_phase"].items():
+        seconds = [f"{side['phases'][phase]['seconds']:.3g} s" for side in (ours, published)]
+        yield _line(f"{name}: {phase}", seconds, ratio)
+    seconds, memory = (
+        [f"{side['seconds']:.3g} s" for side in (ours, published)],
+        [_megabytes(side["bytes"]) for side in (ours, published)],
+    )
+    yield _line(f"{name}: all", seconds, results["times_faster"])
+    yield _line(f"{name}: memory", memory, results["times_leaner"])
+
+
+def _remask(results: dict[str, Any]) -> Iterator[str]:
+    shape, worst = results["shape"], min(results["rules"], key=lambda row: row["ratio"])
+    times = [f"{worst[name]:.0f} µs" for name in ("microseconds", "loop_microseconds")]
+    name = f"remasking {shape['rows']} × {shape['length']}, the least favourable rule"
+    yield _line(name, times, worst["ratio"], results["target"])
+
+
+def _megabytes(count: float) -> str:
+    return f"{count / 1e6:.3g} MB"
+
+
+def _line(name: str, sides: Sequence[str], ratio: float, target: float | None = None) -> str:
+    verdict = "" if target is None else f"≥ {target:.3g}: {'met' if ratio >= target else 'MISSED'}"
+    return f"| {name} | {' | '.join(sides)} | {ratio:.1f} | {verdict} |"
+
+
+def of_traffic(results: dict[str, Any]) -> str:
+    """Bytes and FLOPs of a live row, ours beside the leanest peer of each problem."""
+    found = results["header"]["versions"]
+    packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy"))
+    lines = [
+        f"**Counted in Triton's interpreter** (no device; {packages}), for each live row, a masked one or one drawn. "
+        f"Target: at or below every peer; within {EQUAL - 1:.0%} is equal.",
+        "",
+        "| | ours | fewest bytes of a peer | target | ours | fewest FLOPs of a peer | target |",
+        "|---" * 7 + "|",
+    ]
+    for s in standings(results["meter"]):
+        name = s.title + ("" if s.weighted else ", no weight for each sample")
+        cells = [_kilobytes(s.bytes), f"{_kilobytes(s.least_bytes)} ({s.least_bytes_peer})", _met(s.holds["bytes"])]
+        if s.least_flops:
+            cells += [f"{s.flops / 1e6:.3g} M", f"{s.least_flops / 1e6:.3g} M ({s.least_flops_peer})"]
+            cells.append(_met(s.holds["FLOPs"]))
+        else:
+            cells += ["–", "–", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kilobytes(count: float | None) -> str:
+    return "–" if count is None else f"{count / 1e3:.4g} kB"
+
+
+def _met(holds: bool) -> str:
+    return "met" if holds else "MISSED"
+
+
+def markdown(root: Path = RESULTS) -> str:
+    """All tables of a folder of results."""
+    devices = sorted(path for path in root.iterdir() if any((path / f"{name}.json").is_file() for name in PARTS))
+    parts = [of_device(folder) for folder in devices]
+    traffic = _read(root / "kernel_report.json")
+    parts += [of_traffic(traffic)] if traffic else ["Traffic: not counted, `python -m benchmarks --only report`.\n"]
+    return "\n".join(parts)
+
+
+def insert(text: str, tables: str) -> str:
+    """`text` with the tables between its markers.
+
+    Raises:
+        ValueError: it has not exactly one of each marker, in order.
+    """
+    if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"wanted one {BEGIN} and then one {END} in the text")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n{tables}{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into the README")
+    options = parser.parse_args()
+    print(markdown())
+    if options.write:
+        README.write_text(insert(README.read_text(), markdown()))
+
+
+if __name__ == "__main__":
+    main()
