@@ -34,7 +34,11 @@ every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to work in, from which modules are imported; what a page registers is gone after it."""
+    """A folder to work in, from which modules are imported; what a page registers is gone after it.
+
+    Runs draw no plot: that takes longer than all else they do here.
+    """
+    monkeypatch.setattr("dmpo.trainer.plot_run", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     with mock.patch.dict(OBJECTIVES):
