@@ -126,6 +126,23 @@ def llada_8b(layers: int = 32) -> LlamaConfig:
 
 
 def update_peak(config: DMPOConfig, model_config: LlamaConfig) -> int:
+    """Bytes at the peak of one gradient step, above weights, moments and inputs; gradients count."""
+    return max(passes_peak(config, model_config), optimizer_peak(config, model_config))
+
+
+def optimizer_peak(config: DMPOConfig, model_config: LlamaConfig) -> int:
+    """Bytes of the gradients and of what AdamW makes beside them: on a GPU the roots of all second moments at once."""
+    model = _policy(config, model_config)
+    with simulation(config.mask_rate_max):
+        trained = [p for p in fill(model).parameters() if p.requires_grad]
+
+        def run() -> None:
+            torch._foreach_sqrt([torch.zeros_like(gradient) for gradient in trained])
+
+        return peak_bytes(model, (), run)
+
+
+def passes_peak(config: DMPOConfig, model_config: LlamaConfig) -> int:
     """Bytes at the peak of one gradient step's passes over all its views, above weights and inputs; gradients count."""
     model, accelerator = _policy(config, model_config), Accelerator(cpu=True)
     with simulation(config.mask_rate_max):

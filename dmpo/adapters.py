@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checkpoint_files import check_weight_shapes, checkpoint_folder, first_names, read_json
 from .checkpoint_layout import llada_to_llama_name, llama_to_llada_name
+from .lora import narrow_products
 from .masked_lm import MaskedLM
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -104,7 +105,7 @@ def attach_adapter(model: MaskedLM, adapter: _Adapter) -> PeftModel:
         for new, name in adapter.names.items():
             if _module(new) in ("lm_head", "model.embed_tokens"):
                 raise ValueError(f"adapter {adapter.folder} changes {name}, which is tied to the other embedding")
-    adapted: PeftModel = get_peft_model(model, _peft_config(model, adapter))
+    adapted = narrow_products(get_peft_model(model, _peft_config(model, adapter)))
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     # peft stores the weight under an adapted embedding or head as well
     below = {f"{name}.base_layer.weight" for name in {_PREFIX + _module(new) for new in adapter.weights}}

@@ -4,8 +4,7 @@ The formulas follow what transformers' Llama, Qwen2 and Qwen3 blocks, peft's LoR
 and pass through, operation by operation. They are checked against simulated and measured steps (tests/test_plan.py).
 
 Symbols: h hidden size, f MLP size, a and k widths of queries and of keys, r rank, V vocabulary, T tokens of a sequence;
-e bytes of a weight, w bytes of an adapter's weight. peft keeps adapters of half-precision models in float32 and casts
-their inputs to it, so w is 4 wherever LoRA trains.
+e bytes of a weight of the base, and of what passes between layers, the adapters' included (`lora.narrow_products`).
 """
 
 from __future__ import annotations
@@ -104,32 +103,27 @@ class BlockMemory:
     config: DMPOConfig
     device: Device
     tokens: int  # of a sequence
-    wide_adapters: bool = True  # peft's float32; DeepSpeed makes them as wide as the base
 
     @property
     def e(self) -> int:
         return ITEMSIZE[self.config.dtype]
 
     @property
-    def w(self) -> int:
-        return 4 if self.config.lora_r and self.wide_adapters else self.e
-
-    @property
     def _kept_mask(self) -> int:
         """Of dropout, an element: a byte on a GPU; on a CPU the factors themselves."""
         if not self.config.lora_r or not self.config.lora_dropout:
             return 0
-        return 1 if self.device == "cuda" else self.w
+        return 1 if self.device == "cuda" else self.e
 
     @property
     def _copied(self) -> bool:
-        """Whether each LoRA layer keeps an input of its own, dropped or cast."""
-        return self.config.lora_r > 0 and (self.config.lora_dropout > 0 or self.w > self.e)
+        """Whether each LoRA layer keeps an input of its own, with dropout."""
+        return self.config.lora_r > 0 and self.config.lora_dropout > 0
 
     @property
     def saved(self) -> int:
         """What a block keeps for its backward: what norms, linear layers, attention and the MLP's product take in."""
-        arch, e, w, rank = self.arch, self.e, self.w, self.config.lora_r
+        arch, e, rank = self.arch, self.e, self.config.lora_r
         h, f, a, k = arch.hidden, arch.mlp, arch.queries, arch.keys
         inputs = sum(inputs for inputs, _ in arch.linears)
         norms = 2 * (4 * h + 4)
@@ -139,8 +133,8 @@ class BlockMemory:
             norms += 2 * e * h
             linears = e * (2 * h + f)  # each normed input once for all that read it; o_proj reads attention's output
         else:
-            linears = w * inputs if self._copied else e * (2 * h + f)
-            linears += self._kept_mask * inputs + len(arch.linears) * w * rank
+            linears = e * inputs if self._copied else e * (2 * h + f)
+            linears += self._kept_mask * inputs + len(arch.linears) * e * rank
         return norms + linears + self._attention + 3 * e * f
 
     @property
@@ -162,12 +156,12 @@ class BlockMemory:
     @property
     def forward(self) -> int:
         """In flight at most while a block runs without gradients, the whole pass' own streams included."""
-        arch, e, w = self.arch, self.e, self.w
+        arch, e = self.arch, self.e
         h, f, a, k = arch.hidden, arch.mlp, arch.queries, arch.keys
         attention = e * (4 * a + 2 * k) + self._scores
         mlp = 3 * e * f
         if self.config.lora_r:
-            mlp = 2 * e * f + 2 * w * f + (w * h if w > e else 0)
+            mlp = 4 * e * f
         return 4 * e * h + max(attention, mlp)
 
     @property
@@ -179,12 +173,12 @@ class BlockMemory:
     @property
     def training(self) -> int:
         """In flight beside what blocks keep while a block runs forward or backward."""
-        arch, e, w = self.arch, self.e, self.w
+        arch, e = self.arch, self.e
         h, f = arch.hidden, arch.mlp
         streams = 4 if e < 4 else 2  # in float32 the norms keep two of them
         if not self.config.lora_r:
             return e * f + (streams + 2) * e * h
-        return e * f + (w * f if w > e else 0) + (streams + 1) * e * h + 2 * w * h
+        return e * f + (streams + 3) * e * h
 
     @property
     def masks(self) -> int:

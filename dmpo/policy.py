@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 
 from .config import DMPOConfig
-from .masked_lm import lora_target_modules
+from .lora import add_lora
 from .models import load_model
 from .sharding import whole_parameters
 from .zero import zero_stage
@@ -27,20 +27,10 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
         # The name that transformers 5.23 deprecates is the only one of those before.
         enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if config.lora_r and policy.dtype == torch.bfloat16 and torch.device(device).type == "cuda":
-        # peft multiplies by its adapters in float32; TF32, for all of this process, is many times faster and still
-        # finer than the bfloat16 around it.
-        torch.set_float32_matmul_precision("high")
     torch.manual_seed(config.seed)  # LoRA's initial weights
     if config.lora_r:
         policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
     return policy.to(device)
-
-
-def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """LoRA adapters on all linear layers of the blocks; lm_head and embeddings stay frozen."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_target_modules(model))
-    return get_peft_model(model, config)
 
 
 class ReferencePolicy:

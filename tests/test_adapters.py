@@ -15,9 +15,9 @@ from torch import Tensor
 import dmpo
 from dmpo.adapters import load_adapter
 from dmpo.checkpoint_layout import llada_to_llama_name
+from dmpo.lora import add_lora
 from dmpo.masked_lm import MaskedLM
 from dmpo.models import load_model, save_model
-from dmpo.policy import add_lora
 from tests.tiny_models import DATA, plain_checkpoint, tiny, tokens
 
 LLADA = DATA / "llada-tiny"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from dmpo.lora import add_lora
 from dmpo.masked_lm import head_weight, hidden_states, lm_head
 from dmpo.models import MaskedLlama, load_model, save_model
-from dmpo.policy import add_lora
 from tests.tiny_models import DATA, tiny, tokens
 
 

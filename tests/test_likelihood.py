@@ -10,8 +10,9 @@ import torch
 
 from dmpo import Generation, generate
 from dmpo.likelihood import Completions, ordered_log_probs, sequence_log_prob, token_entropy
+from dmpo.lora import add_lora
 from dmpo.masking import sample_views
-from dmpo.policy import ReferencePolicy, add_lora
+from dmpo.policy import ReferencePolicy
 from tests.tiny_models import tiny, tokens
 
 MASK, EOS = 3, 2

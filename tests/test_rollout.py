@@ -15,7 +15,8 @@ from dmpo import DMPOConfig, Generation
 from dmpo.batch import Batch
 from dmpo.decoding.settings import DECODERS
 from dmpo.likelihood import ordered_log_probs
-from dmpo.policy import ReferencePolicy, add_lora
+from dmpo.lora import add_lora
+from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
 from dmpo.rewards import RewardPool

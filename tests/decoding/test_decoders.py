@@ -10,7 +10,7 @@ from scipy import stats
 
 from dmpo import generate
 from dmpo.decoding.canvas import Canvas, FullPass, ShadowPass
-from dmpo.policy import add_lora
+from dmpo.lora import add_lora
 from tests import tiny_models
 from tests.tiny_models import tokens
 

@@ -18,8 +18,8 @@ from dmpo.evaluate import Accuracy, Evaluation
 from dmpo.evaluation.runner import evaluate_checkpoint
 from dmpo.evaluation.settings import EvalConfig
 from dmpo.evaluation.source import find_source, trained_options
+from dmpo.lora import add_lora
 from dmpo.models import load_model
-from dmpo.policy import add_lora
 from dmpo.run.selection import best_step
 from tests.evaluation.toys import ONES, checkpoint
 from tests.test_trainer import settings, trainer
