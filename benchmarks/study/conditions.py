@@ -13,10 +13,9 @@ from typing import Any
 from dmpo.config import DMPOConfig
 from dmpo.config_files import build_config
 
-ROUNDS, COMPLETIONS, EVALUATIONS = 9, 64, 3  # a run: rounds, completions of each, evaluations on the validation split
+ROUNDS, COMPLETIONS, EVALUATIONS = 12, 32, 3  # a run: rounds, completions of each, evaluations on the validation split
 VALIDATION_ROWS, TEST_ROWS = 96, 256
 SCAN_SEED = 100  # of the scan for learning rates; no reported seed
-RATES = (5e-5, 1e-4, 2e-4)
 
 _SHARED: dict[str, Any] = {
     "dtype": "float32",
@@ -52,20 +51,26 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "none": {"baseline": "none"},
     "mean": {"baseline": "mean"},
     "theta": {"baseline": "theta"},
-    "wddo": {"loss": "wddo", "replicates": 4},  # two independent halves, each a pair of complements
+    # Two independent halves, each a pair of complements. The weights of a group sum to 1, so its mean of w·log σ is 1/G
+    # of what α_d = 1 sets against it; α_d = 1/G balances the two.
+    "wddo": {"loss": "wddo", "replicates": 4, "wddo_alpha": 1.0},
+    "wddo 1/G": {"loss": "wddo", "replicates": 4, "wddo_alpha": 0.125},
     "wd1": {"loss": "wd1"},  # these two as released, but for two prompt masks a step in place of one
     "diffu_grpo": {"loss": "diffu_grpo"},
 }
-# By task and objective: the best of its scan (`report.best_rate`), which a test holds it to.
+# Variants of one loss take one learning rate, the best of their scans on average; a test holds each to its scan.
+FAMILIES = {
+    "WDCE": ("negative", "none", "mean", "theta"),
+    **{name: (name,) for name in ("wddo", "wddo 1/G", "wd1", "diffu_grpo")},
+}
 LEARNING_RATES: dict[str, dict[str, float]] = {
+    "sudoku": {"WDCE": 2e-4, "wddo": 1e-5, "wddo 1/G": 1e-4, "wd1": 1e-4, "diffu_grpo": 1e-4},
+}
+SCANS: dict[str, dict[str, tuple[float, ...]]] = {  # the rates tried
     "sudoku": {
-        "negative": 1e-4,
-        "none": 1e-4,
-        "mean": 1e-4,
-        "theta": 1e-4,
-        "wddo": 1e-4,
-        "wd1": 1e-4,
-        "diffu_grpo": 1e-4,
+        "WDCE": (1e-4, 2e-4, 4e-4),
+        "wddo": (1e-5, 5e-5, 2e-4),
+        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (5e-5, 1e-4, 2e-4)),
     },
 }
 
@@ -95,7 +100,7 @@ class Condition:
             ValueError: as `DMPOConfig` for keys or values that it does not take.
         """
         values = TASKS[self.task] | OBJECTIVES[self.objective]
-        values |= {"learning_rate": LEARNING_RATES[self.task].get(self.objective), **self.changes}
+        values |= {"learning_rate": LEARNING_RATES[self.task][family(self.objective)], **self.changes}
         steps = values["gradient_steps"]
         values |= {"num_generations": self.group, "num_prompts": COMPLETIONS // self.group}
         values |= {"max_steps": self.rounds * steps, "eval_steps": max(1, self.rounds // EVALUATIONS) * steps}
@@ -135,14 +140,20 @@ def scan_name(task: str, objective: str, rate: float) -> str:
     return f"{task}/scan {objective} {rate:g}"
 
 
+def family(objective: str) -> str:
+    """Which of FAMILIES an objective belongs to."""
+    return next(name for name, members in FAMILIES.items() if objective in members)
+
+
 def scan_conditions() -> dict[str, Condition]:
     """One run each, of seed SCAN_SEED: every objective of every task at every rate."""
-    found = []
-    for task, rates in LEARNING_RATES.items():
-        for objective in rates:
-            for rate in sorted({*RATES, *EXTRA_RATES.get((task, objective), ())}):
-                name = scan_name(task, objective, rate)
-                found.append(Condition(name, objective, changes={"learning_rate": rate}))
+    found = [
+        Condition(scan_name(task, objective, rate), objective, changes={"learning_rate": rate})
+        for task, families in SCANS.items()
+        for name, rates in families.items()
+        for objective in FAMILIES[name]
+        for rate in rates
+    ]
     return by_name(found)
 
 
@@ -155,21 +166,16 @@ def by_name(found: Iterable[Condition]) -> dict[str, Condition]:
     return named
 
 
-# Rates tried beyond RATES, where the best of those was at their edge or all of them broke the model.
-EXTRA_RATES: dict[tuple[str, str], tuple[float, ...]] = {("sudoku", "wddo"): (1e-5, 2.5e-5)}
-
 # Question c: gradient steps a round, and rounds kept.
 REUSE: dict[str, dict[str, Any]] = {
     "F=1": {"gradient_steps": 1},
     "F=4": {"gradient_steps": 4},
     "F=8": {"gradient_steps": 8},
     "F=2 K=4": {"buffer_rounds": 4},
-    "F=4 K=4": {"gradient_steps": 4, "buffer_rounds": 4},
 }
 # Question d: the proximal coefficient, and the ESS that chooses it for each group.
 COEFFICIENTS: dict[str, dict[str, Any]] = {
     "c=0.3": {"coeff": 0.3},
-    "c=0.1": {"coeff": 0.1},
     "ESS=0.3": {"ess_target": 0.3},
     "ESS=0.6": {"ess_target": 0.6},
 }
@@ -177,7 +183,6 @@ COEFFICIENTS: dict[str, dict[str, Any]] = {
 DECODERS: dict[str, dict[str, Any]] = {
     "topk 16 steps": {"steps": 16},
     "topk 2 steps": {"steps": 2},
-    "topk 1 step": {"steps": 1},
     "parallel 0.9": {"decoder": "parallel", "threshold": 0.9, "steps": 16},
     "dual_cache 0.9": {"decoder": "dual_cache", "threshold": 0.9, "steps": 16, "block_length": 8},
     "wino": {"decoder": "wino", "steps": 16},
@@ -187,8 +192,11 @@ DECODERS: dict[str, dict[str, Any]] = {
 def conditions() -> dict[str, Condition]:
     """Every condition that is reported, by name."""
     found = [Condition(default("sudoku", group, name), name, group) for name in BASELINES for group in GROUPS]
-    found += [Condition(default("sudoku", 8, name), name) for name in ("wddo", "wd1", "diffu_grpo")]
-    found += [Condition("sudoku/R=4", changes={"replicates": 4})]
+    found += [Condition(default("sudoku", 8, name), name) for name in ("wddo 1/G", "wd1", "diffu_grpo")]
+    found += [
+        Condition("sudoku/R=4", changes={"replicates": 4}),
+        Condition("sudoku/none G=8 at 1e-4", "none", changes={"learning_rate": 1e-4}),
+    ]
     for table in (REUSE, COEFFICIENTS, DECODERS):
         found += [Condition(f"sudoku/{name}", changes=changes) for name, changes in table.items()]
     return by_name(found)
