@@ -20,7 +20,7 @@ from dmpo.config import DMPOConfig, GenerateConfig
 from dmpo.config_files import build_config, launch_configs, load_config
 
 ROOT = Path(__file__).parent.parent
-TOOLS = {"accelerate", "hf", "make", "pip", "source", "dmpo", "python"}  # what a page may tell its reader to run
+TOOLS = {"accelerate", "dmpo", "git", "hf", "make", "pip", "python", "source"}  # what a page may tell a reader to run
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -62,8 +62,12 @@ def check_config(block: Block) -> None:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The commands of all shell blocks, split into words; comments and backslashes at line ends are no part of them."""
+    """The commands of all shell blocks, and those in backticks that are whole (`make …`, `python -m …`), in words.
+
+    Comments and backslashes at line ends are no part of them.
+    """
     lines = "\n".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += [span for span in spans(page) if re.match(r"make |python -m ", span)]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -71,7 +75,8 @@ def check_command(words: list[str]) -> None:
     """Raise AssertionError, ValueError or SystemExit unless a command exists and takes what it is given.
 
     Nothing is run: `dmpo` parses its arguments and reads the config, `make` must have the target, a module of
-    `python -m` must exist and have the options in its text, `python -c` must compile, `pip` may name known extras only.
+    `python -m` must exist and, if it is ours, have the options in its text, `python -c` must compile, `pip` may name
+    known extras only.
     """
     while "=" in words[0]:  # VARIABLE=value before the command
         words = words[1:]
@@ -98,11 +103,11 @@ def check_command(words: list[str]) -> None:
         module, *arguments = rest[rest.index("-m") + 1 :]
         if module == "dmpo":
             return _parse(arguments)
-        spec = find_spec(f"{module}.__main__") if _is_module([module, "__main__"]) else find_spec(module)
-        assert spec is not None, f"no module {module}"
-        text = Path(spec.origin or "").read_text()
-        for option in (word for word in arguments if word.startswith("--")):
-            assert f'"{option}"' in text, f"{module} has no option {option}"
+        path = ROOT / module.replace(".", "/")
+        own = [file for file in (path / "__main__.py", path.with_suffix(".py")) if file.is_file()]
+        assert own or ("." not in module and find_spec(module)), f"no module {module}"
+        for option in (word for word in arguments if own and word.startswith("--")):
+            assert f'"{option}"' in own[0].read_text(), f"{module} has no option {option}"
         for file in (word for word in arguments if word.endswith(".py")):
             assert (ROOT / file).is_file(), f"no file {file}"
     return None
