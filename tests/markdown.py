@@ -106,6 +106,7 @@ def check_command(words: list[str]) -> None:
         path = ROOT / module.replace(".", "/")
         own = [file for file in (path / "__main__.py", path.with_suffix(".py")) if file.is_file()]
         assert own or ("." not in module and find_spec(module)), f"no module {module}"
+        assert not own or "__main__" in own[0].name + own[0].read_text(), f"{module} does nothing as a command"
         for option in (word for word in arguments if own and word.startswith("--")):
             assert f'"{option}"' in own[0].read_text(), f"{module} has no option {option}"
         for file in (word for word in arguments if word.endswith(".py")):

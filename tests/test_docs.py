@@ -98,6 +98,7 @@ def test_what_is_named_exists(path: Path) -> None:
         "dmpo merge runs/one",
         "accelerate launch --config_file $(dmpo config-file fsdp9) -m dmpo train sudoku-tiny",
         "python -m benchmarks.bench_cofee",
+        "python -m benchmarks.meter",
         "python -m benchmarks.bench_kernels --devise cpu",
         "python -m pytest tests/kernels/test_cofee.py",
         "python -c 'print('",
