@@ -238,4 +238,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
                 ours = {"linewidth": 2.5} if peer.startswith("dmpo") else {"linestyle": "--"}
                 axis.loglog(*zip(*points, strict=True), marker="o", label=peer, **ours)
             axis.set(title=job, xlabel="rows", ylabel="milliseconds")
+            axis.minorticks_off()
+            axis.set_xticks(sorted({t["rows"] for t in here}))
+            axis.xaxis.set_major_formatter("{x:g}")
             axis.legend(fontsize=7)

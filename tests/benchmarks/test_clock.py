@@ -1,0 +1,119 @@
+"""If these fail, a time or a peak of memory is not that of the job: with the flush in it, warm, or never waited for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import clock
+from benchmarks.clock import CpuGauge, CudaGauge, Phases, ResidentWatch
+from benchmarks.setting import Setting
+from tests.benchmarks.fake_cuda import FakeCuda
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    monkeypatch.setattr(clock, "cuda", fake)
+    monkeypatch.setattr(Setting, "place", torch.device("cpu"))
+    return fake
+
+
+def gauge(cuda: FakeCuda) -> CudaGauge:
+    made = CudaGauge()
+    assert len(made.buffer) == 2 * cuda.L2
+    made.buffer = cuda.buffer()  # type: ignore[assignment]
+    return made
+
+
+def test_events_time_the_job_alone_on_a_cold_cache(cuda: FakeCuda) -> None:
+    """Runs take 1, 2, 3 … ms; the flush and what comes before are not timed, and nothing waits in between."""
+    on, lengths = gauge(cuda), iter(range(1, 100))
+    seen: list[str] = []
+
+    def job() -> None:
+        assert cuda.cold or "job" not in seen, "the L2 cache holds what the last run left"
+        seen.append("job")
+        cuda.run(next(lengths))
+
+    def before() -> None:
+        seen.append("before")
+        cuda.run(50)
+
+    times = on.times(job, before=before, budget=0.008, least=2, most=10)
+    assert seen == ["before", "job"] * (2 + 4), "a warm-up, one run to see how long it takes, and 8 ms' worth of 2 ms"
+    assert times == pytest.approx([0.003, 0.004, 0.005, 0.006])
+    assert cuda.waits == 2, "once after the first run, once after all the others"
+
+
+def test_repetitions_stay_within_their_limits(cuda: FakeCuda) -> None:
+    on = gauge(cuda)
+    assert len(on.times(lambda: cuda.run(1000), budget=0.1, least=3)) == 3
+    assert len(on.times(lambda: cuda.run(0.001), budget=0.1, most=7)) == 7
+
+
+def test_peak_is_above_what_was_allocated_before(cuda: FakeCuda) -> None:
+    on = gauge(cuda)
+    cuda.hold(100)
+
+    def job() -> None:
+        cuda.hold(130)
+        cuda.hold(110)
+
+    assert on.peak(job) == 30
+    assert on.peak(lambda: cuda.hold(115)) == 5, "of this job, not of the one before"
+
+
+def test_phases_add_up_and_keep_their_peaks_apart(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.hold(1000)
+    phases = Phases(gauge(cuda))
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: cuda.done)  # the host sees what has been waited for
+
+    def phase(name: str, *held: int, milliseconds: float) -> None:
+        with phases(name):
+            for count in held:
+                cuda.hold(count)
+            cuda.run(milliseconds)
+
+    phase("warm-up", 9000, 1000, milliseconds=5)
+    phases.clear()
+    phase("rollout", 1500, 1100, milliseconds=10)
+    phase("update", 1200, 1100, milliseconds=20)
+    cuda.hold(5000)  # belongs to no phase
+    cuda.hold(1000)
+    phase("rollout", 1300, 1000, milliseconds=30)
+    assert phases.stop() == {
+        "rollout": {"seconds": pytest.approx(40), "bytes": 500},
+        "update": {"seconds": pytest.approx(20), "bytes": 200},
+    }
+
+
+def test_a_cpu_job_is_warmed_up_and_repeated() -> None:
+    calls: list[str] = []
+    times = CpuGauge().times(lambda: calls.append("job"), before=lambda: calls.append("before"), budget=0.0, least=4)
+    assert calls == ["before", "job"] * 5
+    assert len(times) == 4
+    assert min(times) >= 0
+
+
+def test_peak_of_a_cpu_job_is_what_torch_allocates() -> None:
+    kept: list[Any] = [torch.zeros(500_000)]
+
+    def job() -> None:
+        first = torch.zeros(100_000)
+        second = first + 1
+        del first, second
+
+    assert 800_000 <= CpuGauge().peak(job) < 810_000
+    assert kept
+
+
+def test_resident_memory_is_watched() -> None:
+    watch = ResidentWatch()
+    held = torch.ones(25_000_000)
+    assert 90e6 < watch.peak() < 150e6
+    del held
+    watch.peak()
+    assert watch.stop() < 50e6, "the peak of what came before is forgotten"
