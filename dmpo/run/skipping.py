@@ -71,7 +71,9 @@ def write_evidence(
         | {name: finite_or_none(float(values[i])) for name, values in scores.items()}
         for i, (prompt, completion) in enumerate(texts)
     ]
+    of_tokens = {"one_step_cur": batch.one_step_cur, "one_step_ref": batch.one_step_ref}
     tensors = {**vars(completions), "row_ids": batch.row_ids, **scores}
+    tensors |= {name: value for name, value in of_tokens.items() if value is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -89,7 +89,7 @@ def expected(batch: Batch, settings: DMPOConfig) -> tuple[float, list[Tensor]]:
     return loss.item(), [p.grad for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("micro_batch_size", [0, 1, 7])
+@pytest.mark.parametrize("micro_batch_size", [0, 7])
 @pytest.mark.parametrize("changes", [{"loss": "wd1"}, {"loss": "diffu_grpo"}, {"loss": "diffu_grpo", "kl_beta": 0.0}])
 def test_gradient_is_that_of_the_formula(changes: dict[str, Any], micro_batch_size: int) -> None:
     """Written out token by token and differentiated by autograd, in float64; whole groups against micro-batches."""
@@ -125,17 +125,17 @@ def test_a_group_whose_rewards_agree_teaches_nothing(loss: str) -> None:
 
 
 def test_the_clip_cuts_what_goes_too_far_and_nothing_else() -> None:
-    """Loss and dloss/dlog p at ε = 0.5 by hand; a ratio of e^200 that is cut off does not overflow."""
+    """Loss and dloss/dlog p at ε = 0.5 by hand; a ratio of e^800 that is cut off does not overflow."""
     ratios = torch.tensor([2.0, 1.2, 0.1, 2.0, 0.6, 0.1], dtype=torch.float64)
-    change = torch.cat([ratios.log(), torch.tensor([200.0, -200.0], dtype=torch.float64)]).unsqueeze(1)
-    gains = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    change = torch.cat([ratios.log(), torch.tensor([800.0, -800.0, 800.0], dtype=torch.float64)]).unsqueeze(1)
+    gains = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, -1.0, 0.0], dtype=torch.float64)
     change.requires_grad_()
     losses, clipped, kl = token_losses(change, torch.zeros_like(change), None, gains, 0.5, 0.0)
     losses.sum().backward()
-    assert losses.flatten().tolist() == pytest.approx([-1.5, -1.2, -0.1, 2.0, 0.6, 0.5, -1.5, 0.5], rel=1e-12)
+    assert losses.flatten().tolist() == pytest.approx([-1.5, -1.2, -0.1, 2.0, 0.6, 0.5, -1.5, 0.5, 0], rel=1e-12)
     assert change.grad is not None
-    assert change.grad.flatten().tolist() == pytest.approx([0, -1.2, -0.1, 2.0, 0.6, 0, 0, 0], rel=1e-12)
-    assert clipped.flatten().tolist() == [True, False, False, False, False, True, True, True]
+    assert change.grad.flatten().tolist() == pytest.approx([0, -1.2, -0.1, 2.0, 0.6, 0, 0, 0, 0], rel=1e-12)
+    assert clipped.flatten().tolist() == [True, False, False, False, False, True, True, True, False]
     assert kl.isnan().all()
 
 

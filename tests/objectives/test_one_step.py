@@ -29,11 +29,12 @@ def wide(rows: int, length: int) -> Completions:
 
 def test_prompt_tokens_are_masked_at_their_rate_and_completions_whole() -> None:
     completions = wide(200, 50)
-    rows, masks = one_step_views(completions, torch.arange(200), config(**OPTIONS), 0, MASK)
+    options = config(**OPTIONS, prompt_mask_rate=0.3)
+    rows, masks = one_step_views(completions, torch.arange(200), options, 0, MASK)
     masked = rows.prompt_ids == MASK  # no prompt has the mask token by itself
     count = masked.sum()
-    # 20000 draws at p = 0.15: 5 standard deviations
-    assert abs(count - 3000) < 5 * math.sqrt(20000 * 0.15 * 0.85)
+    # 20000 draws at p = 0.3: 5 standard deviations
+    assert abs(count - 6000) < 5 * math.sqrt(20000 * 0.3 * 0.7)
     assert masks.all()
     assert torch.equal(rows.prompt_ids[~masked], completions.repeat(2).prompt_ids[~masked])
     assert torch.equal(rows.tokens, completions.repeat(2).tokens)
@@ -57,7 +58,7 @@ def test_masks_are_fresh_for_each_step_and_replicate_and_depend_on_row_ids_alone
     assert torch.equal(body, masks[1])
 
 
-@pytest.mark.parametrize("size", [1, 5, 100])
+@pytest.mark.parametrize("size", [5, 100])
 def test_log_probs_are_those_of_whole_logits(size: int) -> None:
     """Of what counts, 0 elsewhere, in any batches, without dropout; the places of [B, F, R, L] are what they say."""
     batch, options = rollouts(), config(**OPTIONS, rollout_batch_size=size)
@@ -75,8 +76,7 @@ def test_log_probs_are_those_of_whole_logits(size: int) -> None:
             torch.testing.assert_close(found[:, step, replicate], part, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("lora_r", [0, 8])
-@pytest.mark.parametrize("loss", ["wd1", "diffu_grpo"])
+@pytest.mark.parametrize(("loss", "lora_r"), [("wd1", 0), ("diffu_grpo", 8)])
 def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
     options = test_plan.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
     policy, model_config = test_plan.policy_of(options)

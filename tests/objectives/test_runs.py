@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from dmpo.buffer import ReplayBuffer
 from dmpo.objectives.one_step import one_step_log_probs
 from dmpo.policy import ReferencePolicy
+from dmpo.pretrain import character_tokenizer
+from dmpo.run.skipping import write_evidence
 from tests.test_rollout import a_round, config, model
 from tests.test_trainer import lines, settings, trainer
 
@@ -37,7 +39,7 @@ def test_it_learns(tmp_path: Path, loss: Any) -> None:
 def test_resume_equals_an_undisturbed_run(tmp_path: Path) -> None:
     """Stopped amid a round, with older rounds in the buffer and a reference of its own."""
     options: dict[str, Any] = {"loss": "diffu_grpo", "lora_r": 2, "replicates": 3, "gradient_steps": 2, "max_steps": 4}
-    options |= {"buffer_rounds": 2, "reference_refresh_steps": 2, **BRIEF, "save_steps": 1}
+    options |= {"buffer_rounds": 2, "reference_refresh_steps": 2, **BRIEF}
     trainer(settings(tmp_path / "whole", **options)).train()
     trainer(settings(tmp_path / "parts", **{**options, "max_steps": 3})).train()
     trainer(settings(tmp_path / "parts", resume=True, **options)).train()
@@ -65,13 +67,15 @@ def test_what_a_step_says_of_itself(tmp_path: Path) -> None:
         assert "kl" not in line
 
 
-def test_a_round_keeps_its_scores_and_a_new_reference_has_its_own() -> None:
+def test_a_round_keeps_its_scores_and_a_new_reference_has_its_own(tmp_path: Path) -> None:
     policy, options = model(), config("topk", loss="diffu_grpo", reference_refresh_steps=1)
     reference, buffer = ReferencePolicy(policy, refreshable=True), ReplayBuffer(2, seed=0)
     start = a_round(policy, reference, options)
     scores = one_step_log_probs(policy, start.completions, start.row_ids, options)
     assert torch.equal(start.one_step_cur, scores)  # type: ignore[arg-type]
     assert torch.equal(start.one_step_ref, scores)  # type: ignore[arg-type]
+    write_evidence(tmp_path, 0, start, character_tokenizer(), options)
+    assert torch.equal(load_file(tmp_path / "rank-0.safetensors")["one_step_ref"], scores)
     buffer.add(start)
     with torch.no_grad():
         for parameter in policy.parameters():
