@@ -32,11 +32,13 @@ Task = tuple[Condition, int]
 
 
 def planned(only: list[str], seeds: list[int]) -> list[Task]:
-    """The scan for learning rates, then every condition of the chosen questions, each once a seed."""
-    wanted = {name for question in QUESTIONS if question.key in only for name in question.conditions}
-    tasks = {name.partition("/")[0] for name in wanted}
-    scan = keys((c for c in scan_conditions().values() if c.task in tasks), [SCAN_SEED])
-    return scan + keys((c for c in conditions().values() if c.name in wanted), seeds)
+    """What the chosen questions need: the scans for learning rates, then every condition once a seed."""
+    chosen = [question for question in QUESTIONS if question.key in only]
+    names = {name for question in chosen for name in question.conditions}
+    wanted = [condition for condition in conditions().values() if condition.name in names]
+    pairs = {(c.task, c.objective) for c in wanted} | {pair for question in chosen for pair in question.scanned_only}
+    scan = [condition for condition in scan_conditions().values() if (condition.task, condition.objective) in pairs]
+    return keys(scan, [SCAN_SEED]) + keys(wanted, seeds)
 
 
 def missing(tasks: list[Task], records: dict[Key, Record]) -> list[Task]:

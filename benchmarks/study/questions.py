@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .conditions import BASELINES, COEFFICIENTS, DECODERS, GROUPS, REUSE, default
+from .conditions import BASELINES, COEFFICIENTS, DECODERS, GROUPS, REUSE, SECOND, default
 
 USUAL = default("sudoku")
 
@@ -31,7 +31,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Question:
-    """conditions: rows of its table; contrasts: its conclusions; columns: of the table beyond the accuracies."""
+    """conditions: rows of its table; contrasts: its conclusions; columns: of the table beyond the accuracies;
+    scanned_only: (task, objective) pairs of which only the scan for learning rates is run."""
 
     key: str
     title: str
@@ -39,6 +40,7 @@ class Question:
     contrasts: tuple[Contrast, ...]
     panels: tuple[Panel, ...]
     columns: tuple[str, ...] = ()
+    scanned_only: tuple[tuple[str, str], ...] = ()
 
 
 def against(reference: str, others: Iterable[str]) -> tuple[Contrast, ...]:
@@ -53,8 +55,8 @@ def against(reference: str, others: Iterable[str]) -> tuple[Contrast, ...]:
 def _groups() -> Question:
     names = {(name, group): default("sudoku", group, name) for group in GROUPS for name in BASELINES}
     contrasts = [c for group in GROUPS for c in against(names["none", group], (names[n, group] for n in BASELINES[1:]))]
-    slow = "sudoku/none G=8 at 1e-4"  # the rate that was best for it alone
-    contrasts += against(slow, (names["negative", 8],))
+    swapped = ("sudoku/none G=8 at 1e-4", "sudoku/negative G=8 at 2e-4")  # each at the other's learning rate
+    contrasts += against(swapped[0], (names["negative", 8],)) + against(names["none", 8], (swapped[1],))
     small, large = min(GROUPS), max(GROUPS)
     contrasts.append(
         Contrast(
@@ -67,21 +69,39 @@ def _groups() -> Question:
     return Question(
         "group",
         "Weight baselines and group size (the paper's figures 3 and 5)",
-        (*names.values(), slow),
+        (*names.values(), *swapped),
         tuple(contrasts),
         tuple(panels),
         ("peak",),
     )
 
 
-def _compared(key: str, title: str, others: Iterable[str], *columns: str, panels: tuple[Panel, ...] = ()) -> Question:
+def _compared(
+    key: str, title: str, others: Iterable[str], *columns: str, panels: tuple[Panel, ...] = (), scanned: str = ""
+) -> Question:
     names = (USUAL, *others)
     shown = panels or (Panel("", "sampled", names), Panel("", "greedy", names))
-    return Question(key, title, names, against(USUAL, names), shown, columns)
+    return Question(key, title, names, against(USUAL, names), shown, columns, (("sudoku", scanned),) if scanned else ())
 
 
 def _named(table: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"sudoku/{name}" for name in table)
+
+
+def _second() -> Question:
+    names = {(name, group): default("countdown", group, name) for name, group in SECOND}
+    usual, rivals = names["negative", 8], tuple(names[name, 8] for name in ("none", "wddo 1/G", "wd1", "diffu_grpo"))
+    contrasts = [*against(usual, rivals)]
+    contrasts += [c for group in (4, 16) for c in against(names["none", group], (names["negative", group],))]
+    quantities = ("sampled", "greedy", "entropy", "distinct_in_group")
+    return Question(
+        "countdown",
+        "The second task: a small Countdown",
+        tuple(names.values()),
+        tuple(contrasts),
+        tuple(Panel("", quantity, (usual, *rivals)) for quantity in quantities),
+        ("peak", "entropy", "distinct_in_group"),
+    )
 
 
 _RIVALS = tuple(default("sudoku", objective=name) for name in ("none", "wddo 1/G", "wd1", "diffu_grpo"))
@@ -91,6 +111,7 @@ QUESTIONS: tuple[Question, ...] = (
         "loss",
         "WDCE against WDDO",
         (default("sudoku", objective="none"), "sudoku/R=4", default("sudoku", objective="wddo 1/G")),
+        scanned="wddo",
     ),
     _compared(
         "reuse",
@@ -118,4 +139,5 @@ QUESTIONS: tuple[Question, ...] = (
             Panel("", quantity, (USUAL, *_RIVALS)) for quantity in ("sampled", "greedy", "entropy", "distinct_in_group")
         ),
     ),
+    _second(),
 )

@@ -10,7 +10,6 @@ from dmpo.run.whole_files import write_text
 
 from .conditions import (
     COMPLETIONS,
-    FAMILIES,
     LEARNING_RATES,
     SCAN_SEED,
     SCANS,
@@ -95,19 +94,14 @@ def _text(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def best_rate(records: Mapping[Key, Record], task: str, name: str) -> float | None:
-    """The learning rate with the highest sampled validation accuracy at the end of a family's scan runs.
+def best_rate(records: Mapping[Key, Record], task: str, objective: str) -> float | None:
+    """The learning rate with the highest sampled validation accuracy at the end of its scan run.
 
-    On average over its objectives; the smaller one of equals. None where a run of the scan is missing.
+    The smaller one of equals. None where a run of the scan is missing.
     """
-    totals = {}
-    for rate in SCANS[task][name]:
-        shares = [_scanned(records, task, objective, rate) for objective in FAMILIES[name]]
-        known = [share for share in shares if share is not None]
-        if len(known) < len(shares):
-            return None
-        totals[rate] = sum(known)
-    return max(totals, key=totals.__getitem__)
+    shares = {rate: _scanned(records, task, objective, rate) for rate in sorted(SCANS[task][objective])}
+    known = {rate: share for rate, share in shares.items() if share is not None}
+    return max(known, key=known.__getitem__) if len(known) == len(shares) else None
 
 
 def _scanned(records: Mapping[Key, Record], task: str, objective: str, rate: float) -> float | None:
@@ -117,21 +111,19 @@ def _scanned(records: Mapping[Key, Record], task: str, objective: str, rate: flo
 
 def _scan(records: Mapping[Key, Record]) -> list[str]:
     lines = [
-        f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8. The rate "
-        "in bold is the best of the objective, or for the baselines of WDCE the best on average, so that they differ "
-        "in nothing else; every other run of the objective takes it unless its name says otherwise.",
+        f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8. Every "
+        "other run of an objective takes the rate in bold, its best, unless its name says otherwise.",
         "",
     ]
     rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
     lines += [f"| task | objective | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (2 + len(rates)) + "|"]
-    for task, families in LEARNING_RATES.items():
-        for name, used in families.items():
-            for objective in FAMILIES[name]:
-                shares = {rate: _scanned(records, task, objective, rate) for rate in rates}
-                cells = {rate: "" if share is None else f"{share:.1%}" for rate, share in shares.items()}
-                marked = [f"**{cell}**" if cell and rate == used else cell for rate, cell in cells.items()]
-                if any(marked):
-                    lines.append(f"| {task} | {objective} | {' | '.join(marked)} |")
+    for task, objectives in LEARNING_RATES.items():
+        for objective, used in objectives.items():
+            shares = {rate: _scanned(records, task, objective, rate) for rate in rates}
+            cells = {rate: "" if share is None else f"{share:.1%}" for rate, share in shares.items()}
+            marked = [f"**{cell}**" if cell and rate == used else cell for rate, cell in cells.items()]
+            if any(marked):
+                lines.append(f"| {task} | {objective} | {' | '.join(marked)} |")
     return lines
 
 
