@@ -1,7 +1,7 @@
 """How fast could a device do given work at best? The roofline: the slower of moving the bytes and doing the arithmetic.
 
 Figures are those of vendor data sheets, per GPU and dense (without structured sparsity); they are peaks that no kernel
-reaches. `Attainable` says which share of each is assumed.
+reaches. `Attainable` says which share of each is assumed; `LIKELY` is a guess from what tuned kernels commonly get.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 class Device:
     """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory and L2 cache.
 
-    tensor: bfloat16 operands, float32 sums. fp32, fp64: the ordinary units, not tensor cores. Data sheets count 10^9
-    bytes a GB of memory and 2^20 bytes a MB of cache. reported: what the driver calls it, a pattern.
+    tensor: bfloat16 operands, float32 sums; tf32: float32 operands that tensor cores round. fp32, fp64: the ordinary
+    units. Data sheets count 10^9 bytes a GB of memory and 2^20 bytes a MB of cache. reported: what the driver calls it,
+    a pattern.
     """
 
     name: str
     bandwidth: float
     tensor: float
+    tf32: float
     fp32: float
     fp64: float
     memory: float
@@ -43,6 +45,7 @@ DEVICES = (
         name="A100",
         bandwidth=2.039 * TB,
         tensor=312 * T,
+        tf32=156 * T,
         fp32=19.5 * T,
         fp64=9.7 * T,
         memory=80 * GB,
@@ -54,6 +57,7 @@ DEVICES = (
         name="H100",
         bandwidth=3.35 * TB,
         tensor=989.4 * T,
+        tf32=494.7 * T,
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=80 * GB,
@@ -65,6 +69,7 @@ DEVICES = (
         name="H200",
         bandwidth=4.8 * TB,
         tensor=989.4 * T,
+        tf32=494.7 * T,
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=141 * GB,
@@ -76,6 +81,7 @@ DEVICES = (
         name="B200",
         bandwidth=8.0 * TB,
         tensor=2250 * T,
+        tf32=1125 * T,
         fp32=80 * T,
         fp64=40 * T,
         memory=180 * GB,
@@ -100,37 +106,36 @@ def device_named(name: str) -> Device | None:
 
 @dataclass(frozen=True)
 class Attainable:
-    """Assumed shares of a device's peaks, in (0, 1], and what a launch costs at least, in seconds."""
+    """Assumed shares of a device's peaks, in (0, 1]; seconds that a launch adds; whether a job made of several kernels
+    is taken to compute and to move bytes at the same time."""
 
     name: str
     bandwidth: float
     arithmetic: float
     launch: float
+    overlap: bool
 
 
-BOUND = Attainable("bound", bandwidth=1.0, arithmetic=1.0, launch=0.0)
+BOUND = Attainable("roofline", bandwidth=1.0, arithmetic=1.0, launch=0.0, overlap=True)
+LIKELY = Attainable("likely", bandwidth=0.8, arithmetic=0.6, launch=3e-6, overlap=False)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel, or one kernel after another of the same kind, does.
+    """What one kernel does.
 
-    bytes: moved from and to the device's memory. tensor, fp32, fp64: FLOPs by kind of unit. launches: kernels.
+    bytes: moved from and to the device's memory. tensor, tf32, fp32, fp64: FLOPs by kind of unit. launches: kernels.
     """
 
     bytes: float = 0.0
     tensor: float = 0.0
+    tf32: float = 0.0
     fp32: float = 0.0
     fp64: float = 0.0
     launches: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def __mul__(self, times: float) -> Work:
-        return Work(*(getattr(self, f.name) * times for f in fields(self)))
-
-    __rmul__ = __mul__
+UNITS = ("tensor", "tf32", "fp32", "fp64")
 
 
 def seconds(work: Work, device: Device, reach: Attainable = BOUND) -> float:
@@ -139,5 +144,5 @@ def seconds(work: Work, device: Device, reach: Attainable = BOUND) -> float:
     Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009.
     """
     moving = work.bytes / (device.bandwidth * reach.bandwidth)
-    computing = max(work.tensor / device.tensor, work.fp32 / device.fp32, work.fp64 / device.fp64) / reach.arithmetic
+    computing = max(getattr(work, unit) / getattr(device, unit) for unit in UNITS) / reach.arithmetic
     return max(moving, computing) + work.launches * reach.launch

@@ -1,0 +1,178 @@
+"""What does a piece of PyTorch code do on a GPU, op by op? Counted on tensors that have shapes and no memory.
+
+Fake tensors take the way that a GPU's would, at the sizes of LLaDA-8B. Assumed, besides what
+`benchmarks/meter.py` assumes of PyTorch's ops (inputs read once, outputs written once, views free):
+
+- one op is one kernel, and kernels take turns;
+- attention is one kernel that keeps no score matrix;
+- products of float32 run on tensor cores in TF32, as dmpo sets them up beside a bfloat16 model;
+- an exponential, logarithm or power costs ELEMENTARY operations, any other element one;
+- dropout keeps a mask of one byte an element; Triton kernels move what `tile_softmax_work` and `sampling_work` say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.meter import UNCOUNTED, _is_view, _moved
+from benchmarks.roofline import Attainable, Device, Work, seconds
+from benchmarks.simulated_step import LiveBytes
+from dmpo.kernels import linear_ce_triton, sampling_triton
+from dmpo.kernels.launch_table import TABLE
+
+ELEMENTARY = 40
+_ELEMENTARY_OPS = {"exp", "log", "pow", "rsqrt", "silu", "_softmax", "_log_softmax", "silu_backward"}
+
+Ops = Counter[Work]  # how often each kernel runs
+
+
+class _OpCounter(TorchDispatchMode):
+    def __init__(self, ops: Ops) -> None:
+        super().__init__()
+        self.ops = ops
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        name = func._schema.name.split("::")[1]
+        made = any(isinstance(x, Tensor) for x in tree_leaves(out))  # fake tensors are also asked for their device
+        if made and name not in UNCOUNTED and not _is_view(func):
+            self.ops[_work(func, name, args, kwargs, out)] += 1
+        return out
+
+
+def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
+    read, written = _moved(func, name, args, kwargs, out)
+    moved = written if name.startswith("new_") or name.endswith("_like") else read + written  # of those only the shape
+    results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if func._overloadpacket in flop_registry:
+        operand = next(x for x in tree_leaves(args) if isinstance(x, Tensor))
+        unit = {2: "tensor", 4: "tf32", 8: "fp64"}[operand.itemsize]
+        return Work(moved, launches=1, **{unit: flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)})
+    elements = max((x.numel() for x in tree_leaves((args, results)) if isinstance(x, Tensor)), default=0)
+    elements *= ELEMENTARY if name.rstrip("_") in _ELEMENTARY_OPS else 1
+    wide = any(x.dtype == torch.float64 for x in tree_leaves((args, results)) if isinstance(x, Tensor))
+    return Work(moved, launches=1, **{"fp64" if wide else "fp32": elements})
+
+
+# ---------------------------------------------------------------------------------------------- Triton
+
+
+def tile_softmax_work(rows: int, columns: int, operand_bytes: int) -> Work:
+    """One step of `linear_ce_triton.tile_softmax`: float32 logits read, probabilities written, a few numbers a row."""
+    return Work(rows * columns * (4 + operand_bytes) + rows * 40, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
+
+
+def sampling_work(rows: int, vocab: int, temperature: float, logit_bytes: int, forbidden: int = 1) -> list[Work]:
+    """The two kernels of `sampling_triton.sample`: all logits to figures of tiles; those, and one tile, to a token."""
+    kind = {0.0: sampling_triton.ARGMAX, 1.0: sampling_triton.PLAIN}.get(temperature, sampling_triton.TEMPERED)
+    block = TABLE[90]["sample_tiles"][logit_bytes].block
+    tiles = -(-vocab // block)
+    figures = 4 * sampling_triton.STATS[kind] * tiles
+    passes = 2 if kind == sampling_triton.TEMPERED else 1
+    each = vocab * logit_bytes + figures + 8 * forbidden * tiles
+    first = Work(rows * each, fp32=rows * vocab * passes * (ELEMENTARY + 4), launches=1)
+    each = figures + block * logit_bytes + 8 * forbidden + 12
+    second = Work(rows * each, fp32=rows * (tiles + block) * ELEMENTARY, launches=1)
+    return [first, second]
+
+
+@contextmanager
+def _counted_triton(ops: Ops) -> Iterator[None]:
+    def tile_softmax(tile: Tensor, probs: Tensor, *_: Any) -> None:
+        rows, columns = tile.shape
+        ops[tile_softmax_work(rows, columns, probs.itemsize)] += 1
+
+    def sample(
+        logits: Tensor, temperature: float, seed: int, row_ids: Any, forbid: list[int], mode: str
+    ) -> tuple[Tensor, Tensor]:
+        rows, vocab = logits.shape
+        ops.update(sampling_work(rows, vocab, temperature, logits.itemsize, len(forbid)))
+        return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
+
+    with (
+        mock.patch.object(linear_ce_triton, "tile_softmax", tile_softmax),
+        mock.patch.object(sampling_triton, "sample", sample),
+    ):
+        yield
+
+
+# ---------------------------------------------------------------------------------------------- PyTorch
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **_: Any
+) -> Tensor:
+    """The fused kernel of a GPU in place of PyTorch's choice, which looks at the machine."""
+    efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+    return efficient(query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p)[0]
+
+
+def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(x, p, True)[0] if training and p else x
+
+
+@contextmanager
+def fake_gpu(mode: FakeTensorMode) -> Iterator[None]:
+    """Tensors made inside are fake, and what they meet is what a GPU would run. Those of one mode go together."""
+    with (
+        mock.patch.object(F, "scaled_dot_product_attention", _attention),
+        mock.patch.object(F, "dropout", _dropout),
+        mode,
+    ):
+        yield
+
+
+def count(run: Callable[[], Any]) -> Ops:
+    """The kernels of one call of `run`; inside `fake_gpu`."""
+    ops: Ops = Counter()
+    with _counted_triton(ops), _OpCounter(ops):
+        run()
+    return ops
+
+
+def peak(run: Callable[[], Any], inputs: list[Tensor]) -> int:
+    """The most bytes alive at once during `run`, above those of its inputs; inside `fake_gpu`."""
+    with _counted_triton(Counter()), LiveBytes(inputs) as live:
+        run()
+    return live.peak
+
+
+def time_of(ops: Ops, device: Device, reach: Attainable) -> float:
+    """Seconds of all kernels, one after another."""
+    return sum(times * seconds(work, device, reach) for work, times in ops.items())
+
+
+def total(ops: Ops) -> dict[str, float]:
+    """Bytes, FLOPs by unit and launches of all kernels together."""
+    return {name: sum(times * getattr(work, name) for work, times in ops.items()) for name in Work.__dataclass_fields__}
+
+
+def scaled(ops: Ops, times: int) -> Ops:
+    return Counter({work: count * times for work, count in ops.items()})
+
+
+def extended(fewer: Ops, more: Ops, layers: int) -> Ops:
+    """Ops of a model from those of models with 2 and 3 blocks: every further block does the same.
+
+    Raises ValueError where a third block takes something away, as it would if blocks differed.
+    """
+    found: Ops = Counter()
+    for work in fewer.keys() | more.keys():
+        each = more[work] - fewer[work]
+        if each < 0:
+            raise ValueError(f"blocks differ: {work} runs {fewer[work]} times in 2 and {more[work]} times in 3 of them")
+        found[work] = fewer[work] + (layers - 2) * each
+    return found

@@ -1,0 +1,195 @@
+"""If these fail, the prediction for GPUs counts kernels that do not run, or misses some that do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import predict
+from benchmarks.bench_step import published as published_loss
+from benchmarks.meter import measure
+from benchmarks.roofline_count import count, extended, fake_gpu, sampling_work, tile_softmax_work, total
+from benchmarks.roofline_model import Simulation
+from benchmarks.roofline_step import OURS, PUBLISHED, memory, round_of, update
+from benchmarks.setting import RESULTS
+from benchmarks.simulated_step import fill, llama_config
+from dmpo.config import DMPOConfig
+from dmpo.config_files import load_config
+from dmpo.kernels import launch, linear_ce_triton
+from dmpo.masked_lm import MaskedLlama, hidden_states
+from dmpo.memory import Architecture
+
+ROWS, MICRO, WIDTH = 16, 4, 456  # those of the committed rounds: their passes are counted once for all tests
+
+
+@pytest.fixture(scope="module")
+def counts() -> Simulation:
+    return Simulation(load_config(DMPOConfig, predict.CONFIG), wide_adapters=False)
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / "prediction.json").read_text())
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- counting
+
+
+def test_flops_of_the_models_passes_agree_with_torchs_counter_and_with_the_closed_form(counts: Simulation) -> None:
+    rows, width, rank = ROWS, WIDTH, counts.config.lora_r
+    arch = Architecture.of(counts.model)
+    attention = 4 * rows * width**2 * arch.queries
+    forward = 2 * rows * width * (arch.block_linear + arch.adapter(rank)) + attention
+    found = total(counts.forward(rows, width))
+    rotary = found["tf32"]  # positions times frequencies, once
+    assert found["tensor"] == arch.layers * forward
+    assert rotary < 1e-5 * found["tensor"]
+    with torch.no_grad(), fake_gpu(counts.mode), FlopCounterMode(display=False) as counter:
+        hidden_states(counts.policies[1].eval(), torch.zeros(rows, width, dtype=torch.int64))
+    assert counter.get_total_flops() == 3 * forward + rotary
+    without = total(counts.forward(rows, width, adapters=False))
+    assert without["tensor"] == arch.layers * (2 * rows * width * arch.block_linear + attention)
+
+
+def test_a_backward_makes_no_gradient_of_frozen_weights(counts: Simulation) -> None:
+    """Two products a frozen weight (of which the first block's three readers of the embeddings need one), three an
+    adapter's; attention's backward is 2.5 times its forward."""
+    rows, width, rank = MICRO, WIDTH, counts.config.lora_r
+    arch = Architecture.of(counts.model)
+    queries_keys_values = sum(inputs * outputs for inputs, outputs in arch.linears[:3])
+    adapters_in = 3 * rank * arch.hidden
+    products = arch.layers * (2 * arch.block_linear + 3 * arch.adapter(rank)) - queries_keys_values - adapters_in
+    attention = arch.layers * 3.5 * 4 * rows * width**2 * arch.queries
+    assert total(counts.training(rows, width))["tensor"] == 2 * rows * width * products + attention
+
+
+def test_every_further_block_does_what_the_third_does() -> None:
+    with torch.device("meta"):
+        model: Any = MaskedLlama(llama_config(layers=4, hidden=32, mlp=48, heads=2, vocab=50))
+    found = []
+    with fake_gpu(FakeTensorMode()):
+        blocks = fill(model).model.layers
+        ids, slope = torch.zeros(2, 6, dtype=torch.int64), torch.empty(2, 6, 32)
+        for layers in (2, 3, 4):
+            model.model.layers = blocks[:layers]
+            model.zero_grad()
+            found.append(count(lambda: hidden_states(model, ids).backward(slope)))
+    assert extended(found[0], found[1], 4) == found[2]
+    with pytest.raises(ValueError, match="blocks differ"):
+        extended(found[1], found[0], 4)
+
+
+def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
+    hidden = torch.randn(3, 5, 16).requires_grad_()
+    head = torch.randn(40, 16)
+    targets = torch.randint(0, 40, (3, 5))
+    mask, weights = torch.rand(3, 5) < 0.5, torch.rand(3)
+
+    class Model:
+        def __call__(self, _: Tensor) -> Tensor:
+            return self.hidden
+
+        def head(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight)
+
+    def job(*inputs: Tensor) -> None:
+        model = Model()
+        model.hidden, model.weight, *rest = inputs  # type: ignore[attr-defined]
+        published_loss(model, rest[0], *rest).backward()  # type: ignore[arg-type]
+
+    inputs = (hidden, head, targets, mask, weights)
+    expected = measure(lambda: job(*inputs))
+    with fake_gpu(FakeTensorMode()):
+        fakes = [torch.empty(x.shape, dtype=x.dtype, requires_grad=x.requires_grad) for x in inputs]
+        found = total(count(lambda: job(*fakes)))
+    like = 4  # ones_like of the loss: the meter reads it, though only its shape is used
+    assert found["bytes"] == expected.bytes_read + expected.bytes_written - like
+    assert found["tf32"] == expected.flops == 2 * 2 * 15 * 16 * 40
+    assert found["launches"] == expected.launches
+
+
+def test_a_tile_of_the_loss_moves_what_its_kernel_moves() -> None:
+    rows, columns = 3, 100
+    tile, probs = torch.zeros(rows, 112)[:, :columns], torch.zeros(rows, 112, dtype=torch.float16)[:, :columns]
+    figures = [torch.zeros(rows) for _ in range(5)]
+    with launch.plain_path(False):
+        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, torch.zeros(rows).long(), *figures, 0))
+    moved = sum(found.by_op["_tile_softmax_kernel"])
+    assert tile_softmax_work(rows, columns, 2).bytes == moved
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
+def test_a_draw_moves_what_its_kernels_were_counted_to_move(temperature: float) -> None:
+    meter = json.loads((RESULTS / "kernel_report.json").read_text())["meter"]
+    (table,) = (t for title, t in meter.items() if title.startswith(f"Sampling, T = {temperature:g},"))
+    row = table["dmpo sample_tokens"]
+    works_of_draw = sampling_work(8, 126464, temperature, 2)
+    assert sum(work.bytes for work in works_of_draw) == row["bytes_read"] + row["bytes_written"]
+    assert len(works_of_draw) == row["launches"]
+
+
+def test_the_peak_of_published_draws_holds_float64_copies_of_all_logits(counts: Simulation) -> None:
+    rows, width = 2, 6
+    logits = rows * width * counts.model.vocab_size
+    assert 3 * 8 * logits <= counts.tail_peak("published", "rollout", rows, width, 0) <= 6 * 8 * logits
+    row = counts.model.vocab_size + counts.model.hidden_size
+    assert counts.tail_peak("ours", "rollout", rows, width, 4) == pytest.approx(2 * 4 * row, rel=0.01)
+
+
+# ---------------------------------------------------------------------------------------------- a round
+
+
+def test_rows_that_are_masked_alone_pass_through_our_head(counts: Simulation) -> None:
+    rows, width, live = 2, 12, 7
+    product = 2 * counts.head.numel()
+    for phase, per_row in (("rollout", 1), ("score", 1), ("update", 2)):
+        assert total(counts.tail("ours", phase, rows, width, live))["tensor"] == live * per_row * product
+        assert total(counts.tail("published", phase, rows, width, live))["tensor"] == rows * width * per_row * product
+
+
+def test_a_pass_on_kept_keys_attends_to_all_of_them(counts: Simulation) -> None:
+    arch = Architecture.of(counts.model)
+    block, tokens = 32, ROWS * 32
+    products = 2 * tokens * (arch.block_linear + arch.adapter(counts.config.lora_r))
+    attention = 4 * tokens * WIDTH * arch.queries
+    assert total(counts.forward(ROWS, block, WIDTH))["tensor"] == arch.layers * (products + attention)
+
+
+def test_the_committed_parts_are_what_the_code_counts_today(
+    counts: Simulation, committed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what versions of PyTorch and transformers count otherwise; else run python -m benchmarks.predict."""
+    monkeypatch.setattr(predict, "ROLLOUTS", predict.ROLLOUTS[:1])
+    monkeypatch.setattr(predict, "OURS_DDP", OURS)  # one prompt
+    for part in predict._parts(counts, OURS):
+        keys = part.keys() - {"stages"}
+        (stored,) = (
+            x for x in committed["parts"] if all(x.get(key) == part[key] for key in keys) and not x.get("recomputed")
+        )
+        for stage, found in part["stages"].items():
+            for figure in ("bytes", "tensor", "launches"):
+                assert found[figure] == pytest.approx(stored["stages"][stage][figure], rel=0.03), (part["phase"], stage)
+
+
+def test_more_gradient_steps_take_longer_by_as_much(counts: Simulation) -> None:
+    run = round_of(counts.config, gpus=8, prompt=200)
+    twice = replace(run, config=replace(run.config, gradient_steps=2 * run.config.gradient_steps))
+    for stage, ops in update(counts, run, OURS).items():
+        assert total(update(counts, twice, OURS)[stage])["bytes"] == 2 * total(ops)["bytes"]
+
+
+def test_published_memory_differs_in_the_logits_alone(counts: Simulation) -> None:
+    run = round_of(counts.config, gpus=8, prompt=200)
+    published, ours = (memory(counts, run, approach) for approach in (PUBLISHED, OURS))
+    extra = counts.tail_peak("published", "rollout", run.config.rollout_batch_size, run.width, 0)
+    assert 0.7 * extra < published["rollout"] - ours["rollout"] < extra
+    assert published["update"] > ours["update"]
