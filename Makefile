@@ -1,6 +1,7 @@
 # One virtual environment, .venv, serves every target; it is made on first use and again when its inputs change.
 PYTHON ?= python3
 ARGS ?=
+CONFIG ?= sudoku-tiny
 CXX ?= c++
 
 BIN := .venv/bin
@@ -8,18 +9,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 INPUTS := pyproject.toml setup.py .ci/constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint clean
+.PHONY: help train test lint bench clean
 
 help:
 	@echo 'make train   fine-tune the embedded model with DMPO on 4x4 Sudoku; writes runs/sudoku-tiny/'
 	@echo '             once more, elsewhere: make train ARGS="output_dir=runs/second seed=1"'
+	@echo '             the other embedded model, on a small Countdown: make train CONFIG=countdown-tiny'
 	@echo 'make test    linters, type checks and all tests'
 	@echo 'make lint    linters and type checks alone'
+	@echo 'make bench   measure everything on this device beside its peers, 25 minutes; ARGS="--only kernels step", --quick'
 	@echo 'make clean   remove the virtual environment and build products; runs/ stays'
 	@echo 'The first call installs everything into .venv (PYTHON=python3.12 picks the interpreter).'
 
 train: .venv/.base
-	$(BIN)/dmpo train sudoku-tiny $(ARGS)
+	$(BIN)/dmpo train $(CONFIG) $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
@@ -28,6 +31,9 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info dmpo/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -45,4 +51,8 @@ clean:
 
 .venv/.dev: .venv/.base
 	$(PIP) 'dmpo[dev]'
+	@touch $@
+
+.venv/.bench: .venv/.base
+	$(PIP) 'dmpo[bench]'
 	@touch $@
