@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checkpoint_files import check_weight_shapes, checkpoint_folder, first_names, read_json
 from .checkpoint_layout import llada_to_llama_name, llama_to_llada_name
-from .lora import narrow_products
+from .lora import adapt
 from .masked_lm import MaskedLM
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -105,7 +105,7 @@ def attach_adapter(model: MaskedLM, adapter: _Adapter) -> PeftModel:
         for new, name in adapter.names.items():
             if _module(new) in ("lm_head", "model.embed_tokens"):
                 raise ValueError(f"adapter {adapter.folder} changes {name}, which is tied to the other embedding")
-    adapted = narrow_products(get_peft_model(model, _peft_config(model, adapter)))
+    adapted = adapt(model, _peft_config(model, adapter))
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     # peft stores the weight under an adapted embedding or head as well
     below = {f"{name}.base_layer.weight" for name in {_PREFIX + _module(new) for new in adapter.weights}}

@@ -26,10 +26,12 @@ def main(argv: list[str] | None = None) -> int:
 
     train = command("train", _train, "Train with DMPO; the config is a YAML file or a shipped name.")
     train.add_argument("config", help="path of a .yaml file, or a shipped name such as sudoku-tiny")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 output_dir=runs/second")
+    train.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="e.g. seed=1 output_dir=runs/second"
+    )
     planned = command("plan", _plan, "Expected memory of a training run by part and phase; nothing is loaded.")
     planned.add_argument("config", help="as of dmpo train")
-    planned.add_argument("overrides", nargs="*", metavar="key=value", help="as of dmpo train")
+    planned.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="as of dmpo train")
     planned.add_argument("--gpus", type=int, default=1, help="ranks, one GPU each; default 1")
     planned.add_argument("--memory", type=float, default=80.0, metavar="GB", help="of each GPU; default 80")
     planned.add_argument("--sharding", default="ddp", help="ddp (default), zero2, zero3 or fsdp")
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     generate = command("generate", _generate, "Complete a prompt with a checkpoint.")
     generate.add_argument("model", help="checkpoint folder, hub id or embedded name")
     generate.add_argument("prompt")
-    generate.add_argument("overrides", nargs="*", metavar="key=value", help="arguments of dmpo.generate")
+    generate.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="arguments of dmpo.generate")
     merge = command("merge", _merge, "Turn a run, or an adapter and its base, into a plain checkpoint.")
     merge.add_argument("source", help="folder of a run, a checkpoint, an adapter or a model; or a hub id")
     merge.add_argument("--output", required=True, metavar="FOLDER", help="absent or empty")
@@ -156,7 +158,11 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     config = load_config(GenerateConfig, None, arguments.overrides)
     model, tokenizer = load_model(arguments.model, device=config.device), load_tokenizer(arguments.model)
-    limit = model.config.max_position_embeddings - config.gen_length
+    positions = model.config.max_position_embeddings
+    if (limit := positions - config.gen_length) < 1:
+        raise ValueError(
+            f"gen_length must leave room for the prompt in the model's {positions} positions, got {config.gen_length}"
+        )
     prompt_ids, prompt_mask = encode_prompts(tokenizer, [{"prompt": arguments.prompt}], limit)
     result = generate(
         model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -13,7 +15,14 @@ from .masked_lm import lora_target_modules
 def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> PeftModel:
     """LoRA adapters on all linear layers of the blocks; lm_head and embeddings stay frozen."""
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_target_modules(model))
-    return narrow_products(get_peft_model(model, config))
+    return adapt(model, config)
+
+
+def adapt(model: nn.Module, config: LoraConfig) -> PeftModel:
+    """`peft.get_peft_model`, with `narrow_products`."""
+    with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a name that the latter deprecates
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated", FutureWarning)
+        return narrow_products(get_peft_model(model, config))
 
 
 def narrow_products(model: PeftModel) -> PeftModel:
