@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 INPUTS := pyproject.toml setup.py .ci/constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench clean
+.PHONY: help train study test lint bench clean
 
 help:
 	@echo 'make train   fine-tune the embedded model with DMPO on 4x4 Sudoku; writes runs/sudoku-tiny/'
 	@echo '             once more, elsewhere: make train ARGS="output_dir=runs/second seed=1"'
 	@echo '             the other embedded model, on a small Countdown: make train CONFIG=countdown-tiny'
+	@echo 'make study   the study on the embedded models, resumable; writes benchmarks/results/study/'
 	@echo 'make test    linters, type checks and all tests'
 	@echo 'make lint    linters and type checks alone'
 	@echo 'make bench   measure everything on this device beside its peers, 25 minutes; ARGS="--only kernels step", --quick'
@@ -23,6 +24,9 @@ help:
 
 train: .venv/.base
 	$(BIN)/dmpo train $(CONFIG) $(ARGS)
+
+study: .venv/.dev
+	$(BIN)/python -m benchmarks.study $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
