@@ -23,6 +23,7 @@ def markdown(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "peft"))
     text = [
         "# Prediction: LLaDA-8B on GPUs that were not at hand",
+        "## In short",
         answer(results),
         f"Nothing here was measured on a GPU. {found['date'][:10]}, {commit}"
         f"{' with changes' if found['dirty'] else ''}, {versions}; `{found['command']}`.",
@@ -184,7 +185,7 @@ def answer(results: dict[str, Any]) -> str:
 
     rows = dict(lines(results))
     decoders = [name.removeprefix("round, ") for name in rows if name.startswith("round")]
-    whole = ", ".join(f"{gain(rows[f'round, {name}']):.2f} ({name})" for name in decoders)
+    whole = ", ".join(f"{gain(rows[f'round, {name}']):.2f} times with {name}" for name in decoders)
     tails = ", ".join(
         f"{name} {gain(rows[row], 'head'):.0f}"
         for name, row in (("rollout", f"rollout, {decoders[0]}"), ("score", "score"), ("update", "update"))
@@ -201,7 +202,7 @@ def answer(results: dict[str, Any]) -> str:
     return (
         f"Predicted on an {MAIN}, the decoder the same on both sides: what follows the hidden states is {tails} times "
         f"faster, and the peak of a rollout falls from {peaks[0]:.0f} to {peaks[1]:.0f} GB. The model's own passes are "
-        f"most of a round, and both sides make them, so a round is {whole} times faster; the choice of the decoder "
+        f"most of a round, and both sides make them, so a round is faster {whole}. The choice of the decoder "
         "matters more: beside the released launch, which decodes with prefix_cache, ours with dual_cache is "
         f"{launch:.2f} times faster. With adapters kept in float32, as without DeepSpeed, a round of ours with "
         f"{decoders[0]} is {slower} than a published one, whose adapters DeepSpeed makes bfloat16. Scoring takes one "
