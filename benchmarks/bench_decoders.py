@@ -81,7 +81,7 @@ QUICK = (
     | {"mask_id": 298, "eos_id": 297}
 )
 SIZES = {
-    "cpu": Size(TINY, "float32", 120_000, 4, 64, 128, 32, 64, {"ours": 5, "published": 1}),
+    "cpu": Size(TINY, "float32", 120_000, 4, 64, 128, 32, 64, {"ours": 3, "published": 1}),
     "cuda": Size(LARGE, "bfloat16", 120_000, 4, 64, 128, 32, 64, {"ours": 5, "published": 2}),
     "quick": Size(QUICK, "float32", 290, 2, 4, 8, 4, 4, {"ours": 1, "published": 1}, puzzles=1),
 }

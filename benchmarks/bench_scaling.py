@@ -64,7 +64,7 @@ GRIDS = {
         hidden=64,
         heads=4,
         dtype=torch.float32,
-        repetitions={"least": 2, "most": 20, "budget": 0.4},
+        repetitions={"least": 2, "most": 20, "budget": 0.3},
     ),
     "cuda": Grid(
         base=Shape(vocab=126464, batch=4, length=256, views=2),

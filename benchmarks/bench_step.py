@@ -48,7 +48,7 @@ class Shape:
 
 
 SHAPES = {
-    "cpu": Shape(rows=16, length=192, masked=1024, vocab=126464, hidden=128, heads=4),
+    "cpu": Shape(rows=16, length=192, masked=1024, vocab=126464, hidden=128, heads=4, rounds=2),
     "cuda": Shape(rows=16, length=512, masked=2048, vocab=126464, hidden=4096, heads=32, dtype=torch.bfloat16, steps=5),
     "quick": Shape(rows=4, length=16, masked=16, vocab=300, hidden=16, heads=2, rounds=1, steps=1),
 }

@@ -2,15 +2,18 @@
 
     python -m benchmarks --only report
 
-Counts what `benchmarks/meter.py` says, under Triton's interpreter and so in a process of its own, and compiles every
-production configuration (`benchmarks.cubin`), unless the results at hand were compiled from the same sources. Peers are
-counted where they are installed: pip install liger-kernel cut-cross-entropy. The Markdown starts with the answer.
+Counts what `benchmarks/meter.py` says, under Triton's interpreter and so in a process of its own (ten minutes, most of
+them for cut-cross-entropy), and compiles every production configuration (`benchmarks.cubin`, minutes, too). Neither
+depends on the device or the hour: results of the same sources and versions are kept as they are, header and all. Peers
+are counted where they are installed: pip install liger-kernel cut-cross-entropy. The Markdown starts with the answer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,12 +47,26 @@ class Size:
 WHOLE, QUICK = Size(), Size(2, 4, 300, 2, 16, 16, 256, 2)
 
 
-def sources() -> str:
-    """Digest of what compiled code depends on: kernels, launch parameters, Triton, and what reads the code."""
-    digest = hashlib.sha256(str(versions()["triton"]).encode())
-    for path in [*sorted((ROOT / "kernels").glob("*.py")), ROOT / "kernels/launch.json", ROOT / "benchmarks/cubin.py"]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def compiled_from() -> str:
+    """Digest of what compiled code depends on: Triton's version, the kernels, their launch parameters, their reader."""
+    folder = ROOT / "kernels"
+    kernels = re.compile(r"^@.*\bjit$|^def production\(", re.MULTILINE)
+    files = [path for path in sorted(folder.glob("*.py")) if kernels.search(path.read_text())]
+    files += [*sorted(folder.glob("launch*.*")), ROOT / "benchmarks" / "cubin.py"]
+    return _digest(str(versions()["triton"]), *(path.read_text() for path in files))
+
+
+def counted_from() -> str:
+    """Digest of what counts depend on: PyTorch, Triton, the peers, the ops, the meter and what is metered."""
+    found = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
+    files = [*sorted((ROOT / "kernels").glob("*.*"))]
+    files += [ROOT / "benchmarks" / name for name in ("meter.py", "peers.py", "interpreter.py")]
+    here = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
+    return _digest(str(found), *(path.read_text() for path in files), *map(inspect.getsource, here))
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def compile_kernels(setting: Setting) -> list[dict[str, Any]]:
@@ -59,24 +76,20 @@ def compile_kernels(setting: Setting) -> list[dict[str, Any]]:
     return figures(compile_all())
 
 
-def _compiled(setting: Setting, known: Path) -> list[dict[str, Any]]:
-    """Those of `known` if they are of the same sources."""
-    if setting.quick:
-        return []
-    before = json.loads(known.read_text()) if known.is_file() else {}
-    if before.get("sources") == sources() and before["compiled"]:
-        print(f"not compiled again: {known.name} holds the code of these sources", flush=True)
-        return list(before["compiled"])
-    environment = {"TRITON_INTERPRET": None}
-    return list(in_own_process(compile_kernels, setting, environment=environment))
-
-
-def measure(setting: Setting) -> dict[str, Any]:
-    return {
-        "meter": in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"}),
-        "sources": sources(),
-        "compiled": _compiled(setting, RESULTS / "kernel_report.json"),
-    }
+def measure(setting: Setting, known: Path = RESULTS / "kernel_report.json") -> dict[str, Any]:
+    """Counts and compiled code; all of `known`, its header included, where both are of the same sources."""
+    before = json.loads(known.read_text()) if known.is_file() and not setting.quick else {}
+    sources = {"counted_from": counted_from(), "compiled_from": compiled_from()}
+    same = {name: before.get(name) == digest for name, digest in sources.items()}
+    if all(same.values()):
+        print(f"{known.name} has the counts and the code of these sources; remove it to have them anew\n", flush=True)
+        return dict(before)
+    meter, compiled = before.get("meter"), [] if setting.quick else before.get("compiled")
+    if not same["counted_from"]:
+        meter = in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"})
+    if not same["compiled_from"] and not setting.quick:
+        compiled = in_own_process(compile_kernels, setting, environment={"TRITON_INTERPRET": None})
+    return {**sources, "meter": meter, "compiled": compiled}
 
 
 def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """How do the figures stand beside the published code, the peers and the targets? The README's table, from JSON alone.
 
-    python -m benchmarks.table            # print it
-    python -m benchmarks.table --write    # and put it into the README between its two markers
+    python -m benchmarks.table     # prints it; `python -m benchmarks.readme --write` puts it into the README
 
 A table for each device that benchmarks/results/ has a folder of, then one of counted traffic, which needs no device.
 What was not measured is said so.
@@ -9,17 +8,14 @@ What was not measured is said so.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kernel_report import EQUAL, standings
-from benchmarks.setting import RESULTS, ROOT
+from benchmarks.setting import RESULTS
 
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-README = ROOT / "README.md"
 HEAD = "| | ours | published | times better | target |\n|---|---|---|---|---|"
 PARTS = {"decoders": "decoders", "step": "step", "rl_step": "rl", "remask": "remask"}  # file -> part
 
@@ -104,7 +100,7 @@ def _remask(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.3g} MB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
 
 
 def _line(name: str, sides: Sequence[str], ratio: float, target: float | None = None) -> str:
@@ -152,26 +148,5 @@ def markdown(root: Path = RESULTS) -> str:
     return "\n".join(parts)
 
 
-def insert(text: str, tables: str) -> str:
-    """`text` with the tables between its markers.
-
-    Raises:
-        ValueError: it has not exactly one of each marker, in order.
-    """
-    if (text.count(BEGIN), text.count(END)) != (1, 1) or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"wanted one {BEGIN} and then one {END} in the text")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n{tables}{END}{after}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into the README")
-    options = parser.parse_args()
-    print(markdown())
-    if options.write:
-        README.write_text(insert(README.read_text(), markdown()))
-
-
 if __name__ == "__main__":
-    main()
+    print(markdown())

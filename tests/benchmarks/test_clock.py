@@ -56,6 +56,7 @@ def test_repetitions_stay_within_their_limits(cuda: FakeCuda) -> None:
 
 def test_peak_is_above_what_was_allocated_before(cuda: FakeCuda) -> None:
     on = gauge(cuda)
+    cuda.hold(500)
     cuda.hold(100)
 
     def job() -> None:

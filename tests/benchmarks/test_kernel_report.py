@@ -1,0 +1,83 @@
+"""If these fail, figures of other sources pass for those of these, or ten minutes are spent for nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import kernel_report
+from benchmarks.kernel_report import compiled_from, counted_from, measure
+from benchmarks.setting import Setting
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is measured, in place of measuring it."""
+    names: list[str] = []
+
+    def instead(function: Any, setting: Setting, **_: Any) -> str:
+        names.append(function.__name__)
+        return f"new {function.__name__}"
+
+    monkeypatch.setattr(kernel_report, "in_own_process", instead)
+    return names
+
+
+def known(folder: Path, **digests: str) -> Path:
+    path = folder / "kernel_report.json"
+    path.write_text(json.dumps({"header": {"date": "then"}, "meter": "old", "compiled": ["old"]} | digests))
+    return path
+
+
+def test_results_of_the_same_sources_are_kept_whole(asked: list[str], tmp_path: Path) -> None:
+    path = known(tmp_path, counted_from=counted_from(), compiled_from=compiled_from())
+    assert measure(Setting(), path) == json.loads(path.read_text())
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("stale", "wanted"),
+    [("counted_from", ["meter_all"]), ("compiled_from", ["compile_kernels"])],
+)
+def test_what_is_of_other_sources_is_made_anew(asked: list[str], tmp_path: Path, stale: str, wanted: list[str]) -> None:
+    digests = {"counted_from": counted_from(), "compiled_from": compiled_from()}
+    found = measure(Setting(), known(tmp_path, **(digests | {stale: "another"})))
+    assert asked == wanted
+    assert "header" not in found, "the old one is not that of the new figures"
+    assert {name: found[name] for name in digests} == digests
+    assert (found["meter"], found["compiled"]).count(f"new {wanted[0]}") == 1
+    assert measure(Setting(), tmp_path / "none.json")["meter"] == "new meter_all"
+
+
+def test_digests_change_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = counted_from(), compiled_from()
+    found = kernel_report.versions()
+    monkeypatch.setattr(kernel_report, "versions", lambda: found | {"liger-kernel": "0.0"})
+    assert counted_from() != before[0]
+    assert compiled_from() == before[1]
+    monkeypatch.setattr(kernel_report, "versions", lambda: found | {"triton": "0.0"})
+    assert compiled_from() != before[1]
+    monkeypatch.setattr(kernel_report, "versions", lambda: found)
+    for name in ("kernels", "benchmarks"):
+        (tmp_path / name).mkdir()
+        for path in (kernel_report.ROOT / name).glob("*.*"):
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(kernel_report, "ROOT", tmp_path)
+    assert (counted_from(), compiled_from()) == before
+    changes = {
+        "kernels/sampling_triton.py": (True, True),
+        "kernels/launch.json": (True, True),
+        "kernels/linear_token_ops.py": (True, False),
+        "benchmarks/meter.py": (True, False),
+        "benchmarks/cubin.py": (False, True),
+        "benchmarks/table.py": (False, False),
+    }
+    for name, changed in changes.items():
+        path = tmp_path / name
+        text = path.read_text()
+        path.write_text(text + "\n")
+        assert (counted_from() != before[0], compiled_from() != before[1]) == changed, name
+        path.write_text(text)
