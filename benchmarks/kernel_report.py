@@ -25,8 +25,10 @@ import torch
 
 from benchmarks.child import in_own_process
 from benchmarks.setting import RESULTS, ROOT, Setting, about, versions
+from benchmarks.standing import standings
 
 MASKED = 0.28
+Rows = dict[str, Any]  # peer -> its figures
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ def compiled_from() -> str:
     return _digest(str(versions()["triton"]), *(path.read_text() for path in files))
 
 
-def counted_from() -> str:
-    """Digest of what counts depend on: PyTorch, Triton, the peers, the ops, the meter and what is metered."""
+def counted_from(*, peers_alone: bool = False) -> str:
+    """Digest of what counts depend on: versions, the peers, the meter, what is metered and, for ours, the ops."""
     found = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
-    files = [*sorted((ROOT / "kernels").glob("*.*"))]
+    files = [] if peers_alone else [*sorted((ROOT / "kernels").glob("*.*"))]
     files += [ROOT / "benchmarks" / name for name in ("meter.py", "peers.py", "interpreter.py")]
-    here = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
+    here = (Size, count, meter_logits, meter_linear, meter_sampling)
     return _digest(str(found), *(path.read_text() for path in files), *map(inspect.getsource, here))
 
 
@@ -80,13 +82,15 @@ def measure(setting: Setting, known: Path = RESULTS / "kernel_report.json") -> d
     """Counts and compiled code; all of `known`, its header included, where both are of the same sources."""
     before = json.loads(known.read_text()) if known.is_file() and not setting.quick else {}
     sources = {"counted_from": counted_from(), "compiled_from": compiled_from()}
+    sources["peers_counted_from"] = counted_from(peers_alone=True)
     same = {name: before.get(name) == digest for name, digest in sources.items()}
     if all(same.values()):
         print(f"{known.name} has the counts and the code of these sources; remove it to have them anew\n", flush=True)
         return dict(before)
     meter, compiled = before.get("meter"), [] if setting.quick else before.get("compiled")
     if not same["counted_from"]:
-        meter = in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"})
+        kept = meter if same["peers_counted_from"] else None
+        meter = in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"}, kept=kept)
     if not same["compiled_from"] and not setting.quick:
         compiled = in_own_process(compile_kernels, setting, environment={"TRITON_INTERPRET": None})
     return {**sources, "meter": meter, "compiled": compiled}
@@ -121,11 +125,11 @@ def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:
     }
 
 
-def meter_logits(size: Size, masked: float) -> dict[str, Any]:
+def meter_logits(size: Size, masked: float, known: Rows) -> Rows:
     from benchmarks.peers import LOGITS, load, make_loss_inputs
 
-    found = {}
-    for peer in load(LOGITS)[0]:
+    found = dict(known)
+    for peer in uncounted(load(LOGITS)[0], known):
         i = make_loss_inputs(size.logit_rows, size.logit_length, size.vocab, torch.bfloat16, "cpu", masked=masked)
         live = int(i.mask.sum())
         row = live * size.vocab * 2
@@ -133,14 +137,14 @@ def meter_logits(size: Size, masked: float) -> dict[str, Any]:
     return found
 
 
-def meter_linear(size: Size, trainable: bool) -> dict[str, Any]:
+def meter_linear(size: Size, trainable: bool, known: Rows) -> Rows:
     from benchmarks.peers import LINEAR, interpretable_cut_cross_entropy, load, make_loss_inputs
 
     peers, found_versions = load(LINEAR)
     if found_versions["cut-cross-entropy"] != "not installed":
         interpretable_cut_cross_entropy()
-    found = {}
-    for peer in peers:
+    found = dict(known)
+    for peer in uncounted(peers, known):
         shape = (size.linear_rows, size.linear_length, size.linear_vocab, torch.float16, "cpu")
         i = make_loss_inputs(*shape, masked=MASKED, hidden=size.linear_hidden, trainable_head=trainable)
         live, head = int(i.mask.sum()), size.linear_vocab * size.linear_hidden
@@ -149,16 +153,24 @@ def meter_linear(size: Size, trainable: bool) -> dict[str, Any]:
     return found
 
 
-def meter_sampling(size: Size, temperature: float) -> dict[str, Any]:
+def meter_sampling(size: Size, temperature: float, known: Rows) -> Rows:
     from benchmarks.peers import SAMPLING, load
 
     logits = (torch.randn(size.drawn, size.vocab, generator=torch.Generator().manual_seed(0)) * 3).bfloat16()
     floor = {"read": logits.nbytes, "write": logits.nbytes, "flops": 0, "peak": logits.nbytes}
-    return {peer.name: count(peer.build(logits, temperature), floor, size.drawn) for peer in load(SAMPLING)[0]}
+    peers = uncounted(load(SAMPLING)[0], known)
+    return known | {peer.name: count(peer.build(logits, temperature), floor, size.drawn) for peer in peers}
 
 
-def meter_all(setting: Setting) -> dict[str, Any]:
-    """Every table of the meter: title -> peer -> figures. TRITON_INTERPRET must be set before Triton is imported."""
+def uncounted(peers: list[Any], known: Rows) -> list[Any]:
+    return [peer for peer in peers if peer.name not in known]
+
+
+def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str, Rows]:
+    """Every table of the meter: title -> peer -> figures. TRITON_INTERPRET must be set before Triton is imported.
+
+    kept: tables whose peers, all but dmpo, are not counted again.
+    """
     from benchmarks.interpreter import quick_interpreter
     from dmpo.kernels import launch
 
@@ -169,7 +181,7 @@ def meter_all(setting: Setting) -> dict[str, Any]:
     linear = f"H {size.linear_hidden}, V {size.linear_vocab}, {positions} positions, 28 % masked, fp16"
     logits = f"From logits, forward and backward, {size.logit_rows * size.logit_length} positions"
     draw = f"{size.drawn} rows, V {size.vocab}, bf16"
-    tables: dict[str, Callable[[], dict[str, Any]]] = {
+    tables: dict[str, Callable[[Rows], Rows]] = {
         f"{logits}, all masked, V {size.vocab}, bf16": partial(meter_logits, size, 1.0),
         f"{logits}, 1 in 4 masked, V {size.vocab}, bf16": partial(meter_logits, size, 0.25),
         f"From hidden states, forward and backward, frozen head, {linear}": partial(meter_linear, size, False),
@@ -177,7 +189,12 @@ def meter_all(setting: Setting) -> dict[str, Any]:
         **{f"Sampling, T = {t:g}, {draw}": partial(meter_sampling, size, t) for t in (0.0, 0.2, 1.0)},
     }
     with quick_interpreter(), launch.plain_path(False):
-        return {title: table() for title, table in list(tables.items())[:: 2 if setting.quick else 1]}
+        found = {}
+        for title, table in list(tables.items())[:: 2 if setting.quick else 1]:
+            before = (kept or {}).get(title, {})
+            counted = table({name: row for name, row in before.items() if not name.startswith("dmpo")})
+            found[title] = dict(sorted(counted.items(), key=lambda item: not item[0].startswith("dmpo")))
+        return found
 
 
 UNITS = """Counted as `benchmarks/meter.py` says. From logits and sampling: reads, writes and peak in bytes of the live
@@ -193,55 +210,6 @@ COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill
 end on `_odd` are what logits get whose rows do not start on 16 bytes, as an odd vocabulary makes them: elements are
 loaded one by one there. Those on `_one` handle rows gathered before the launch, or one column; on `_last` the
 vocabulary's last tile; on `_far` strides of 2^31 and more."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A kind of problem in a table: ours, and the peers with the fewest bytes and FLOPs for a live row; None where no
-    peer, or no matrix product, was counted."""
-
-    title: str
-    weighted: bool
-    ours: str
-    bytes: float
-    flops: float
-    least_bytes: float | None
-    least_bytes_peer: str | None
-    least_flops: float | None
-    least_flops_peer: str | None
-
-    @property
-    def holds(self) -> dict[str, bool]:
-        """Whether ours is at or below every peer, within `EQUAL`."""
-        return {
-            "bytes": self.least_bytes is None or self.bytes <= self.least_bytes * EQUAL,
-            "FLOPs": not self.least_flops or self.flops <= self.least_flops * EQUAL,
-        }
-
-
-BYTES, FLOPS = "bytes_per_live_row", "flops_per_live_row"
-EQUAL = 1.01  # masks, targets and partial sums are some tenths of a percent of the traffic of logits
-
-
-def standings(tables: dict[str, Any]) -> list[Standing]:
-    """Ours beside the leanest peers, those that weight each sample and those that do not apart."""
-    from benchmarks.peers import LINEAR, LOGITS, SAMPLING
-
-    weighted = {peer.name: peer.weighted for peer in LOGITS + LINEAR + SAMPLING}
-    found = []
-    for title, rows in tables.items():
-        counted = {name: row for name, row in rows.items() if "error" not in row}
-        for kind in (True, False):
-            here = {name: row for name, row in counted.items() if weighted[name] is kind}
-            own = min((n for n in here if n.startswith("dmpo")), key=lambda n: here[n][BYTES], default=None)
-            others = [name for name in here if not name.startswith("dmpo")]
-            if own is None or not others:
-                continue
-            lean, quick = (min(others, key=lambda name: here[name][key]) for key in (BYTES, FLOPS))
-            product = here[own][FLOPS] > 0
-            least = (here[lean][BYTES], lean, here[quick][FLOPS] if product else None, quick if product else None)
-            found.append(Standing(title, kind, own, here[own][BYTES], here[own][FLOPS], *least))
-    return found
 
 
 def answer(results: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernel_report import EQUAL, standings
 from benchmarks.setting import RESULTS
+from benchmarks.standing import EQUAL, standings
 
 HEAD = "| | ours | published | times better | target |\n|---|---|---|---|---|"
 PARTS = {"decoders": "decoders", "step": "step", "rl_step": "rl", "remask": "remask"}  # file -> part

@@ -26,6 +26,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def digests() -> dict[str, str]:
+    counted = {"counted_from": counted_from(), "peers_counted_from": counted_from(peers_alone=True)}
+    return counted | {"compiled_from": compiled_from()}
+
+
 def known(folder: Path, **digests: str) -> Path:
     path = folder / "kernel_report.json"
     path.write_text(json.dumps({"header": {"date": "then"}, "meter": "old", "compiled": ["old"]} | digests))
@@ -33,7 +38,7 @@ def known(folder: Path, **digests: str) -> Path:
 
 
 def test_results_of_the_same_sources_are_kept_whole(asked: list[str], tmp_path: Path) -> None:
-    path = known(tmp_path, counted_from=counted_from(), compiled_from=compiled_from())
+    path = known(tmp_path, **digests())
     assert measure(Setting(), path) == json.loads(path.read_text())
     assert not asked
 
@@ -43,11 +48,10 @@ def test_results_of_the_same_sources_are_kept_whole(asked: list[str], tmp_path: 
     [("counted_from", ["meter_all"]), ("compiled_from", ["compile_kernels"])],
 )
 def test_what_is_of_other_sources_is_made_anew(asked: list[str], tmp_path: Path, stale: str, wanted: list[str]) -> None:
-    digests = {"counted_from": counted_from(), "compiled_from": compiled_from()}
-    found = measure(Setting(), known(tmp_path, **(digests | {stale: "another"})))
+    found = measure(Setting(), known(tmp_path, **(digests() | {stale: "another"})))
     assert asked == wanted
     assert "header" not in found, "the old one is not that of the new figures"
-    assert {name: found[name] for name in digests} == digests
+    assert {name: found[name] for name in digests()} == digests()
     assert (found["meter"], found["compiled"]).count(f"new {wanted[0]}") == 1
     assert measure(Setting(), tmp_path / "none.json")["meter"] == "new meter_all"
 

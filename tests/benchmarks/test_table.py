@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import table
-from benchmarks.kernel_report import standings
 from benchmarks.setting import RESULTS
+from benchmarks.standing import standings
 
 HEADER: dict[str, Any] = {
     "device": "CPU, 2 threads",
