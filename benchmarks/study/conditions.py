@@ -13,7 +13,8 @@ from typing import Any
 from dmpo.config import DMPOConfig
 from dmpo.config_files import build_config
 
-ROUNDS, COMPLETIONS, EVALUATIONS = 12, 32, 3  # a run: rounds, completions of each, evaluations on the validation split
+SIZES = {"sudoku": (12, 32), "countdown": (12, 64)}  # rounds of a run, completions of each
+EVALUATIONS = 3  # of a run on the validation split
 VALIDATION_ROWS, TEST_ROWS = 96, 256
 SCAN_SEED = 100  # of the scan for learning rates; no reported seed
 
@@ -80,13 +81,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 SCANS: dict[str, dict[str, tuple[float, ...]]] = {
     "sudoku": {
         **dict.fromkeys(("negative", "none", "mean", "theta"), (1e-4, 2e-4, 4e-4)),
-        "wddo": (1e-5, 5e-5, 2e-4),
-        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (5e-5, 1e-4, 2e-4)),
+        "wddo": (1e-5, 5e-5),
+        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4)),
     },
-    "countdown": {
-        **dict.fromkeys(("negative", "none"), (1e-4, 2e-4, 4e-4)),
-        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (5e-5, 1e-4, 2e-4)),
-    },
+    "countdown": dict.fromkeys(("negative", "none", "wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4)),
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "sudoku": {
@@ -108,14 +106,13 @@ class Condition:
     """One setting of a task.
 
     name: unique, `task/...`. objective: key of OBJECTIVES. changes: config keys, over the objective's and the task's.
-    group: completions of a prompt; a round has COMPLETIONS of them whatever the group.
+    group: completions of a prompt; a round has as many as SIZES says, whatever the group.
     """
 
     name: str
     objective: str = "negative"
     group: int = 8
     changes: dict[str, Any] = field(default_factory=dict)
-    rounds: int = ROUNDS
 
     @property
     def task(self) -> str:
@@ -129,9 +126,9 @@ class Condition:
         """
         values = TASKS[self.task] | OBJECTIVES[self.objective]
         values |= {"learning_rate": LEARNING_RATES[self.task][self.objective], **self.changes}
-        steps = values["gradient_steps"]
-        values |= {"num_generations": self.group, "num_prompts": COMPLETIONS // self.group}
-        values |= {"max_steps": self.rounds * steps, "eval_steps": max(1, self.rounds // EVALUATIONS) * steps}
+        (rounds, completions), steps = SIZES[self.task], values["gradient_steps"]
+        values |= {"num_generations": self.group, "num_prompts": completions // self.group}
+        values |= {"max_steps": rounds * steps, "eval_steps": max(1, rounds // EVALUATIONS) * steps}
         return build_config(DMPOConfig, values | {"seed": seed, "output_dir": output_dir})
 
     def evaluation(self, split: str) -> DMPOConfig:
@@ -188,23 +185,22 @@ def by_name(found: Iterable[Condition]) -> dict[str, Condition]:
     return named
 
 
-# Question c: gradient steps a round, and rounds kept.
+BASELINES, GROUPS = ("none", "mean", "negative", "theta"), (4, 8, 16)  # question baseline
+RIVALS = ("negative", "none", "wddo 1/G", "wd1", "diffu_grpo")  # questions loss and countdown
+# Question reuse: gradient steps a round, and rounds kept.
 REUSE: dict[str, dict[str, Any]] = {
     "F=1": {"gradient_steps": 1},
     "F=4": {"gradient_steps": 4},
-    "F=8": {"gradient_steps": 8},
     "F=2 K=4": {"buffer_rounds": 4},
 }
-# Question d: the proximal coefficient, and the ESS that chooses it for each group.
+# Question coefficient: the proximal coefficient, and the ESS that chooses it for each group.
 COEFFICIENTS: dict[str, dict[str, Any]] = {
     "c=0.3": {"coeff": 0.3},
     "ESS=0.3": {"ess_target": 0.3},
-    "ESS=0.6": {"ess_target": 0.6},
 }
-# Question e: decoders of the rollouts alone; the setting's is topk in 4 steps, 4 tokens a forward.
+# Question decoder: decoders of the rollouts alone; the setting's is topk in 4 steps, 4 tokens a forward.
 DECODERS: dict[str, dict[str, Any]] = {
     "topk 16 steps": {"steps": 16},
-    "topk 2 steps": {"steps": 2},
     "parallel 0.9": {"decoder": "parallel", "threshold": 0.9, "steps": 16},
     "dual_cache 0.9": {"decoder": "dual_cache", "threshold": 0.9, "steps": 16, "block_length": 8},
     "wino": {"decoder": "wino", "steps": 16},
@@ -214,19 +210,12 @@ DECODERS: dict[str, dict[str, Any]] = {
 def conditions() -> dict[str, Condition]:
     """Every condition that is reported, by name."""
     found = [Condition(default("sudoku", group, name), name, group) for name in BASELINES for group in GROUPS]
-    found += [Condition(default("sudoku", 8, name), name) for name in ("wddo 1/G", "wd1", "diffu_grpo")]
+    found += [Condition(default("sudoku", 8, name), name) for name in RIVALS if name not in BASELINES]
     found += [
-        Condition("sudoku/R=4", changes={"replicates": 4}),
         Condition("sudoku/none G=8 at 1e-4", "none", changes={"learning_rate": 1e-4}),
         Condition("sudoku/negative G=8 at 2e-4", changes={"learning_rate": 2e-4}),
     ]
-    found += [Condition(default("countdown", group, name), name, group) for name, group in SECOND]
+    found += [Condition(default("countdown", 8, name), name) for name in RIVALS]
     for table in (REUSE, COEFFICIENTS, DECODERS):
         found += [Condition(f"sudoku/{name}", changes=changes) for name, changes in table.items()]
     return by_name(found)
-
-
-# Of the second task: WDCE without and with its baseline at each group size, and the rivals.
-SECOND = [(name, group) for group in (4, 8, 16) for name in ("none", "negative")]
-SECOND += [(name, 8) for name in ("wddo 1/G", "wd1", "diffu_grpo")]
-BASELINES, GROUPS = ("none", "mean", "negative", "theta"), (4, 8, 16)

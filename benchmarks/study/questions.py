@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .conditions import BASELINES, COEFFICIENTS, DECODERS, GROUPS, REUSE, SECOND, default
+from .conditions import BASELINES, COEFFICIENTS, DECODERS, GROUPS, REUSE, RIVALS, default
 
 USUAL = default("sudoku")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A sum of test accuracies minus another, taken seed by seed."""
+    """A sum of test accuracies minus another, divided by `over`, taken seed by seed.
+
+    headline: whether it is among the conclusions at the top of the report.
+    """
 
     text: str
     plus: tuple[str, ...]
     minus: tuple[str, ...]
+    over: int = 1
+    headline: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,21 +48,19 @@ class Question:
     scanned_only: tuple[tuple[str, str], ...] = ()
 
 
-def against(reference: str, others: Iterable[str]) -> tuple[Contrast, ...]:
+def against(reference: str, others: Iterable[str], *, headline: bool = True) -> list[Contrast]:
     """Each of the others minus the reference."""
-    return tuple(
-        Contrast(f"{other.partition('/')[2]} − {reference.partition('/')[2]}", (other,), (reference,))
-        for other in others
-        if other != reference
-    )
+    named = [(other, f"{other.partition('/')[2]} − {reference.partition('/')[2]}") for other in others]
+    return [Contrast(text, (name,), (reference,), headline=headline) for name, text in named if name != reference]
 
 
-def _groups() -> Question:
+def _baselines() -> Question:
     names = {(name, group): default("sudoku", group, name) for group in GROUPS for name in BASELINES}
-    contrasts = [c for group in GROUPS for c in against(names["none", group], (names[n, group] for n in BASELINES[1:]))]
-    swapped = ("sudoku/none G=8 at 1e-4", "sudoku/negative G=8 at 2e-4")  # each at the other's learning rate
-    contrasts += against(swapped[0], (names["negative", 8],)) + against(names["none", 8], (swapped[1],))
+    rows = {name: tuple(names[name, group] for group in GROUPS) for name in BASELINES}
+    columns = {group: tuple(names[name, group] for name in BASELINES) for group in GROUPS}
     small, large = min(GROUPS), max(GROUPS)
+    swapped = ("sudoku/none G=8 at 1e-4", "sudoku/negative G=8 at 2e-4")  # each at the other's learning rate
+    contrasts = [Contrast(f"{n} − none, mean over G", rows[n], rows["none"], len(GROUPS)) for n in BASELINES[1:]]
     contrasts.append(
         Contrast(
             f"(negative − none at G={small}) − (negative − none at G={large})",
@@ -65,53 +68,46 @@ def _groups() -> Question:
             (names["none", small], names["negative", large]),
         )
     )
-    panels = [Panel(f"G = {g}", "sampled", tuple(names[n, g] for n in BASELINES)) for g in GROUPS]
+    text = f"G={small} − G={large}, mean over baselines"
+    contrasts.append(Contrast(text, columns[small], columns[large], len(BASELINES)))
+    for group in GROUPS:
+        contrasts += against(names["none", group], columns[group], headline=False)
+    contrasts += against(swapped[0], (names["negative", 8],), headline=False)
+    contrasts += against(names["none", 8], (swapped[1],), headline=False)
     return Question(
-        "group",
+        "baseline",
         "Weight baselines and group size (the paper's figures 3 and 5)",
         (*names.values(), *swapped),
         tuple(contrasts),
-        tuple(panels),
+        tuple(Panel(f"G = {group}", "sampled", columns[group]) for group in GROUPS),
         ("peak",),
     )
 
 
-def _compared(
-    key: str, title: str, others: Iterable[str], *columns: str, panels: tuple[Panel, ...] = (), scanned: str = ""
-) -> Question:
+def _compared(key: str, title: str, others: Iterable[str], *columns: str) -> Question:
     names = (USUAL, *others)
-    shown = panels or (Panel("", "sampled", names), Panel("", "greedy", names))
-    return Question(key, title, names, against(USUAL, names), shown, columns, (("sudoku", scanned),) if scanned else ())
+    panels = (Panel("", "sampled", names), Panel("", "greedy", names))
+    return Question(key, title, names, tuple(against(USUAL, names)), panels, columns)
+
+
+def _rivals(key: str, title: str, task: str, scanned_only: tuple[tuple[str, str], ...] = ()) -> Question:
+    names = tuple(default(task, objective=name) for name in RIVALS)
+    panels = tuple(Panel("", quantity, names) for quantity in ("sampled", "greedy", "entropy", "distinct_in_group"))
+    columns = ("peak", "entropy", "distinct_in_group")
+    return Question(key, title, names, tuple(against(names[0], names)), panels, columns, scanned_only)
 
 
 def _named(table: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"sudoku/{name}" for name in table)
 
 
-def _second() -> Question:
-    names = {(name, group): default("countdown", group, name) for name, group in SECOND}
-    usual, rivals = names["negative", 8], tuple(names[name, 8] for name in ("none", "wddo 1/G", "wd1", "diffu_grpo"))
-    contrasts = [*against(usual, rivals)]
-    contrasts += [c for group in (4, 16) for c in against(names["none", group], (names["negative", group],))]
-    quantities = ("sampled", "greedy", "entropy", "distinct_in_group")
-    return Question(
-        "countdown",
-        "The second task: a small Countdown",
-        tuple(names.values()),
-        tuple(contrasts),
-        tuple(Panel("", quantity, (usual, *rivals)) for quantity in quantities),
-        ("peak", "entropy", "distinct_in_group"),
-    )
-
-
-_RIVALS = tuple(default("sudoku", objective=name) for name in ("none", "wddo 1/G", "wd1", "diffu_grpo"))
 QUESTIONS: tuple[Question, ...] = (
-    _groups(),
-    _compared(
+    _baselines(),
+    _rivals(
         "loss",
-        "WDCE against WDDO",
-        (default("sudoku", objective="none"), "sudoku/R=4", default("sudoku", objective="wddo 1/G")),
-        scanned="wddo",
+        "WDCE against WDDO and against reward-maximising objectives: accuracy, entropy, diversity",
+        "sudoku",
+        (("sudoku", "wddo"),),
     ),
     _compared(
         "reuse",
@@ -129,15 +125,5 @@ QUESTIONS: tuple[Question, ...] = (
         "tokens_per_forward",
         "row_forwards",
     ),
-    _compared(
-        "entropy",
-        "Entropy and diversity of DMPO and of reward-maximising objectives",
-        _RIVALS,
-        "entropy",
-        "distinct_in_group",
-        panels=tuple(
-            Panel("", quantity, (USUAL, *_RIVALS)) for quantity in ("sampled", "greedy", "entropy", "distinct_in_group")
-        ),
-    ),
-    _second(),
+    _rivals("countdown", "The same objectives on a second task, a small Countdown", "countdown"),
 )

@@ -9,10 +9,10 @@ from pathlib import Path
 from dmpo.run.whole_files import write_text
 
 from .conditions import (
-    COMPLETIONS,
     LEARNING_RATES,
     SCAN_SEED,
     SCANS,
+    SIZES,
     TEST_ROWS,
     VALIDATION_ROWS,
     scan_conditions,
@@ -55,7 +55,7 @@ def markdown(records: Mapping[Key, Record]) -> str:
     """The whole report."""
     reported = [record for (_, seed), record in records.items() if seed != SCAN_SEED]
     lines = ["# Study on the embedded tasks", "", *_made(records.values()), "", *_reading(reported), ""]
-    lines += ["## Learning rates", "", *_scan(records), ""]
+    lines += ["## Conclusions", "", *_headlines(records), "", "## Learning rates", "", *_scan(records), ""]
     for question in answered(records):
         lines += [f"## {question.title}", "", *_table(question, records), ""]
         lines += [*conclusions(question, records), "", f"![{question.title}]({question.key}.png)", ""]
@@ -78,9 +78,10 @@ def _made(records: Iterable[Record]) -> list[str]:
 
 def _reading(reported: list[Record]) -> list[str]:
     seeds = sorted({record["seed"] for record in reported})
+    sizes = "; ".join(f"on {task} {rounds} rounds of {each}" for task, (rounds, each) in SIZES.items())
     return [
-        f"Every run starts from an embedded model and draws {COMPLETIONS} completions a round, whatever the group "
-        f"size. Accuracies are of {TEST_ROWS} held-out test rows after the last step, drawn at temperature 1 "
+        f"Every run starts from an embedded model and draws as many completions, whatever the group size: {sizes}. "
+        f"Accuracies are of {TEST_ROWS} held-out test rows after the last step, drawn at temperature 1 "
         "(*sampled*) and 0 (*greedy*), always with the same decoder and the same draws; *best validation* is the "
         f"highest sampled accuracy of {VALIDATION_ROWS} validation rows during a run. Cells hold the mean over seeds "
         f"({_text(seeds)}) and its 95 % t interval over seeds. Differences are taken seed by seed, and their t "
@@ -184,19 +185,34 @@ def _percent(mean: Mean) -> str:
     return f"{mean.value:.1%} [{max(mean.low, 0):.1%}, {min(mean.high, 1):.1%}]"
 
 
+def _headlines(records: Mapping[Key, Record]) -> list[str]:
+    lines = [
+        "Differences of test accuracy in points, each with its 95 % interval over seeds; *higher* or *lower* where "
+        "that leaves out 0. G=8, F=2, K=1, c=1 and topk unless said otherwise.",
+        "",
+    ]
+    for question in answered(records):
+        lines += [f"- {question.key}: {line}" for line in _contrasts(question, records, headline=True)]
+    return lines
+
+
 def conclusions(question: Question, records: Mapping[Key, Record]) -> list[str]:
     """A line for each contrast: sampled and greedy accuracy, in points."""
+    return [f"- {line}" for headline in (True, False) for line in _contrasts(question, records, headline=headline)]
+
+
+def _contrasts(question: Question, records: Mapping[Key, Record], *, headline: bool) -> list[str]:
     columns = {name: values(records, name) for name in ("sampled", "greedy")}
     lines = []
-    for item in question.contrasts:
-        found = {kind: contrast(column, item.plus, item.minus) for kind, column in columns.items()}
+    for item in (item for item in question.contrasts if item.headline is headline):
+        found = {kind: contrast(column, item.plus, item.minus, item.over) for kind, column in columns.items()}
         parts = [f"{kind} {_points(mean)}" for kind, mean in found.items() if mean is not None]
         if parts:
-            lines.append(f"- {item.text}: {'; '.join(parts)}.")
+            lines.append(f"{item.text}: {'; '.join(parts)}.")
     return lines
 
 
 def _points(mean: Mean) -> str:
     if mean.low is None or mean.high is None:
-        return f"{100 * mean.value:+.1f} points ({mean.verdict})"
-    return f"{100 * mean.value:+.1f} points [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]: {mean.verdict}"
+        return f"{100 * mean.value:+.1f} ({mean.verdict})"
+    return f"{100 * mean.value:+.1f} [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]: {mean.verdict}"

@@ -44,8 +44,12 @@ class Mean:
         return "lower" if self.high < 0 else "not resolved"
 
 
-def contrast(values: Mapping[str, Mapping[int, float]], plus: Sequence[str], minus: Sequence[str]) -> Mean | None:
-    """Mean over the seeds that all of the conditions have of sum(plus) − sum(minus); None where there is no such seed.
+def contrast(
+    values: Mapping[str, Mapping[int, float]], plus: Sequence[str], minus: Sequence[str], over: int = 1
+) -> Mean | None:
+    """Mean over seeds of (sum(plus) − sum(minus)) / over.
+
+    Of the seeds that all of the conditions have; None where there is no such seed.
 
     Args:
         values: condition → seed → value.
@@ -53,4 +57,4 @@ def contrast(values: Mapping[str, Mapping[int, float]], plus: Sequence[str], min
     seeds = set.intersection(*(set(values.get(name, {})) for name in (*plus, *minus)))
     if not seeds:
         return None
-    return Mean.of([sum(values[n][s] for n in plus) - sum(values[n][s] for n in minus) for s in sorted(seeds)])
+    return Mean.of([(sum(values[n][s] for n in plus) - sum(values[n][s] for n in minus)) / over for s in sorted(seeds)])
