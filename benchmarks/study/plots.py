@@ -40,7 +40,8 @@ def plot(question: Question, records: Mapping[Key, Record], path: Path) -> None:
     rows = 1 if len(panels) <= 3 else 2
     columns = -(-len(panels) // rows)
     size = (5.2 * columns, 3.8 * rows)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    alike = len({panel.quantity for panel in panels}) == 1
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=alike)
     figure.suptitle(question.title, fontsize=11)
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw(axis, panel, records)
