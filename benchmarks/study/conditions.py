@@ -13,7 +13,7 @@ from typing import Any
 from dmpo.config import DMPOConfig
 from dmpo.config_files import build_config
 
-SIZES = {"sudoku": (12, 32), "countdown": (12, 64)}  # rounds of a run, completions of each
+SIZES = {"sudoku": (12, 32), "countdown": (12, 128)}  # rounds of a run, completions of each
 EVALUATIONS = 3  # of a run on the validation split
 VALIDATION_ROWS, TEST_ROWS = 96, 256
 SCAN_SEED = 100  # of the scan for learning rates; no reported seed
@@ -82,9 +82,9 @@ SCANS: dict[str, dict[str, tuple[float, ...]]] = {
     "sudoku": {
         **dict.fromkeys(("negative", "none", "mean", "theta"), (1e-4, 2e-4, 4e-4)),
         "wddo": (1e-5, 5e-5),
-        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4)),
+        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4, 4e-4)),
     },
-    "countdown": dict.fromkeys(("negative", "none", "wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4)),
+    "countdown": dict.fromkeys(("negative", "none", "wddo 1/G", "wd1", "diffu_grpo"), (2e-4, 4e-4)),
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "sudoku": {
@@ -93,11 +93,11 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "mean": 1e-4,
         "theta": 2e-4,
         "wddo": 1e-5,
-        "wddo 1/G": 1e-4,
-        "wd1": 1e-4,
-        "diffu_grpo": 1e-4,
+        "wddo 1/G": 2e-4,
+        "wd1": 2e-4,
+        "diffu_grpo": 2e-4,
     },
-    "countdown": {"negative": 1e-4, "none": 1e-4, "wddo 1/G": 1e-4, "wd1": 1e-4, "diffu_grpo": 1e-4},
+    "countdown": {"negative": 2e-4, "none": 2e-4, "wddo 1/G": 2e-4, "wd1": 2e-4, "diffu_grpo": 2e-4},
 }
 
 
