@@ -80,7 +80,7 @@ class DMPOConfig:
             the masks of LoRA's dropout.
         memory_budget: GB of a device; above 0, `micro_batch_size` is instead the largest that `dmpo plan` fits into it.
         max_skipped_steps: steps in a row with a loss or gradient that is not finite after which the run stops; each is
-            skipped and counted. More than a round's, so that one bad completion costs a round and not the run.
+            skipped and counted. A completion without a finite log-probability costs its group, not the step.
     Book-keeping
         output_dir: the folder that the run owns. resume: go on from its newest whole checkpoint.
         seed: of everything. save_steps, eval_steps: every so many gradient steps, 0 for only at the end.

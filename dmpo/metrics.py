@@ -5,11 +5,12 @@
                               finite are null
     loss, grad_norm           the loss; norm of the gradient before it is clipped
     clipped                   1 where that norm was above max_grad_norm, so that the step was cut
-    ess                       effective sample size of the weights, a share of the group; mean over groups. Of wd1, of
-                              its positive weights; of diffu_grpo, of |A|, 0 where the rewards of a group agree
+    ess                       effective sample size of the weights, a share of the group; mean over groups not left
+                              out. Of wd1 its positive weights, of diffu_grpo |A| (0 where the rewards of a group agree)
     coeff                     proximal coefficient c, mean over groups; null for wd1 and diffu_grpo, which have none
     clip_share, kl            diffu_grpo only: the share of tokens whose gradient the clip cuts off; mean KL estimate
                               towards the reference, nats a token, null where kl_beta is 0. Means as of the loss
+    left_out                  groups that counted nothing as a log-probability of theirs was not finite
     age                       rounds since the completions of this step were drawn, mean over groups
     buffer_groups             groups in the buffer
     buffer_dropped            groups dropped so far because the policy had left them behind (buffer_min_ess)

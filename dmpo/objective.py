@@ -19,8 +19,9 @@ from .config import DMPOConfig
 from .likelihood import apply_head_to_views
 from .masked_lm import special_ids
 from .objectives import OBJECTIVES
+from .objectives.sound import sound_groups, with_stand_ins
 from .objectives.terms import Step
-from .parallel import summed
+from .parallel import rank_rows, summed
 from .weights import ImportanceWeights
 
 
@@ -48,19 +49,19 @@ def accumulate_gradient(
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
     It does not depend on `micro_batch_size` nor on the ranks, but for rounding and dropout; all ranks make the same
-    number of passes. `model` is `policy` as accelerate wrapped it. Where log-probabilities that the terms are made of
-    are not finite, the loss is NaN, on every rank, and there is no gradient.
+    number of passes. `model` is `policy` as accelerate wrapped it. A group with a log-probability that is not finite is
+    left out: it counts 0 in the mean over groups. Where that leaves none, or the terms are not finite, the loss is NaN,
+    on every rank, and there is no gradient.
     """
-    objective = OBJECTIVES[config.loss]
-    if not scores_are_finite(batch):
-        return _not_finite(batch, config)
-    weights, coeff = group_weights(batch, config)
-    terms = objective.terms(Step(accelerator, model, batch, config, step), weights)
+    objective, (mask_id, _) = OBJECTIVES[config.loss], special_ids(policy)
+    world, total, sound = accelerator.num_processes, batch.rewards.numel(), sound_groups(accelerator, batch)
+    batch = with_stand_ins(batch, sound, rank_rows(total, accelerator.process_index, world), mask_id)
+    weights, coeff = objective.group_weights(batch, config)
+    terms = objective.terms(Step(accelerator, model, batch, config, step, sound), weights) if sound.any() else None
     if terms is None:
-        return _not_finite(batch, config)
-    mask_id, _ = special_ids(policy)
+        return _not_finite(batch, config, sound)
     model.train()
-    world, total, views = accelerator.num_processes, batch.rewards.numel(), len(terms.masks)
+    views = len(terms.masks)
     most = config.replicates * -(-total // world)  # views of the rank that has most
     size = config.micro_batch_size or most
     walked = torch.zeros(1 + len(objective.REPORTS), dtype=torch.float64, device=terms.masks.device)
@@ -74,7 +75,7 @@ def accumulate_gradient(
         walked += torch.cat([loss.detach().view(1), sums]) * live
     found, *reports = summed(accelerator, *walked)
     found = found if terms.loss is None else terms.loss
-    return StepResult(found, weights, coeff, _report(weights, coeff, config, reports))
+    return StepResult(found, weights, coeff, _report(weights, coeff, config, reports, sound))
 
 
 def scores_are_finite(batch: Batch) -> bool:
@@ -82,13 +83,15 @@ def scores_are_finite(batch: Batch) -> bool:
     return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
 
 
-def _not_finite(batch: Batch, config: DMPOConfig) -> StepResult:
+def _not_finite(batch: Batch, config: DMPOConfig, sound: Tensor) -> StepResult:
     nothing = torch.full_like(batch.rewards, math.nan)
     weights, coeff = ImportanceWeights(nothing, nothing, nothing[:, 0]), nothing[:, 0]
     unknown = [math.nan] * len(OBJECTIVES[config.loss].REPORTS)
-    return StepResult(math.nan, weights, coeff, _report(weights, coeff, config, unknown))
+    return StepResult(math.nan, weights, coeff, _report(weights, coeff, config, unknown, sound))
 
 
-def _report(weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, sums: list[float]) -> dict[str, float]:
-    means = {"ess": float(weights.ess.double().mean()), "coeff": float(coeff.double().mean())}
-    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, sums, strict=True))
+def _report(
+    weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, sums: list[float], sound: Tensor
+) -> dict[str, float]:
+    means = {name: float(x[sound].double().mean()) for name, x in (("ess", weights.ess), ("coeff", coeff))}
+    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, sums, strict=True)) | {"left_out": int((~sound).sum())}

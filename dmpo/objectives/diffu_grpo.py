@@ -21,7 +21,7 @@ from ..batch import Batch
 from ..config import DMPOConfig
 from ..losses import hidden_token_logprobs
 from ..masked_lm import HeadFunction, special_ids
-from ..parallel import gather_rows, summed
+from ..parallel import gather_rows
 from ..weights import ImportanceWeights, raw_weights
 from .one_step import one_step_views
 from .terms import Step, Terms
@@ -59,7 +59,7 @@ def token_losses(
     return losses + kl_beta * kl, clipped, kl.detach()
 
 
-def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
+def terms(step: Step, weights: ImportanceWeights) -> Terms:
     """Token losses by autograd, a micro-batch at a time; the sizes of groups are known before."""
     batch, config = step.batch, step.config
     mask_id, _ = special_ids(step.model)
@@ -68,16 +68,14 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     old, ref = _of_views(batch.one_step_cur, iteration), _of_views(batch.one_step_ref, iteration)
     if old is None or (ref is None) != (config.kl_beta == 0):
         raise ValueError("loss 'diffu_grpo' needs the one-step log-probabilities of each round, see Batch")
-    odd = sum(int((~scores.isfinite()).sum()) for scores in (old, ref) if scores is not None)
-    if any(summed(step.accelerator, odd)):
-        return None
     counts = gather_rows(step.accelerator, batch.completions.eligible.sum(-1), batch.rewards.numel())
     in_group = counts.view_as(batch.rewards).sum(-1, keepdim=True)
     share = step.spread((1 / in_group.double()).to(batch.rewards).expand_as(batch.rewards))  # of a token, by its view
+    counted = rows.eligible & (share > 0).unsqueeze(1)  # of sound groups
     advantages = weights.positive.flatten()[step.own].repeat(config.replicates)
 
     def head(part: slice) -> HeadFunction[tuple[Tensor, Tensor]]:
-        tokens, live = rows.tokens[part], rows.eligible[part]
+        tokens, live = rows.tokens[part], counted[part]
         scores = old[part], None if ref is None else ref[part]
 
         def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

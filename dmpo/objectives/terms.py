@@ -23,13 +23,17 @@ PartOfViews = Callable[[slice], HeadFunction[tuple[Tensor, Tensor]]]
 
 @dataclass(frozen=True)
 class Step:
-    """One gradient step: `index` counts them over the run; `model` is the policy as accelerate wrapped it."""
+    """One gradient step: `index` counts them over the run; `model` is the policy as accelerate wrapped it.
+
+    sound: bool [groups], those that count; the batch has stand-ins for the others (`objectives.sound`).
+    """
 
     accelerator: Accelerator
     model: nn.Module
     batch: Batch
     config: DMPOConfig
     index: int
+    sound: Tensor
 
     @property
     def own(self) -> slice:
@@ -41,9 +45,13 @@ class Step:
         """Values of all ranks' completions [groups, G] as weights of this rank's views [R·B].
 
         A sum over views weighted by them is the mean over views of a completion, the sum over a group of the values
-        and the mean over groups (algorithm, section 5).
+        and the mean over groups (algorithm, section 5). Groups that are not sound count 0.
         """
-        return spread_over_views((values / len(values)).flatten()[self.own], self.config.replicates)
+        return spread_over_views((self.of_sound(values) / len(values)).flatten()[self.own], self.config.replicates)
+
+    def of_sound(self, values: Tensor) -> Tensor:
+        """Values [groups, G], 0 where the group is not sound."""
+        return values.masked_fill(~self.sound.unsqueeze(1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Objective(Protocol):
         """Weights of every group [groups, G], and its proximal coefficient c [groups], NaN where there is none."""
 
     def terms(self, step: Step, weights: ImportanceWeights) -> Terms | None:
-        """The loss of a step; None, on every rank, where a log-probability that it needs is not finite.
+        """The loss of a step; None, on every rank, where what it needs beside the batch's scores is not finite.
 
         Called by all ranks together.
         """

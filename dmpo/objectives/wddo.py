@@ -26,12 +26,14 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
     cut = len(views) // 2
     real, fake = (estimate(step, part) - batch.log_prob_cur for part in (views[:cut], views[cut:]))  # [groups, G]
-    loss = float(-(positive * logsigmoid(beta * real)).mean() - alpha * logsigmoid(-beta * fake).mean())
+    terms_of = positive * logsigmoid(beta * real), logsigmoid(-beta * fake)
+    real_term, fake_term = (step.of_sound(term).mean() for term in terms_of)
+    loss = float(-real_term - alpha * fake_term)
     if not math.isfinite(loss):
         return None
     slopes = (positive * beta * (-beta * real).sigmoid(), -alpha * beta * (beta * fake).sigmoid())
     count = batch.completions.eligible.sum(-1)
-    parts = [(slope / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
+    parts = [(step.of_sound(slope) / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
     rows = batch.completions.repeat(config.replicates)
     coefficients = torch.cat([part.repeat(half) for part in parts])
     return Terms(rows, views, weighted_ce(rows, views, coefficients), loss)

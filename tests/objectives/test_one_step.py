@@ -15,6 +15,7 @@ from dmpo.likelihood import Completions
 from dmpo.objective import accumulate_gradient
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
 from dmpo.plan import plan
+from dmpo.policy import add_lora
 from tests import test_plan
 from tests.test_objective import MASK, PROMPT, config, rollouts
 from tests.tiny_models import tiny, tokens
@@ -76,10 +77,21 @@ def test_log_probs_are_those_of_whole_logits(size: int) -> None:
             torch.testing.assert_close(found[:, step, replicate], part, rtol=1e-10, atol=1e-12)
 
 
+def test_no_dropout_is_live() -> None:
+    model: Any = add_lora(tiny(), rank=2, alpha=8, dropout=0.5).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    batch = rollouts()
+    one, two = (one_step_log_probs(model, batch.completions, batch.row_ids, config(**OPTIONS)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert model.training
+
+
 @pytest.mark.parametrize(("loss", "lora_r"), [("wd1", 0), ("diffu_grpo", 8)])
 def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
     options = test_plan.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
-    policy, model_config = test_plan.policy_of(options)
+    policy, model_config = test_plan.policy_of(options, vocab_size=4000, num_layers=1)  # where the head has the peak
     batch = test_plan.batch_of(options)
     scores = one_step_log_probs(policy, batch.completions, batch.row_ids, options)
     batch = dataclasses.replace(batch, one_step_cur=scores, one_step_ref=scores)

@@ -42,6 +42,7 @@ def batch(rank: int, world: int) -> Batch:
     numbers = torch.randn(3, GROUPS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     age = torch.zeros(GROUPS).long()
     scores = -4 + torch.randn(2, count, 8, 3, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scores[1, 7, 0, 1, 2] = float("nan")  # of group 1, which is left out where they are read
     cur, ref = scores[:, share]
     return Batch(
         completions[share], torch.arange(count)[share], *numbers.unbind(), age, {}, one_step_cur=cur, one_step_ref=ref
