@@ -72,6 +72,7 @@ def test_what_is_compared_is_the_same_problem(ran: Path) -> None:
     assert all(run["ours"]["row_forwards"] == run["published"]["row_forwards"] for run in runs)
     sides = [results(folder, "rl_step")[side] for side in ("ours", "published")]
     assert sides[0]["tokens"] == sides[1]["tokens"] > 0
+    assert all(side["loss"] != 0 for side in sides), "views of coefficient 0 cost ours nothing"
     assert all(set(side["phases"]) == {"rollout", "reward", "score", "update"} for side in sides)
 
 
