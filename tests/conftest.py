@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 SLOWEST_FIRST = (
     "test_cuda_build.py",
     "test_compile_proof.py",
-    "test_survival.py",
+    "test_kills.py",
     "test_decoders.py",
     "test_ranks.py",
     "test_gradients.py",

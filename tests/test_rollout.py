@@ -21,7 +21,7 @@ from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
 from dmpo.rewards import RewardPool
 from dmpo.rollout import _fingerprint, collect, complete, rollout_mismatch
-from tests.test_trainer import CountOnes, lines, settings, trainer
+from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny, tokens
 
 MASK, EOS = 1, 0

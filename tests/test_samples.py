@@ -14,8 +14,8 @@ from dmpo import importance_weights
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.samples import sample_table, send_table
+from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.test_rollout import a_round, config, model
-from tests.test_trainer import CountOnes, lines, settings, trainer
 
 
 def test_rows_carry_their_own_numbers() -> None:

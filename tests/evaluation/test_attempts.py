@@ -14,7 +14,7 @@ from dmpo.evaluation.attempts import Verdict, judge
 from dmpo.preflight import check_task
 from dmpo.pretrain import character_tokenizer
 from tests.evaluation.toys import Ones, checkpoint
-from tests.test_trainer import settings
+from tests.small_runs import settings
 
 
 class Fragile(Ones):

@@ -22,7 +22,7 @@ from dmpo.lora import add_lora
 from dmpo.models import load_model
 from dmpo.run.selection import best_step
 from tests.evaluation.toys import ONES, checkpoint
-from tests.test_trainer import settings, trainer
+from tests.small_runs import settings, trainer
 
 SOLVED = {1: 2, 2: 7, 3: 7, 4: 5, 5: 6, 6: 1}  # greedy, of 8 validation rows, after each step; 2 and 3 tie
 

@@ -15,8 +15,8 @@ from dmpo.objectives.one_step import one_step_log_probs
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.run.skipping import write_evidence
+from tests.small_runs import lines, settings, trainer
 from tests.test_rollout import a_round, config, model
-from tests.test_trainer import lines, settings, trainer
 
 BRIEF: dict[str, Any] = {"eval_steps": 0, "save_steps": 0, "eval_prompts": 1}
 

@@ -15,7 +15,7 @@ from dmpo.objective import accumulate_gradient
 from tests.ranks.launch import Sharding, on_ranks, results
 from tests.ranks.test_gradients import SIZE, batch, policy
 from tests.ranks.test_training import train
-from tests.test_trainer import lines
+from tests.small_runs import lines
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 

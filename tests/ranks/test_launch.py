@@ -15,7 +15,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from dmpo.cli import main
 from dmpo.config_files import launch_config_path, launch_configs
-from tests.test_trainer import lines
+from tests.small_runs import lines
 
 KINDS = {
     "ddp": DistributedType.MULTI_GPU,

@@ -11,7 +11,7 @@ import torch
 
 import dmpo.trainer
 from tests.ranks.launch import Rank, Sharding, on_ranks, results
-from tests.test_trainer import lines, settings, trainer
+from tests.small_runs import lines, settings, trainer
 
 SIZES: dict[str, Any] = {
     "lora_dropout": 0.0,  # each rank draws its own

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_trainer import CountOnes, lines, settings, trainer
+from tests.small_runs import CountOnes, lines, settings, trainer
 
 
 @pytest.fixture(autouse=True)

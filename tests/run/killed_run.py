@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,14 +17,17 @@ from typing import Any
 
 import torch
 
-import dmpo
 from dmpo import DMPOTrainer
 from dmpo.pretrain import character_tokenizer
-from tests.test_trainer import CountOnes, settings
+from tests.small_runs import CountOnes, settings
 from tests.tiny_models import tiny
 
 # What a run writes and decides, not what it computes: that lies between two lines of the trainer.
-FILES = ("trainer", "saving", "checkpoint", "whole_files", "run_folder", "json_lines", "folder_lock")
+_NAMES = (
+    "trainer",
+    *(f"run.{name}" for name in ("saving", "checkpoint", "whole_files", "folder", "json_lines", "lock")),
+)
+FILES = {import_module(f"dmpo.{name}").__file__ for name in _NAMES}
 OPTIONS: dict[str, Any] = {
     "lora_r": 2,
     "lora_dropout": 0.1,
@@ -49,7 +53,6 @@ def run(
     folder: Path, kill_at: int, count: Any, reward: Reward | None, ranks: tuple[int, int, int], changes: Any
 ) -> None:
     """Train; die at the `kill_at`-th line event in FILES (0: never). `count.value` tells how many there were."""
-    paths = {str(Path(dmpo.__file__).parent / f"{name}.py") for name in FILES}
     seen = 0
 
     def on_line(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
@@ -60,7 +63,7 @@ def run(
         return on_line
 
     def on_call(frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
-        return on_line if frame.f_code.co_filename in paths else None
+        return on_line if frame.f_code.co_filename in FILES else None
 
     rank, world, port = ranks
     if world > 1:
@@ -95,7 +98,7 @@ def start(
     ranks: rank, number of ranks, port. reward: a function at the top of a module.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.killed_run"])
+    context.set_forkserver_preload(["tests.run.killed_run"])
     count = context.Value("q", 0) if traced or kill_at else None
     process = context.Process(target=run, args=(folder, kill_at, count, reward, ranks, changes))
     process.start()
