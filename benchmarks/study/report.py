@@ -24,6 +24,7 @@ from .records import Key, Record
 from .statistics import Mean, contrast
 
 Values = Mapping[str, Mapping[int, float]]  # condition → seed → value
+SEEDS = 3  # that each condition should have at least
 COLUMNS = {
     "samples": "completions",
     "steps": "gradient steps",
@@ -55,7 +56,17 @@ def markdown(records: Mapping[Key, Record]) -> str:
     """The whole report."""
     reported = [record for (_, seed), record in records.items() if seed != SCAN_SEED]
     lines = ["# Study on the embedded tasks", "", *_made(records.values()), "", *_reading(reported), ""]
-    lines += ["## Conclusions", "", *_headlines(records), "", "## Learning rates", "", *_scan(records), ""]
+    lines += [
+        "## Conclusions",
+        "",
+        *_headlines(records),
+        *_to_run(records),
+        "",
+        "## Learning rates",
+        "",
+        *_scan(records),
+        "",
+    ]
     for question in answered(records):
         lines += [f"## {question.title}", "", *_table(question, records), ""]
         lines += [*conclusions(question, records), "", f"![{question.title}]({question.key}.png)", ""]
@@ -194,6 +205,14 @@ def _headlines(records: Mapping[Key, Record]) -> list[str]:
     for question in answered(records):
         lines += [f"- {question.key}: {line}" for line in _contrasts(question, records, headline=True)]
     return lines
+
+
+def _to_run(records: Mapping[Key, Record]) -> list[str]:
+    """What no three seeds have answered yet."""
+    seeds = values(records, "sampled")
+    short = {q.key: [name for name in q.conditions if len(seeds.get(name, {})) < SEEDS] for q in QUESTIONS}
+    text = "; ".join(f"{key} ({len(names)} of its conditions)" for key, names in short.items() if names)
+    return [f"- Not run with {SEEDS} seeds yet: {text}."] if text else []
 
 
 def conclusions(question: Question, records: Mapping[Key, Record]) -> list[str]:
