@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines.append(_row(f"**mean of {len(results['runs'])} seeds**", results["mean"]))
     rows, different = results["runs"][0]["test_rows"], results.get("different_test_rows")
     told = f" {different} of the {rows} puzzles are different." if different not in (None, rows) else ""
+    if results.get("jobs", 1) > 1:
+        told += f" {results['jobs']} runs side by side: the seconds are those of a busy machine."
     lines += ["", f"{results['cores']} CPU cores, torch {results['torch']}, {results['date']}.{told}"]
     return "\n".join(lines)
 
@@ -83,6 +86,9 @@ def _row(name: str, values: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=DEFAULT, choices=embedded_models(), help=f"default {DEFAULT}")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs side by side, default 1; their seconds are no figures"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="config keys, for a trial; then nothing is written"
@@ -90,14 +96,21 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folders = {seed: Path(scratch) / f"seed-{seed}" for seed in arguments.seeds}
-        runs = [run_seed(arguments.config, seed, folder, arguments.overrides) for seed, folder in folders.items()]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            runs = list(
+                pool.map(
+                    lambda seed: run_seed(arguments.config, seed, folders[seed], arguments.overrides), arguments.seeds
+                )
+            )
         named = f"--config {arguments.config} " if arguments.config != DEFAULT else ""
+        named += f"--jobs {arguments.jobs} " if arguments.jobs > 1 else ""
         results = {
             "command": f"python -m benchmarks.first_light {named}--seeds {' '.join(map(str, arguments.seeds))}",
             "date": date.today().isoformat(),
             "machine": platform.machine(),
             "cores": os.cpu_count(),
             "torch": runs[0]["torch"],
+            "jobs": arguments.jobs,
             "different_test_rows": different_rows(arguments.config, runs[0]["test_rows"]),
             "runs": runs,
             "mean": {key: statistics.fmean(run[key] for run in runs) for key in KEYS},

@@ -139,6 +139,8 @@ def test_rows_of_a_file(tmp_path: Path, suffix: str) -> None:
     assert_disjoint({split: multisets(task, split, task.size(split)) for split in SPLITS})
     three: Any = load_task("countdown", train=str(tmp_path / f"rows{suffix}"), counts=[3])
     assert sum(three.size(split) for split in SPLITS) == 150
+    third: Any = load_task("countdown", train=str(tmp_path / f"rows{suffix}"), held_out=3)
+    assert min(third.size(split) for split in SPLITS) > 60
     row = three.row("test", 0)
     assert row == three.row("test", three.size("test"))
     assert row["target"] == sum(row["numbers"])

@@ -1,0 +1,65 @@
+"""If these fail, the embedded models' tables do not say what their runs measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from benchmarks.first_light import KEYS, RESULTS, different_rows, markdown
+from dmpo.checkpoint_files import embedded_models
+from dmpo.config import DMPOConfig
+from dmpo.config_files import load_config
+from dmpo.tasks import load_task
+
+
+def results(rows: int, different: int | None) -> dict[str, Any]:
+    runs = [dict.fromkeys(KEYS, 0.25 * seed) | {"seed": seed, "test_rows": rows, "seconds": 10.0} for seed in (1, 3)]
+    mean = dict.fromkeys(KEYS, 0.5) | {"seconds": 10.0}
+    found = {"runs": runs, "mean": mean, "cores": 2, "torch": "2", "date": "2026-01-01"}
+    return found if different is None else found | {"different_test_rows": different}
+
+
+def test_the_table() -> None:
+    lines = markdown(results(8, None)).splitlines()
+    assert lines[0].startswith("| 8 held-out puzzles | sampled, before |")
+    assert lines[2:4] == [
+        f"| seed {seed} | {' | '.join([share] * 4)} | 10 |" for seed, share in ((1, "25.0%"), (3, "75.0%"))
+    ]
+    assert lines[4] == f"| **mean of 2 seeds** | {' | '.join(['50.0%'] * 4)} | 10 |"
+    assert lines[-1] == "2 CPU cores, torch 2, 2026-01-01."
+
+
+def test_repeated_puzzles_are_told() -> None:
+    assert markdown(results(8, 5)).endswith("2026-01-01. 5 of the 8 puzzles are different.")
+    assert markdown(results(8, 8)).endswith("2026-01-01.")
+
+
+def test_runs_side_by_side_are_told() -> None:
+    assert "seconds" not in markdown(results(8, 8) | {"jobs": 1}).splitlines()[-1]
+    assert markdown(results(8, 8) | {"jobs": 3}).endswith(
+        "3 runs side by side: the seconds are those of a busy machine."
+    )
+
+
+def test_different_rows() -> None:
+    config = load_config(DMPOConfig, "countdown-tiny")
+    task = load_task(config.task, **config.task_options)
+    rows = [task.row("test", index) for index in range(512)]
+    puzzles = {(*sorted(row["numbers"]), row["target"]) for row in rows}
+    assert different_rows("countdown-tiny", 512) == len(puzzles) >= 100
+    assert len({row["prompt"] for row in rows}) > len(puzzles), "the order of the numbers makes no other puzzle"
+    assert different_rows("sudoku-tiny", 64) == 64
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_the_committed_runs(name: str) -> None:
+    made = json.loads((RESULTS.with_name(name) / "first_light.json").read_text())
+    assert (RESULTS.with_name(name) / "training.png").is_file()
+    asked = re.findall(r"\d+", made["command"].partition("--seeds")[2])
+    assert [run["seed"] for run in made["runs"]] == [int(seed) for seed in asked]
+    assert {run["test_rows"] for run in made["runs"]} == {load_config(DMPOConfig, name).eval_prompts}
+    for key in KEYS:
+        assert made["mean"][key] == pytest.approx(sum(run[key] for run in made["runs"]) / len(made["runs"]))
