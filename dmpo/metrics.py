@@ -9,7 +9,8 @@
                               out. Of wd1 its positive weights, of diffu_grpo |A| (0 where the rewards of a group agree)
     coeff                     proximal coefficient c, mean over groups; null for wd1 and diffu_grpo, which have none
     clip_share, kl            diffu_grpo only: the share of tokens whose gradient the clip cuts off; mean KL estimate
-                              towards the reference, nats a token, null where kl_beta is 0. Means as of the loss
+                              towards the reference, nats a token, null where kl_beta is 0; means over groups not left
+                              out
     left_out                  groups that counted nothing as a log-probability of theirs was not finite
     age                       rounds since the completions of this step were drawn, mean over groups
     buffer_groups             groups in the buffer

@@ -75,6 +75,7 @@ def accumulate_gradient(
         walked += torch.cat([loss.detach().view(1), sums]) * live
     found, *reports = summed(accelerator, *walked)
     found = found if terms.loss is None else terms.loss
+    reports = [value / float(sound.double().mean()) for value in reports]  # means over sound groups, as of ESS and c
     return StepResult(found, weights, coeff, _report(weights, coeff, config, reports, sound))
 
 
@@ -91,7 +92,7 @@ def _not_finite(batch: Batch, config: DMPOConfig, sound: Tensor) -> StepResult:
 
 
 def _report(
-    weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, sums: list[float], sound: Tensor
+    weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, reports: list[float], sound: Tensor
 ) -> dict[str, float]:
     means = {name: float(x[sound].double().mean()) for name, x in (("ess", weights.ess), ("coeff", coeff))}
-    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, sums, strict=True)) | {"left_out": int((~sound).sum())}
+    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, reports, strict=True)) | {"left_out": int((~sound).sum())}

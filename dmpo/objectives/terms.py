@@ -76,7 +76,7 @@ class Terms:
 class Objective(Protocol):
     """A loss to train with: a module of this package with these names, chosen by the config key `loss`."""
 
-    REPORTS: tuple[str, ...]  # what it adds to a line of metrics.jsonl; each a sum over all views
+    REPORTS: tuple[str, ...]  # what it adds to a line of metrics.jsonl: sums over views, of sound groups alone
 
     def group_weights(self, batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
         """Weights of every group [groups, G], and its proximal coefficient c [groups], NaN where there is none."""

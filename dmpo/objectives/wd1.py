@@ -2,9 +2,10 @@
 
     loss = −Σ_i (w⁺_i − w⁻_i) · Σ_j log p_θ(o_ij | masked prompt),   w^± = softmax_i(±ψ·A_i),   A = r − mean r
 
-over a group, mean over groups and over R prompt masks. This is the released default (xiaohangt/wd1, trainer
-`wll_d1_neg`): positive and negative weights, ψ = 1, no reference policy in the exponents, A not divided by the standard
-deviation, one prompt mask (replicates 1), tokens up to the first EOS (truncate_at_eos).
+over a group (the softmax over one device's batch in the released code), mean over groups and over R prompt masks. This
+is the released default (xiaohangt/wd1, trainer `wll_d1_neg`): positive and negative weights, ψ = 1, no reference policy
+in the exponents, A not divided by the standard deviation, one prompt mask (replicates 1), tokens up to the first EOS
+(truncate_at_eos).
 """
 
 from __future__ import annotations

@@ -149,11 +149,9 @@ class Countdown:
             while len(values) > 1:
                 left = values.pop(random.randrange(len(values)))
                 right = values.pop(random.randrange(len(values)))
-                usable = [sign for sign in self.signs if right or sign != "/"]
-                if not usable:
-                    break
+                usable = [sign for sign in self.signs if right or sign != "/"]  # with / alone no value is ever 0
                 values.append(apply_sign(left, random.choice(usable), right))
-            value = values[0] if len(values) == 1 else Fraction(0)
+            (value,) = values
             if value.denominator == 1 and 1 <= value <= self.largest_target and value not in numbers:
                 return numbers, int(value)
         raise ValueError(

@@ -32,8 +32,9 @@ def test_it_learns(tmp_path: Path, loss: Any) -> None:
     changes = {"max_steps": 24, "learning_rate": 5e-3, "replicates": 1, **whole, **BRIEF}
     trainer(settings(tmp_path, loss=loss, **changes)).train()
     rewards = [line["reward"] for line in lines(tmp_path)]
-    # A mean of 64 completions of four tokens has a standard error of at most 0.5 / 256^0.5 = 0.03.
-    assert sum(rewards[-4:]) / 4 > rewards[0] + 0.2
+    # Of 64 completions, whose tokens may depend on each other, a mean has a standard error of at most 0.5 / 64^0.5 =
+    # 0.06; both sides average two rounds, so their difference has at most that, too.
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.2
 
 
 def test_resume_equals_an_undisturbed_run(tmp_path: Path) -> None:

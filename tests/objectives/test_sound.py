@@ -64,7 +64,9 @@ def test_a_bad_completion_costs_its_group(loss: str, micro_batch_size: int) -> N
     assert found.report["left_out"] == 1
     assert alone.report["left_out"] == 0
     assert found.loss == pytest.approx(2 / 3 * alone.loss, rel=1e-10)
-    assert found.report["ess"] == pytest.approx(alone.report["ess"], rel=1e-12)
+    assert found.report.keys() == alone.report.keys()
+    for key in found.report.keys() - {"left_out"}:
+        assert found.report[key] == pytest.approx(alone.report[key], rel=1e-10, nan_ok=True), f"{key}, of sound groups"
     for ours, theirs in zip(got, wanted, strict=True):
         # The model's norms are float32 inside, where a gradient times 2/3 is rounded.
         assert (ours - 2 / 3 * theirs).abs().max() < 16 * torch.finfo(torch.float32).eps * theirs.abs().max()
