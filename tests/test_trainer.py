@@ -96,21 +96,22 @@ def test_lines_after_the_checkpoint_are_rewritten(tmp_path: Path) -> None:
 
 
 def test_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer(settings(tmp_path)).train()
+    short: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "eval_prompts": 1}
+    trainer(settings(tmp_path, **short)).train()
     root = tmp_path / "checkpoints"
-    weights = root / "step-6" / "model" / "model.safetensors"
+    weights = root / "step-2" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert newest_checkpoint(root) == root / "step-3"
-    assert "step-6" in caplog.text
+    assert newest_checkpoint(root) == root / "step-1"
+    assert "step-2" in caplog.text
     assert "model.safetensors" in caplog.text
-    (root / "step-3" / "manifest.json").unlink()
+    (root / "step-1" / "manifest.json").unlink()
     with pytest.raises(ValueError, match="no whole checkpoint"):
-        trainer(settings(tmp_path, resume=True))
+        trainer(settings(tmp_path, resume=True, **short))
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    trainer(settings(tmp_path, save_steps=1, save_total_limit=2)).train()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-5", "step-6"]
+    trainer(settings(tmp_path, max_steps=4, save_steps=1, save_total_limit=2, eval_prompts=1)).train()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-3", "step-4"]
 
 
 def test_a_damaged_newer_checkpoint_does_not_displace_a_whole_one(tmp_path: Path) -> None:
@@ -127,5 +128,6 @@ def test_rows_need_not_be_json(tmp_path: Path) -> None:
             return super().row(split, index) | {"odd": Fraction(1, 3)}
 
     model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
-    DMPOTrainer(settings(tmp_path), model=model, tokenizer=character_tokenizer(), task=Odd()).train()
+    config = settings(tmp_path, max_steps=1, eval_prompts=1)
+    DMPOTrainer(config, model=model, tokenizer=character_tokenizer(), task=Odd()).train()
     assert newest_checkpoint(tmp_path / "checkpoints") is not None

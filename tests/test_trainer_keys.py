@@ -72,9 +72,10 @@ def test_checkpointing_of_activations_changes_memory_alone(tmp_path: Path, lora_
         kept[-1] += tensor.numel()
         return tensor
 
+    short: dict[str, Any] = {"max_steps": 2, "save_steps": 0, "eval_steps": 0, "eval_prompts": 1}
     for name, switch in (("plain", False), ("checkpointed", True)):
         kept.append(0)
-        run = trainer(settings(tmp_path / name, gradient_checkpointing=switch, lora_r=lora_r, eval_steps=0))
+        run = trainer(settings(tmp_path / name, gradient_checkpointing=switch, lora_r=lora_r, **short))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             run.train()
     assert lines(tmp_path / "plain") == lines(tmp_path / "checkpointed")

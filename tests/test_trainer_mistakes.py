@@ -40,9 +40,10 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 
 
 def test_resume_with_another_config_is_refused(tmp_path: Path) -> None:
-    trainer(settings(tmp_path)).train()
+    short: dict[str, Any] = {"max_steps": 1, "eval_prompts": 1}
+    trainer(settings(tmp_path, **short)).train()
     with pytest.raises(ValueError, match=r"'alpha' was 0\.2 and is now 0\.3"):
-        trainer(settings(tmp_path, resume=True, alpha=0.3))
+        trainer(settings(tmp_path, resume=True, alpha=0.3, **short))
 
 
 def test_a_wrong_reward_stops_before_any_work(tmp_path: Path) -> None:
