@@ -33,6 +33,7 @@ from .tasks import Task, load_task
 from .teachers import TEACHERS, Teacher
 
 SPECIAL_TOKENS = ("<eos>", "<mask>")
+_POSITIONS = 64  # of an embedded model: prompt and completion
 
 
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
@@ -93,12 +94,16 @@ def character_tokenizer(task: str = "sudoku4") -> PreTrainedTokenizerFast:
         pad_token="<eos>",
         mask_token="<mask>",
         padding_side="left",
-        model_max_length=64,
+        model_max_length=_POSITIONS,
     )
 
 
 def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | None = None) -> PreTrainedModel:
-    """Train the tiny model from scratch; the same config gives the same model on the same machine."""
+    """Train the tiny model from scratch; the same config gives the same model on the same machine.
+
+    Raises:
+        ValueError: the teacher does not know such rows, or they do not fit its tokens or the model's positions.
+    """
     torch.manual_seed(config.seed)
     tokenizer = character_tokenizer(config.task)
     model = new_model(
@@ -109,7 +114,7 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | Non
         mlp_hidden_size=config.mlp_hidden_size,
         mask_id=SPECIAL_TOKENS.index("<mask>"),
         eos_id=SPECIAL_TOKENS.index("<eos>"),
-        max_length=64,
+        max_length=_POSITIONS,
         rope_theta=10_000.0,
         seed=config.seed,
     )
@@ -154,10 +159,28 @@ def _batch(
         mistakes = config.mistakes if sloppy and random.random() < config.sloppy_share else 0
         prompts.append(row["prompt"])
         completions.append(teacher.demonstrate(task, row, random, mistakes))
-    encoded = tokenizer(prompts)["input_ids"]
-    prompt_ids, prompt_mask = pad_left(tokenizer, encoded, max(map(len, encoded)))
-    tokens = torch.tensor(_ended(tokenizer(completions)["input_ids"], teacher.length))
+    encoded, answers = (_encoded(texts, tokenizer, teacher) for texts in (prompts, completions))
+    longest = max(map(len, answers))
+    if longest > teacher.length:
+        raise ValueError(f"a demonstration has {longest} tokens, but completions of this task {teacher.length}")
+    width = max(map(len, encoded))
+    if width + teacher.length > _POSITIONS:
+        raise ValueError(
+            f"a prompt has {width} tokens: with completions of {teacher.length} more than {_POSITIONS} positions"
+        )
+    prompt_ids, prompt_mask = pad_left(tokenizer, encoded, width)
+    tokens = torch.tensor(_ended(answers, teacher.length))
     return Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
+
+
+def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerBase, teacher: Teacher) -> list[list[int]]:
+    """Token ids; raises ValueError for a text with what is no token of the teacher's."""
+    encoded: list[list[int]] = tokenizer(texts)["input_ids"]
+    for text, ids in zip(texts, encoded, strict=True):
+        if min(ids, default=0) < len(SPECIAL_TOKENS):
+            known = " ".join(map(repr, teacher.tokens))
+            raise ValueError(f"the embedded model reads and writes only {known}, got {text!r}")
+    return encoded
 
 
 def _ended(encoded: Sequence[list[int]], length: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ class Teacher:
 
     tokens: of the vocabulary, after `<eos>` (also the padding) and `<mask>`.
     length: tokens of a completion; a shorter one ends with EOS.
-    demonstrate: a completion of a row of the task, with that many mistakes.
+    demonstrate: a completion of a row of the task, with at most that many mistakes (one may undo another).
     """
 
     tokens: tuple[str, ...]
@@ -40,15 +40,23 @@ def sudoku_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> 
 
 
 def countdown_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> str:
-    """A right expression of a row, with that many mistakes, which leave it wrong.
+    """A right expression of a row, with at most that many mistakes, which leave it wrong.
 
     The right one is the shortest, without spaces; of several the one with the largest number first, and so on. A
     mistake is another sign, another digit, or other parentheses (put around two neighbours, or taken away).
 
     Raises:
-        ValueError: no such mistakes make it wrong.
+        ValueError: not three numbers of one digit, fewer than two signs (a mistake needs another one), a target that
+            they cannot make, or no such mistakes make it wrong.
     """
-    right = _right_texts(tuple(sorted(row["numbers"])), task.signs)[row["target"]]
+    numbers, target = row["numbers"], row["target"]
+    if len(numbers) != 3 or not all(0 <= number <= 9 for number in numbers):
+        raise ValueError(f"the teacher of countdown knows three numbers up to 9, got {numbers}")
+    if len(task.signs) < 2:
+        raise ValueError(f"the teacher of countdown needs two signs or more, got {task.signs!r}")
+    right = _right_texts(tuple(sorted(numbers)), task.signs).get(target)
+    if right is None:
+        raise ValueError(f"{numbers} cannot make {target} with the signs {task.signs}")
     if not mistakes:
         return right
     for _ in range(_TRIES):

@@ -103,6 +103,11 @@ def test_a_recipe_by_its_name(tmp_path: Path) -> None:
         (["countdown-tinny"], "no embedded model 'countdown-tinny', choose one of countdown-tiny, sudoku-tiny"),
         (["task=gsm8k"], "task must be one with a teacher, sudoku4 or countdown, got 'gsm8k'"),
         (["countdown-tiny", "task_options.largest=1"], "largest must be ≥ 2"),
+        (["task=countdown"], "the teacher of countdown knows three numbers up to 9, got ["),
+        (["task=countdown", "task_options.counts=[3]", "task_options.largest=9"], "reads and writes only ', ' '=' '0'"),
+        (["countdown-tiny", "task_options.signs='+-*/'"], "'*' '(' ')', got '"),
+        (["countdown-tiny", "task_options.signs=+"], "the teacher of countdown needs two signs or more, got '+'"),
+        (["countdown-tiny", f"task_options.template='{'0' * 56}{{numbers}}={{target}}'"], "more than 64 positions"),
     ],
 )
 def test_bad_recipes(

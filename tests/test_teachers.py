@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from dmpo import DMPOConfig
+from dmpo.config_files import load_config
 from dmpo.pretrain import character_tokenizer
 from dmpo.tasks import load_task
 from dmpo.teachers import TEACHERS, countdown_demonstration, sudoku_demonstration
-from tests.tasks.test_countdown import SMALL
+
+SMALL = load_config(DMPOConfig, "countdown-tiny").task_options
 
 
 def test_sloppy_sudoku_has_that_many_errors() -> None:
@@ -80,6 +83,19 @@ def test_mistakes_that_change_nothing(countdown: Any) -> None:
 
     with pytest.raises(ValueError, match=r"1 mistakes leave 5\+3\+2 right"):
         countdown_demonstration(Easy(**SMALL), {"numbers": [3, 5, 2], "target": 10}, Random(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "target", "message"),
+    [
+        ([3, 5], 8, r"knows three numbers up to 9, got \[3, 5\]"),
+        ([3, 5, 12], 20, r"knows three numbers up to 9, got \[3, 5, 12\]"),
+        ([1, 1, 1], 9, r"\[1, 1, 1\] cannot make 9 with the signs \+-\*"),
+    ],
+)
+def test_rows_that_the_teacher_does_not_know(countdown: Any, numbers: list[int], target: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        countdown_demonstration(countdown, {"numbers": numbers, "target": target}, Random(0), 0)
 
 
 @pytest.mark.parametrize("name", list(TEACHERS))
