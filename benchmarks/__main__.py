@@ -4,8 +4,9 @@
 
 Each part is a file with a question at its top, and writes NAME.json, NAME.md and NAME.png to
 benchmarks/results/<device>/ as soon as it is done, so that `--only` repeats or completes a set; the traffic of the
-kernels, which needs no device, goes to benchmarks/results/kernel_report.*. At the end table.md is made of all that lies
-there, and `python -m benchmarks.table --write` puts it into the README. A part that fails is told, and the others run.
+kernels and the memory of LLaDA-8B need no device, and lie in benchmarks/results/ itself. At the end table.md is made of
+all that lies there, and `python -m benchmarks.readme --write` puts it into the README. A part that fails is told, and
+the others run.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ PARTS = {
     "rl": "bench_rl_step",
     "decoders": "bench_decoders",
     "report": "kernel_report",
+    "plan": "plan_report",
 }
 FILES = {"rl": "rl_step", "report": "kernel_report"}  # stems, where they are not the part's name
-DEVICE_FREE = ("report",)
+DEVICE_FREE = ("report", "plan")
 TRIAL = ROOT / "build" / "benchmarks-quick"
 
 
@@ -43,6 +45,8 @@ def run_part(name: str, setting: Setting, output: Path, command: str) -> dict[st
     """Measure one part and write its files; the results."""
     module, load, begun = importlib.import_module(f"benchmarks.{PARTS[name]}"), Load(), time.perf_counter()
     measured = module.measure(setting)
+    if setting.device == "cuda":
+        cuda.empty_cache()  # parts that come after run in processes of their own
     results = {"header": header(setting, command, load), "seconds": time.perf_counter() - begun, **measured}
     folder = output if name in DEVICE_FREE else output / setting.slug
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     setting.begin()
     output = options.output or (TRIAL if options.quick else RESULTS)
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
+    output.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in options.only:
         try:

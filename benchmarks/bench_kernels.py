@@ -161,6 +161,8 @@ def measure(setting: Setting) -> dict[str, Any]:
             try:
                 found.append(_timed(timing, build(), clock, sweep.budget, limits, sheet))
             except Exception as error:  # a peer that cannot run this is reported, not fatal
+                if peer.name.startswith("dmpo"):
+                    raise
                 reason = f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
         if reason:
             found.append(Timing(**(asdict(timing) | {"reason": reason})))
@@ -184,16 +186,19 @@ def _timed(timing: Timing, job: Job, clock: Gauge, budget: float, limits: Limits
 
 
 def answer(results: dict[str, Any]) -> str:
-    """How often ours is the fastest, and its least and largest share of the roofline."""
-    best, shares = 0, []
-    cells = {(t["job"], t["rows"]) for t in results["timings"]}
-    for cell in cells:
-        here = [t for t in results["timings"] if (t["job"], t["rows"]) == cell and t["seconds"] is not None]
-        best += min(here, key=lambda t: t["seconds"])["peer"].startswith("dmpo")
-        shares += [t["share"] for t in here if t["peer"].startswith("dmpo")]
+    """How often ours is the fastest of those with the same problem, weighted or not, and its least and largest share of
+    the roofline. A job and size at which none but ours, or not ours, was timed is no comparison."""
+    weighted = {peer.name: peer.weighted for peer in (*LOGITS, *LINEAR, *SAMPLING)}
+    timed = [t for t in results["timings"] if t["seconds"] is not None]
+    cells: dict[tuple[str, int, bool], dict[str, float]] = {}
+    for t in timed:
+        cells.setdefault((t["job"], t["rows"], weighted[t["peer"]]), {})[t["peer"]] = t["seconds"]
+    compared = [cell for cell in cells.values() if len({peer.startswith("dmpo") for peer in cell}) == 2]
+    best = sum(min(cell, key=lambda peer: cell[peer]).startswith("dmpo") for cell in compared)
+    shares = [t["share"] for t in timed if t["peer"].startswith("dmpo")]
     return (
-        f"Of {len(cells)} jobs and sizes dmpo is the fastest in {best}; its kernels do {min(shares):.0%} to "
-        f"{max(shares):.0%} of what the device was measured to be able to."
+        f"Of {len(compared)} jobs and sizes that a peer of the same problem was timed at, dmpo is the fastest in "
+        f"{best}; its kernels do {min(shares):.0%} to {max(shares):.0%} of what the device was measured to be able to."
     )
 
 

@@ -54,6 +54,7 @@ class Size:
 
 
 COMMON: dict[str, Any] = {"model": "", "task": "sudoku4", "output_dir": "", "early_stop": False, "lora_dropout": 0.0}
+DEFAULTS = ("temperature", "score_views", "replicates")  # of the config, told with the settings
 SIZES = {
     "cpu": Size(
         TINY,
@@ -182,10 +183,11 @@ def measure(setting: Setting) -> dict[str, Any]:
         side["seconds"] = sum(phase["seconds"] for phase in side["phases"].values())
         side["bytes"] = max(phase["bytes"] for phase in side["phases"].values())
     size = SIZES[setting.size]
+    config = DMPOConfig(**COMMON, **size.settings)
     ours, published = (found[side] for side in SIDES)
     return {
         "model": size.model,
-        "settings": COMMON | size.settings,
+        "settings": COMMON | size.settings | {key: getattr(config, key) for key in DEFAULTS},
         **found,
         "times_faster": published["seconds"] / ours["seconds"],
         "times_faster_by_phase": {
@@ -208,7 +210,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"V = {model['vocab_size']}, d = {model['hidden_size']}, {model['num_layers']} layers, {settings['dtype']}, "
         f"LoRA r = {settings['lora_r']}; {settings['num_prompts']} prompts × {settings['num_generations']} completions "
         f"of {settings['gen_length']} tokens, blocks of {settings['block_length']}, {settings['steps']} decoding steps "
-        f"at T = 0.2; 4 views for scores, {settings['gradient_steps']} gradient steps on 4 views each.",
+        f"at T = {settings['temperature']:g}; {settings['score_views']} views for scores, {settings['gradient_steps']} "
+        f"gradient steps on {settings['replicates']} views each.",
         "",
         "| phase | ours s | published s | times faster | ours peak MB | published peak MB |",
         "|---" * 6 + "|",

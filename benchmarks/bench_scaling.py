@@ -5,7 +5,9 @@
 Three jobs, each against the published way, around one small shape of which one size changes at a time: the loss from
 hidden states (forward and backward, frozen head), a training step of a 2-layer transformer, and one decoding step (one
 forward, and the draw of a block of 32 at T = 0.2, which has no views). Time is the median of a few repetitions. Memory
-is the most that PyTorch allocates at once above inputs and weights. The Markdown starts with the answer.
+is the most that PyTorch allocates at once above inputs and weights. The loss and the training step see rows, batch ×
+views of them, so that their axes "batch" and "views" are one experiment, timed once for each number of rows. The
+Markdown starts with the answer.
 """
 
 from __future__ import annotations
@@ -149,13 +151,14 @@ def shapes(grid: Grid, job: str) -> Iterator[tuple[str, Shape]]:
 def measure(setting: Setting) -> dict[str, Any]:
     grid, clock = GRIDS[setting.size], gauge(setting)
     points: list[dict[str, Any]] = []
-    known: dict[tuple[str, Shape], dict[str, Any]] = {}
+    known: dict[tuple[str, Shape], dict[str, Any]] = {}  # by job and shape, its rows as a batch of one view
     for job, build in JOBS.items():
         for axis, shape in shapes(grid, job):
-            if (job, shape) not in known:
+            rows = replace(shape, batch=shape.batch * shape.views, views=1)
+            if (job, rows) not in known:
                 sides = build(shape, grid, setting.place)
-                known[job, shape] = {side: _figures(call, clock, grid) for side, call in sides.items()}
-            points.append({"job": job, "axis": axis, "shape": asdict(shape), **known[job, shape]})
+                known[job, rows] = {side: _figures(call, clock, grid) for side, call in sides.items()}
+            points.append({"job": job, "axis": axis, "shape": asdict(shape), **known[job, rows]})
     for point in points:
         point["times_faster"] = point["published"]["seconds"] / point["ours"]["seconds"]
         point["times_leaner"] = point["published"]["bytes"] / max(point["ours"]["bytes"], 1)
@@ -191,6 +194,7 @@ def markdown(results: dict[str, Any]) -> str:
     base = ", ".join(f"{axis} {results['base'][axis]}" for axis in AXES)
     lines = [f"# Scaling, timed on {results['header']['device']}", "", answer(results), "", about(results), ""]
     lines += [f"Around {base}; H {results['hidden']}, {results['dtype']}; {results['masked']:.0%} of positions masked."]
+    lines += ["The loss and the training step see batch × views rows: those two axes are one measurement there."]
     for job in JOBS:
         lines += ["", f"## {job}", "", "| | ours ms | published ms | times faster | ours MB | published MB |"]
         lines += ["|---" * 6 + "|"]

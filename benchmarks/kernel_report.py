@@ -63,8 +63,8 @@ def counted_from(*, peers_alone: bool = False) -> str:
     found = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
     files = [] if peers_alone else [*sorted((ROOT / "kernels").glob("*.*"))]
     files += [ROOT / "benchmarks" / name for name in ("meter.py", "peers.py", "interpreter.py")]
-    here = (Size, count, meter_logits, meter_linear, meter_sampling)
-    return _digest(str(found), *(path.read_text() for path in files), *map(inspect.getsource, here))
+    here = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
+    return _digest(str(found), str(MASKED), *(path.read_text() for path in files), *map(inspect.getsource, here))
 
 
 def _digest(*texts: str) -> str:
@@ -178,7 +178,7 @@ def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str
         raise RuntimeError("the meter counts in Triton's interpreter, and TRITON_INTERPRET is not set")
     size = QUICK if setting.quick else WHOLE
     positions = size.linear_rows * size.linear_length
-    linear = f"H {size.linear_hidden}, V {size.linear_vocab}, {positions} positions, 28 % masked, fp16"
+    linear = f"H {size.linear_hidden}, V {size.linear_vocab}, {positions} positions, {100 * MASKED:.0f} % masked, fp16"
     logits = f"From logits, forward and backward, {size.logit_rows * size.logit_length} positions"
     draw = f"{size.drawn} rows, V {size.vocab}, bf16"
     tables: dict[str, Callable[[Rows], Rows]] = {

@@ -8,6 +8,7 @@ stands at the top of the Markdown. Run it again after `python -m benchmarks --on
 
 from __future__ import annotations
 
+import argparse
 import json
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ ROLLOUTS: tuple[tuple[Decoder, int], ...] = (("topk", 2), ("prefix_cache", 2), (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers.*")
     results = predict()
     RESULTS.mkdir(exist_ok=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory and L2 cache.
+    """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory.
 
     tensor: bfloat16 operands, float32 sums; tf32: float32 operands that tensor cores round. fp32, fp64: the ordinary
-    units. Data sheets count 10^9 bytes a GB of memory and 2^20 bytes a MB of cache. reported: what the driver calls it,
+    units. Data sheets count 10^9 bytes a GB of memory. reported: what the driver calls it,
     a pattern.
     """
 
@@ -26,7 +26,6 @@ class Device:
     fp32: float
     fp64: float
     memory: float
-    l2: float
     reported: str
     source: str
 
@@ -37,7 +36,7 @@ class Device:
                 raise ValueError(f"{field.name} of {self.name} must be > 0, got {value}")
 
 
-MB, GB, TB = 2**20, 10**9, 10**12
+GB, TB = 10**9, 10**12
 T = 10**12
 
 DEVICES = (
@@ -49,9 +48,8 @@ DEVICES = (
         fp32=19.5 * T,
         fp64=9.7 * T,
         memory=80 * GB,
-        l2=40 * MB,
         reported=r"A100-SXM4-80GB",
-        source="A100 80GB SXM: NVIDIA A100 Tensor Core GPU data sheet (2022); L2: Ampere architecture white paper",
+        source="A100 80GB SXM: NVIDIA A100 Tensor Core GPU data sheet (2022)",
     ),
     Device(
         name="H100",
@@ -61,9 +59,8 @@ DEVICES = (
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=80 * GB,
-        l2=50 * MB,
         reported=r"H100 80GB HBM3|H100 SXM5",
-        source="H100 SXM5 80GB: NVIDIA H100 data sheet; dense figures and L2: Hopper architecture white paper",
+        source="H100 SXM5 80GB: NVIDIA H100 data sheet; dense figures: Hopper architecture white paper",
     ),
     Device(
         name="H200",
@@ -73,7 +70,6 @@ DEVICES = (
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=141 * GB,
-        l2=50 * MB,
         reported=r"(?<!G)H200(?! NVL)",
         source="H200 SXM: NVIDIA H200 data sheet; it computes as H100 SXM5 does",
     ),
@@ -85,10 +81,8 @@ DEVICES = (
         fp32=80 * T,
         fp64=40 * T,
         memory=180 * GB,
-        l2=126 * MB,
         reported=r"(?<!G)B200",
-        source="B200 in HGX and DGX B200, 1000 W: NVIDIA Blackwell architecture technical brief, DGX B200 data sheet; "
-        "L2: as cudaDeviceProp reports it",
+        source="B200 in HGX and DGX B200, 1000 W: NVIDIA Blackwell architecture technical brief, DGX B200 data sheet",
     ),
 )
 

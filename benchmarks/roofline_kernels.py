@@ -2,18 +2,28 @@
 
 From logits and sampling were counted at LLaDA's vocabulary: bytes grow with the live rows. From hidden states were
 counted at sizes that are all the same part of LLaDA's (positions, H and V, of which V to 0.4 %): bytes grow with the
-square of that factor and FLOPs with its cube. A tile that is read again for other tiles grows with the cube, too, which
-counts for little in what is bound by arithmetic, and only cut-cross-entropy has such.
+square of that factor and FLOPs with its cube. What is moved again for every tile or piece grows with the cube, and the
+small sizes are one tile and one piece of dmpo's. So dmpo's bytes with a frozen head are those of its walk simulated at
+LLaDA's sizes, and with a trainable one `moved_again` is added. cut-cross-entropy's tiles that are read again are left
+out, which favours it.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from benchmarks.roofline import DEVICES, UNITS, Attainable, Device, Work, seconds
+from benchmarks.roofline_count import count, fake_gpu, total
+from benchmarks.roofline_model import swept
+from dmpo.kernels import linear_ce_tiles
 
 VOCAB, HIDDEN, LOGIT_BYTES = 126464, 4096, 2
+ONE_PASS = 6.5  # FLOPs in H·V a masked row: three products are 6, those of logits computed again 8
 DRAWN = 16 * 32  # rows of a draw: a batch of 16 at the first step of a block of 32
 FUSED = ("cut-cross-entropy",)  # one kernel makes products and moves bytes; those of the others take turns
 
@@ -40,10 +50,7 @@ def works(tables: dict[str, Any]) -> dict[str, dict[str, Work]]:
         if title.startswith("From hidden states"):
             head = "frozen" if "frozen head" in title else "trainable"
             found[f"From hidden states, {head} head: {live} of {positions} positions masked, forward and backward"] = {
-                name: Work(
-                    (row["reads"] + row["writes"]) * VOCAB * HIDDEN * LOGIT_BYTES,
-                    tensor=row["flops"] * HIDDEN * VOCAB * live,
-                )
+                name: Work(_linear_bytes(name, row, head, live), tensor=row["flops"] * HIDDEN * VOCAB * live)
                 for name, row in counted.items()
             }
         elif title.startswith("Sampling"):
@@ -53,6 +60,43 @@ def works(tables: dict[str, Any]) -> dict[str, dict[str, Work]]:
             rows = _number(r"(\d+) positions", title)
             found[f"From logits: {live} masked positions, forward and backward"] = _by_row(counted, rows, live)
     return found
+
+
+def _linear_bytes(name: str, row: dict[str, Any], head: str, live: int) -> float:
+    if name.startswith("dmpo") and head == "frozen":
+        return walked(live)
+    scaled = float((row["reads"] + row["writes"]) * VOCAB * HIDDEN * LOGIT_BYTES)
+    return scaled + (moved_again(live, twice=row["flops"] > ONE_PASS) if name.startswith("dmpo") else 0.0)
+
+
+@cache
+def walked(live: int) -> float:
+    """Bytes of dmpo's loss and gradient of `live` rows under a frozen head, at LLaDA's sizes: simulated."""
+    with fake_gpu(FakeTensorMode()):
+        rows, head = (torch.empty(size, HIDDEN, dtype=torch.bfloat16) for size in (live, VOCAB))
+        targets = torch.zeros(live, dtype=torch.int64)
+        return total(count(lambda: swept(rows, head, targets, gradient=True)))["bytes"]
+
+
+def moved_again(live: int, *, twice: bool) -> float:
+    """Bytes of a trainable head that a single tile and piece do not show (`linear_ce_trained`): bfloat16 operands,
+    float32 sums.
+
+    Each further chunk of rows reads the head for two products, and writes the head's gradient of its rows to add it to
+    the whole. twice: logits are computed again, tile by tile (`recompute`), and each further tile also reads its rows
+    three times and adds to their gradient.
+    """
+    operand, wide = LOGIT_BYTES, 4
+    adding = 4 * wide  # the product written; it and the sum read, the sum written
+    logit = operand + wide
+    columns = linear_ce_tiles.TRITON_COLUMNS
+    if not twice:
+        chunks = -(-live // (linear_ce_tiles.ROW_CHUNK_BYTES["cuda"] // (VOCAB * logit)))
+        return float((chunks - 1) * VOCAB * HIDDEN * (2 * operand + adding))
+    pieces = -(-live // (linear_ce_tiles.SWEEP_BYTES["cuda"] // (columns * logit)))
+    tiles = -(-VOCAB // columns)
+    by_piece = (pieces - 1) * VOCAB * HIDDEN * (3 * operand + adding)
+    return float(by_piece + (tiles - 1) * live * HIDDEN * (3 * operand + adding))
 
 
 def _by_row(peers: dict[str, Any], counted: int, rows: int) -> dict[str, Work]:

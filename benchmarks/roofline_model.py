@@ -184,13 +184,17 @@ class Simulation:
         return step, [hidden, index]
 
     def _sweep(self, hidden: Tensor, index: Tensor, *, gradient: bool) -> Tensor | None:
-        rows = hidden.flatten(0, 1)[index]
-        limit = linear_ce_tiles.SWEEP_BYTES["cuda"]
-        with (
-            mock.patch.object(linear_ce_sweep.launch, "uses_triton", return_value=True),
-            mock.patch.object(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype)),
-        ):
-            return linear_ce_sweep.sweep(rows, self.head, None, index, gradient=gradient, limit=limit).gradient
+        return swept(hidden.flatten(0, 1)[index], self.head, index, gradient=gradient)
 
     def _hidden(self, rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)
+
+
+def swept(rows: Tensor, head: Tensor, targets: Tensor, *, gradient: bool) -> Tensor | None:
+    """A GPU's walk of a frozen head, d log p / d rows or None; rows [R, H], head [V, H], targets [R]."""
+    limit = linear_ce_tiles.SWEEP_BYTES["cuda"]
+    with (
+        mock.patch.object(linear_ce_sweep.launch, "uses_triton", return_value=True),
+        mock.patch.object(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype)),
+    ):
+        return linear_ce_sweep.sweep(rows, head, None, targets, gradient=gradient, limit=limit).gradient

@@ -56,7 +56,7 @@ class Setting:
 
 
 class Load:
-    """Processes that ran or waited to, on average over a minute, as seen while something was measured."""
+    """Processes that ran or waited to, on average over a minute, as seen at the start and the end of a measurement."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -115,7 +115,8 @@ def about(results: dict[str, Any]) -> str:
     if found["dirty"]:
         commit += " with changes"
     text = f"{found['device']} ({found['processor']}), {', '.join(packages)}, {found['date'][:10]}, {commit}; "
-    text += f"`{found['command']}`. Load average (1 minute) {low:.1f} to {high:.1f} on {found['cores']} cores."
+    text += f"`{found['command']}`. Load average (1 minute) at start and end {low:.1f} to {high:.1f} on "
+    text += f"{found['cores']} cores."
     if high > found["cores"] + 0.5:
         text += " Other work ran beside this: seconds may be off by several times, run again on an idle machine."
     return text

@@ -64,6 +64,8 @@ def _decoders(results: dict[str, Any]) -> Iterator[str]:
         name = (
             f"rollout of {shape['batch']} × {shape['gen_length']} tokens, {run['decoder']}, T = {run['temperature']:g}"
         )
+        if run["same_tokens"] is not None:
+            name += f", {run['same_tokens']:.1%} of tokens the same"
         seconds = [run[side]["seconds_best"] for side in ("ours", "published")]
         yield _line(name, [f"{value:.3g} s" for value in seconds], run["ratio"], run["target_ratio"])
 

@@ -65,6 +65,9 @@ def test_digests_change_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(kernel_report, "versions", lambda: found | {"triton": "0.0"})
     assert compiled_from() != before[1]
     monkeypatch.setattr(kernel_report, "versions", lambda: found)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel_report, "MASKED", 0.5)
+        assert counted_from() != before[0]
     for name in ("kernels", "benchmarks"):
         (tmp_path / name).mkdir()
         for path in (kernel_report.ROOT / name).glob("*.*"):

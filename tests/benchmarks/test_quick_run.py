@@ -72,6 +72,7 @@ def test_what_is_compared_is_the_same_problem(ran: Path) -> None:
     assert all(run["ours"]["row_forwards"] == run["published"]["row_forwards"] for run in runs)
     sides = [results(folder, "rl_step")[side] for side in ("ours", "published")]
     assert sides[0]["tokens"] == sides[1]["tokens"] > 0
+    assert {"temperature", "score_views", "replicates"} <= results(folder, "rl_step")["settings"].keys()
     assert all(side["loss"] != 0 for side in sides), "views of coefficient 0 cost ours nothing"
     assert all(set(side["phases"]) == {"rollout", "reward", "score", "update"} for side in sides)
 
@@ -96,6 +97,13 @@ def test_every_axis_is_scaled_alone(ran: Path) -> None:
         changed = {axis for axis, value in point["shape"].items() if value != found["base"][axis]}
         assert changed <= {point["axis"]}
         assert point["published"]["bytes"] > point["ours"]["bytes"] > 0
+    for job in ("loss", "training step"):
+        by_rows: dict[tuple[int, ...], set[float]] = {}
+        for point in (p for p in found["points"] if p["job"] == job):
+            shape = point["shape"]
+            rows = (shape["vocab"], shape["length"], shape["batch"] * shape["views"])
+            by_rows.setdefault(rows, set()).add(point["ours"]["seconds"])
+        assert all(len(seconds) == 1 for seconds in by_rows.values()), "batch × views rows are measured once"
     axes = {(point["job"], point["axis"]) for point in found["points"]}
     assert len(axes) == 4 + 4 + 3
 
@@ -138,8 +146,10 @@ def test_a_gpu_takes_the_same_path(gpu: FakeCuda, tmp_path: Path) -> None:
     assert gpu.waits > len(timed)
 
 
-def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not torch.cuda.is_available(), "this test wants a machine without a GPU"
+def test_a_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
         main(["--device", "cuda"])
     assert "no CUDA device is visible" in capsys.readouterr().err
@@ -152,7 +162,9 @@ def test_a_part_that_fails_is_told_and_the_others_run(
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr("benchmarks.bench_step.measure", fail)
-    assert main(["--quick", "--device", "cpu", "--threads", "1", "--only", "step", "remask", "--output", str(tmp_path)])
+    options = ["--quick", "--device", "cpu", "--threads", "1"]
+    assert main([*options, "--only", "step", "--output", str(tmp_path / "new")]) == 1, "on a folder that is not there"
+    assert main([*options, "--only", "step", "remask", "--output", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert "out of luck" in told.err
     assert "failed: step" in told.err

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import table
+from benchmarks import bench_kernels, table
+from benchmarks.__main__ import FILES, PARTS
 from benchmarks.setting import RESULTS
 from benchmarks.standing import standings
 
+MARKDOWN = {
+    FILES.get(name, name): importlib.import_module(f"benchmarks.{module}").markdown for name, module in PARTS.items()
+}
 HEADER: dict[str, Any] = {
     "device": "CPU, 2 threads",
     "kind": "cpu",
@@ -28,9 +33,10 @@ HEADER: dict[str, Any] = {
 }
 
 
-def run(ratio: float, target: float) -> dict[str, Any]:
+def run(ratio: float, target: float, same: float | None = None) -> dict[str, Any]:
     sides = {"ours": {"seconds_best": 2.0}, "published": {"seconds_best": 2.0 * ratio}}
-    return {"decoder": "topk", "temperature": 0.2, "ratio": ratio, "target_ratio": target, **sides}
+    facts = {"temperature": 0.2 if same is None else 0.0, "same_tokens": same}
+    return {"decoder": "topk", "ratio": ratio, "target_ratio": target, **facts, **sides}
 
 
 def write(folder: Path, name: str, **results: Any) -> None:
@@ -42,7 +48,12 @@ def write(folder: Path, name: str, **results: Any) -> None:
 def folder(tmp_path: Path) -> Path:
     """Results in which every figure is another."""
     device = tmp_path / "cpu-2-threads"
-    write(device, "decoders", shape={"batch": 4, "gen_length": 128}, runs=[run(31.0, 30.0), run(29.9, 30.0)])
+    write(
+        device,
+        "decoders",
+        shape={"batch": 4, "gen_length": 128},
+        runs=[run(31.0, 30.0), run(29.9, 30.0), run(6.0, 5.5, 0.75)],
+    )
     variants = {"ours": {"seconds_best": 0.5, "bytes": 1e8}, "published": {"seconds_best": 4.5, "bytes": 1.5e9}}
     ratios = {"times_faster": 9.0, "memory_share": 1 / 15, "targets": {"times_faster": 4.5, "memory_share": 0.05}}
     write(device, "step", shape={"rows": 16, "length": 192}, variants=variants, **ratios)
@@ -58,6 +69,7 @@ def test_a_line_says_what_the_file_says(folder: Path) -> None:
     assert rows == [
         "| rollout of 4 × 128 tokens, topk, T = 0.2 | 2 s | 62 s | 31.0 | ≥ 30: met |",
         "| rollout of 4 × 128 tokens, topk, T = 0.2 | 2 s | 59.8 s | 29.9 | ≥ 30: MISSED |",
+        "| rollout of 4 × 128 tokens, topk, T = 0, 75.0% of tokens the same | 2 s | 12 s | 6.0 | ≥ 5.5: met |",
         "| training step, 16 × 192 positions: time | 0.5 s | 4.5 s | 9.0 | ≥ 4.5: met |",
         "| training step, 16 × 192 positions: memory | 100 MB | 1500 MB | 15.0 | ≥ 20: MISSED |",
         "| rl_step | not measured: `python -m benchmarks --only rl` | | | |",
@@ -121,7 +133,33 @@ def test_committed_results_are_no_trial() -> None:
     for folder in devices:
         assert (folder / "table.md").read_text() == table.of_device(folder), "run: python -m benchmarks"
         for path in folder.glob("*.json"):
-            found = json.loads(path.read_text())["header"]
+            made = json.loads(path.read_text())
+            assert path.with_suffix(".md").read_text() == MARKDOWN[path.stem](made), "run: python -m benchmarks"
+            found = made["header"]
             assert found["quick"] is False
             assert found["device"]
             assert found["date"]
+
+
+def test_the_fastest_is_the_fastest_of_the_same_problem() -> None:
+    def timing(peer: str, seconds: float | None, rows: int = 8, share: float = 0.5) -> dict[str, Any]:
+        return {"job": "loss", "rows": rows, "peer": peer, "seconds": seconds, "share": share}
+
+    plain, weighted = "dmpo linear_token_logprobs", "dmpo linear_weighted_ce"
+    slow, torch_peer = "Liger fused linear CE, mean", "torch logits of masked positions"
+    found = bench_kernels.answer(
+        {
+            "timings": [
+                timing(plain, 1.0, share=0.25),
+                timing(slow, 2.0, share=0.9),
+                timing(torch_peer, 3.0),
+                timing(weighted, 4.0, share=0.75),
+                timing(torch_peer, None, rows=16),
+                timing(weighted, 5.0, rows=16),
+            ]
+        }
+    )
+    assert found.startswith(
+        "Of 2 jobs and sizes that a peer of the same problem was timed at, dmpo is the fastest in 1;"
+    )
+    assert "25% to 75%" in found

@@ -1,0 +1,88 @@
+"""Does the README show what was measured? Its tables, each between two markers, from the files in results/ alone.
+
+    python -m benchmarks.readme            # which tables differ from the results
+    python -m benchmarks.readme --write    # put them into the README
+
+A table stands between `<!-- name -->` and `<!-- /name -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import first_light, table
+from benchmarks.setting import RESULTS, ROOT
+
+README = ROOT / "README.md"
+
+
+def _first_light(name: str) -> str:
+    return first_light.markdown(json.loads((RESULTS / name / "first_light.json").read_text()))
+
+
+def _section(path: Path, title: str) -> str:
+    """What a Markdown file says under the heading `## title`."""
+    found = re.search(rf"^## {re.escape(title)}\n\n(.*?)(?=^## |\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"{path.name} has no section {title!r}")
+    return found[1]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "sudoku-tiny": lambda: _first_light("sudoku-tiny"),
+    "countdown-tiny": lambda: _first_light("countdown-tiny"),
+    "bench": table.markdown,
+    "prediction": lambda: _section(RESULTS / "prediction.md", "In short"),
+    "study": lambda: _section(RESULTS / "study" / "study.md", "Conclusions"),
+    "plan": lambda: (RESULTS / "plan.md").read_text(),
+}
+
+
+def insert(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the markers of that name.
+
+    Raises:
+        ValueError: it has not exactly one of each, in order.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    if (text.count(begin), text.count(end)) != (1, 1) or text.index(begin) > text.index(end):
+        raise ValueError(f"wanted one {begin.strip()} and then one {end} in the text")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return f"{before}{begin}{content.strip()}\n{end}{after}"
+
+
+def filled(text: str) -> str:
+    """The text with every table as the results have it."""
+    for name, make in TABLES.items():
+        text = insert(text, name, make())
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="into the README")
+    options = parser.parse_args()
+    text, differ = README.read_text(), []
+    for name, make in TABLES.items():
+        try:
+            found = insert(text, name, make())
+        except (FileNotFoundError, KeyError) as error:
+            found = None
+            print(f"{name}: no results to show: {error!r}", file=sys.stderr)
+        if found != text:
+            differ.append(name)
+        if found is not None and options.write:
+            text = found
+    if options.write:
+        README.write_text(text)
+    print(f"differed from the results: {', '.join(differ)}" if differ else "the README shows what was measured")
+    return 0 if options.write else len(differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
