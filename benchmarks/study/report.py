@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from dmpo.run.whole_files import write_text
@@ -24,6 +24,7 @@ from .records import Key, Record
 from .statistics import Mean, contrast
 
 Values = Mapping[str, Mapping[int, float]]  # condition → seed → value
+ENDS = {"entropy": "entropy", "distinct_in_group": "distinct"}  # of these the last round counts
 SEEDS = 3  # that each condition should have at least
 COLUMNS = {
     "samples": "completions",
@@ -98,7 +99,9 @@ def _reading(reported: list[Record]) -> list[str]:
         f"({_text(seeds)}) and its 95 % t interval over seeds. Differences are taken seed by seed, and their t "
         "interval is over those differences: *higher* or *lower* where it leaves out 0. The intervals speak of other "
         "seeds, not of other test rows, and are not corrected for the number of comparisons. Bands in plots span the "
-        "seeds' lowest and highest."
+        "seeds' lowest and highest. Objectives: WDCE with the baselines *negative* (the default, strength 1), *none*, "
+        "*mean* and *theta*; *wddo* with α_d = 1, scanned alone, and *wddo 1/G* with α_d = 1/G, both with twice the "
+        "views of the others; *wd1* and *diffu_grpo* as released, with two prompt masks a step."
     ]
 
 
@@ -124,7 +127,8 @@ def _scanned(records: Mapping[Key, Record], task: str, objective: str, rate: flo
 def _scan(records: Mapping[Key, Record]) -> list[str]:
     lines = [
         f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8. Every "
-        "other run of an objective takes the rate in bold, its best, unless its name says otherwise.",
+        "other run of an objective takes the rate in bold, its best, unless its name says otherwise; what was not "
+        "scanned on countdown takes sudoku's.",
         "",
     ]
     rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
@@ -143,11 +147,12 @@ def _share(counts: dict[str, int], kind: str) -> float:
     return counts[kind] / counts["rows"]
 
 
-def values(records: Mapping[Key, Record], name: str) -> Values:
-    """A number of every reported run: sampled or greedy (at the end, on the test split), or a key of COLUMNS."""
+def values(records: Mapping[Key, Record], name: str, wanted: Collection[str]) -> Values:
+    """A number of every reported run of the wanted conditions: sampled or greedy (at the end, on the test split), or a
+    key of COLUMNS."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for (condition, seed), record in records.items():
-        if seed != SCAN_SEED:
+        if condition in wanted and seed != SCAN_SEED:
             found[condition][seed] = _value(record, name)
     return found
 
@@ -159,7 +164,7 @@ def _value(record: Record, name: str) -> float:
         return max(_share(counts, "sampled") for counts in record["validation"])
     if name in record["rounds"]:
         curve = [value for value in record["rounds"][name] if value is not None]
-        return curve[-1] if name in ("entropy", "distinct_in_group") else sum(curve) / len(curve)
+        return curve[-1] if name in ENDS else sum(curve) / len(curve)
     return float(record[name])
 
 
@@ -167,7 +172,7 @@ def _table(question: Question, records: Mapping[Key, Record]) -> list[str]:
     names = ("sampled", "greedy", *question.columns)
     header = ["condition", "seeds", "sampled", "greedy", *(COLUMNS[name] for name in question.columns)]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    columns = {name: values(records, name) for name in names}
+    columns = {name: values(records, name, question.conditions) for name in names}
     shown = [name for name in question.conditions if name in columns["sampled"]]
     for task in dict.fromkeys(name.partition("/")[0] for name in shown):
         start = next(record["test"][0] for (name, _), record in records.items() if name.startswith(f"{task}/"))
@@ -209,29 +214,32 @@ def _headlines(records: Mapping[Key, Record]) -> list[str]:
 
 def _to_run(records: Mapping[Key, Record]) -> list[str]:
     """What no three seeds have answered yet."""
-    seeds = values(records, "sampled")
+    seeds = values(records, "sampled", {name for name, _ in records})
     short = {q.key: [name for name in q.conditions if len(seeds.get(name, {})) < SEEDS] for q in QUESTIONS}
     text = "; ".join(f"{key} ({len(names)} of its conditions)" for key, names in short.items() if names)
     return [f"- Not run with {SEEDS} seeds yet: {text}."] if text else []
 
 
 def conclusions(question: Question, records: Mapping[Key, Record]) -> list[str]:
-    """A line for each contrast: sampled and greedy accuracy, in points."""
+    """A line for each contrast: accuracies in points; entropy and distinct completions where the table has them."""
     return [f"- {line}" for headline in (True, False) for line in _contrasts(question, records, headline=headline)]
 
 
 def _contrasts(question: Question, records: Mapping[Key, Record], *, headline: bool) -> list[str]:
-    columns = {name: values(records, name) for name in ("sampled", "greedy")}
+    names = ["sampled", "greedy", *(name for name in ENDS if name in question.columns)]
+    columns = {name: values(records, name, question.conditions) for name in names}
     lines = []
     for item in (item for item in question.contrasts if item.headline is headline):
-        found = {kind: contrast(column, item.plus, item.minus, item.over) for kind, column in columns.items()}
-        parts = [f"{kind} {_points(mean)}" for kind, mean in found.items() if mean is not None]
+        found = {name: contrast(column, item.plus, item.minus, item.over) for name, column in columns.items()}
+        parts = [_difference(name, mean) for name, mean in found.items() if mean is not None]
         if parts:
             lines.append(f"{item.text}: {'; '.join(parts)}.")
     return lines
 
 
-def _points(mean: Mean) -> str:
-    if mean.low is None or mean.high is None:
-        return f"{100 * mean.value:+.1f} ({mean.verdict})"
-    return f"{100 * mean.value:+.1f} [{100 * mean.low:+.1f}, {100 * mean.high:+.1f}]: {mean.verdict}"
+def _difference(name: str, mean: Mean) -> str:
+    """Accuracies in points; entropy in nats and the share of distinct completions as they are."""
+    scale, form, shown = (1, "+.2f", ENDS[name]) if name in ENDS else (100, "+.1f", name)
+    value, low, high = (None if x is None else format(scale * x, form) for x in (mean.value, mean.low, mean.high))
+    interval = "" if low is None else f" [{low}, {high}]"
+    return f"{shown} {value}{interval}: {mean.verdict}"
