@@ -18,7 +18,9 @@ _READ_BY = {  # keys that other losses leave unread
     **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),
     "prompt_mask_rate": ONE_STEP,
     "wd1_psi": ("wd1",),
+    **dict.fromkeys(("wddo_alpha", "wddo_beta"), ("wddo",)),
 }
+_SHARED = {"alpha": ("wdce", "wddo"), **dict.fromkeys(("baseline", "strength"), ("wdce",))}  # shipped configs set them
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
@@ -56,9 +58,11 @@ class DMPOConfig:
     Objective
         loss: wdce (weighted denoising cross-entropy) or wddo (weighted direct discriminative optimisation, which has
             no baseline). wddo_alpha, wddo_beta: its α_d and β. Or, to compare with, the published wd1 and diffu_grpo on
-            one-step log-probabilities, weighted by advantages: alpha to strength below are not theirs.
-        prompt_mask_rate: of both, the share of prompt tokens that a view masks, in [0, 1). wd1_psi: of wd1, ψ.
-            clip_epsilon, kl_beta: of diffu_grpo, ε in (0, 1) and β.
+            one-step log-probabilities, weighted by advantages.
+            Not read by wd1 and diffu_grpo: alpha, coeff, ess_target, weighting, baseline, strength.
+            Not read by wddo: baseline, strength.
+        prompt_mask_rate: of wd1 and diffu_grpo, the share of prompt tokens that a view masks, in [0, 1).
+            wd1_psi: of wd1, ψ. clip_epsilon, kl_beta: of diffu_grpo, ε in (0, 1) and β.
         alpha: temperature of the target p_ref·exp(r/α), in units of reward. coeff: proximal coefficient c in (0, 1].
         ess_target: choose c anew for each group, in [0.01, 0.99], so that its ESS is this; None keeps `coeff`.
         weighting: softmax (of c·(log p_ref − log p_cur + r/α)) or reward (w = r, as it is).
@@ -219,6 +223,16 @@ class DMPOConfig:
         if self.loss in ONE_STEP:
             differ = self.prompt_mask_rate > 0 or self.replicates == 1
             _require("replicates", self.replicates, differ, "1 where prompt_mask_rate is 0: its views would all agree")
+
+
+def unread_keys(config: DMPOConfig) -> list[str]:
+    """Keys that are not at their defaults and that the config's loss leaves unread; others are refused."""
+    defaults = DMPOConfig.__dataclass_fields__
+    return [
+        name
+        for name, losses in _SHARED.items()
+        if config.loss not in losses and getattr(config, name) != defaults[name].default
+    ]
 
 
 @dataclass(config=_STRICT, kw_only=True)

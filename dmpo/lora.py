@@ -30,10 +30,11 @@ def narrow_products(model: PeftModel) -> PeftModel:
 
     peft keeps the adapters of a half-precision model in float32, and widens their inputs to it: twice the activations,
     and products many times slower than the base's. As in mixed precision, the float32 weights are rounded where they
-    are used instead; gradients and optimiser stay float32. In a float32 model nothing changes.
+    are used instead; gradients and optimiser stay float32. In a float32 model nothing changes. Layers of DoRA and other
+    variants stay as peft has them: they compute with the adapters in ways of their own, which need all their digits.
     """
     for layer in model.modules():
-        if isinstance(layer, LoraLayer):
+        if isinstance(layer, LoraLayer) and not layer.lora_variant:
             layer.cast_input_dtype_enabled = False
             for parts in (layer.lora_A, layer.lora_B):
                 for name, part in parts.items():

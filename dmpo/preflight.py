@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .config import DMPOConfig
+from .config import DMPOConfig, unread_keys
 from .evaluation.attempts import judge
 from .masked_lm import special_ids, unwrap
 from .plan import GB, largest_micro_batch
@@ -42,6 +42,12 @@ def check_ranks(config: DMPOConfig, world: int) -> None:
         raise ValueError(
             f"report_to names {', '.join(sorted(missing))}, which accelerate knows not or finds not installed"
         )
+
+
+def tell_unread(config: DMPOConfig) -> None:
+    """Warn, in one line, of keys that were set and that the loss does not read."""
+    if keys := unread_keys(config):
+        log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 
 def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -23,7 +23,7 @@ from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
 from .parallel import from_main, is_shared, make_accelerator
 from .policy import ReferencePolicy, make_policy
-from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch
+from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, tell_unread
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
@@ -65,6 +65,8 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.world)
+        if main:
+            tell_unread(config)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
         self.task = task or load_task(config.task, **config.task_options)

@@ -16,6 +16,7 @@ from dmpo.config import ONE_STEP, DMPOConfig, GenerateConfig, decoding_options
 from dmpo.config_files import dump_config, load_config, shipped_configs
 from dmpo.decoding.settings import DECODERS, Settings
 from dmpo.objectives import OBJECTIVES
+from dmpo.preflight import tell_unread
 
 REQUIRED = ["model=m", "task=sudoku4", "output_dir=out"]
 
@@ -113,12 +114,32 @@ def test_decoder_options_that_do_not_go_together(overrides: list[str], message: 
         (["prompt_mask_rate=0.1"], "prompt_mask_rate must be left at 0.15 for loss 'wdce'"),
         (["clip_epsilon=0.2", "loss=wd1"], "clip_epsilon must be left at 0.5 for loss 'wd1'"),
         (["kl_beta=0", "loss=wddo"], "kl_beta must be left at 0.04 for loss 'wddo'"),
+        (["wddo_alpha=0.5"], "wddo_alpha must be left at 1.0 for loss 'wdce'"),
+        (["wddo_beta=0.5", "loss=wd1"], "wddo_beta must be left at 1.0 for loss 'wd1'"),
         (["wd1_psi=2", "loss=diffu_grpo"], "wd1_psi must be left at 1.0 for loss 'diffu_grpo'"),
     ],
 )
 def test_keys_of_one_loss_are_refused_by_another(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["loss=wd1"], []),
+        (["alpha=0.1", "strength=0.5", "baseline=mean"], []),
+        (["alpha=0.1", "strength=0.5", "baseline=mean", "loss=wddo"], ["baseline=mean, strength=0.5"]),
+        (["alpha=0.1", "strength=0.5", "loss=wd1"], ["alpha=0.1, strength=0.5"]),
+        (["alpha=0.1", "loss=diffu_grpo"], ["alpha=0.1"]),
+    ],
+)
+def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_told(
+    overrides: list[str], told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(*overrides)
+    tell_unread(config)
+    assert caplog.messages == [f"loss {config.loss} does not read {keys}" for keys in told]
 
 
 def test_prompt_masks_need_not_come_in_pairs() -> None:

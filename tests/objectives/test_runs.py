@@ -51,9 +51,10 @@ def test_resume_equals_an_undisturbed_run(tmp_path: Path) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_what_a_step_says_of_itself(tmp_path: Path) -> None:
+def test_what_a_step_says_of_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options: dict[str, Any] = {"gradient_steps": 4, "max_steps": 4, "learning_rate": 3e-2, **BRIEF}
     trainer(settings(tmp_path / "run", loss="diffu_grpo", reference_refresh_steps=2, **options)).train()
+    assert caplog.messages == ["loss diffu_grpo does not read alpha=0.2"]
     found = lines(tmp_path / "run")
     assert all(line["coeff"] is None for line in found)
     assert found[0]["clip_share"] == 0
