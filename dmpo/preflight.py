@@ -44,9 +44,9 @@ def check_ranks(config: DMPOConfig, world: int) -> None:
         )
 
 
-def tell_unread(config: DMPOConfig) -> None:
-    """Warn, in one line, of keys that were set and that the loss does not read."""
-    if keys := unread_keys(config):
+def tell_unread(config: DMPOConfig, *, speaks: bool) -> None:
+    """Warn, in one line, of keys that were set and that the loss does not read; one rank speaks."""
+    if speaks and (keys := unread_keys(config)):
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 

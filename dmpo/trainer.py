@@ -65,8 +65,7 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.world)
-        if main:
-            tell_unread(config)
+        tell_unread(config, speaks=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
         self.task = task or load_task(config.task, **config.task_options)
