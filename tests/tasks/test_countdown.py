@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dmpo import DMPOConfig
+from dmpo.config_files import load_config
 from dmpo.rewards.arithmetic import parse_expression
 from dmpo.tasks import load_task
 from dmpo.tasks.countdown_expressions import SIGNS, expressions, find_expression
@@ -59,14 +61,7 @@ def test_rows_are_what_they_were() -> None:
     assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "6e72f0ab94e30219"
 
 
-SMALL: dict[str, Any] = {
-    "counts": [3],
-    "largest": 9,
-    "largest_target": 99,
-    "signs": "+-*",
-    "held_out": 10,
-    "template": "{numbers}={target}",
-}
+SMALL = load_config(DMPOConfig, "countdown-tiny").task_options
 
 
 def test_small_puzzles() -> None:
