@@ -138,7 +138,7 @@ def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_told(
     overrides: list[str], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load(*overrides)
-    tell_unread(config)
+    tell_unread(config, speaks=True)
     assert caplog.messages == [f"loss {config.loss} does not read {keys}" for keys in told]
 
 
