@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.setting import Setting, about
+from benchmarks.setting import Setting
 from benchmarks.simulated_step import llada_8b, resident, update_peak
 from dmpo.config import DMPOConfig
 from dmpo.plan import GB, plan
@@ -60,4 +60,7 @@ def markdown(results: dict[str, Any]) -> str:
         figures = (run["simulated_gb"], run["planned_gb"], run["one_of_8_gpus_gb"])
         verdict = f"{run['limit_gb']}: {'fits' if figures[-1] <= run['limit_gb'] else 'DOES NOT FIT'}"
         lines.append(f"| {', '.join(parts)} | {' | '.join(f'{x:.1f}' for x in figures)} | {verdict} |")
-    return "\n".join([*lines, "", about(results)]) + "\n"
+    found = results["header"]
+    commit = "no commit" if found["commit"] is None else f"commit {found['commit'][:9]}"
+    made = f"Simulated, {results['layers']} blocks; torch {found['versions']['torch']}, {found['date'][:10]}, {commit}."
+    return "\n".join([*lines, "", made]) + "\n"
