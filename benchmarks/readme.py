@@ -33,12 +33,20 @@ def _section(path: Path, title: str) -> str:
     return found[1]
 
 
+def _resolved(conclusions: str) -> str:
+    """The conclusions that intervals allow, and how many they do not."""
+    bullets = re.findall(r"^- .*$", conclusions, re.MULTILINE)
+    found = [line for line in bullets if re.search(r"\]: (higher|lower)", line)]
+    rest = f"The other {len(bullets) - len(found)} comparisons are not resolved by three seeds, or not run."
+    return "\n".join([conclusions.partition("\n")[0], "", *found, "", rest])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sudoku-tiny": lambda: _first_light("sudoku-tiny"),
     "countdown-tiny": lambda: _first_light("countdown-tiny"),
     "bench": table.markdown,
     "prediction": lambda: _section(RESULTS / "prediction.md", "In short"),
-    "study": lambda: _section(RESULTS / "study" / "study.md", "Conclusions"),
+    "study": lambda: _resolved(_section(RESULTS / "study" / "study.md", "Conclusions")),
     "plan": lambda: (RESULTS / "plan.md").read_text(),
 }
 
