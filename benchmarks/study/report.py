@@ -128,7 +128,7 @@ def _scan(records: Mapping[Key, Record]) -> list[str]:
     lines = [
         f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8. Every "
         "other run of an objective takes the rate in bold, its best, unless its name says otherwise; what was not "
-        "scanned on countdown takes sudoku's.",
+        "scanned on countdown takes sudoku's, which may not do it justice there.",
         "",
     ]
     rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
