@@ -68,7 +68,7 @@ def test_the_default_recipe_is_that_of_sudoku_tiny() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model(name: str) -> None:
     assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) <= 3_000_000
-    made, config = PretrainConfig(**recipe(name)), load_config(DMPOConfig, name)
+    made, config = PretrainConfig(**recipe(name)), load_config(DMPOConfig, name, ["eval_prompts=256"])
     assert (made.output_dir, config.model) == (name, name)
     assert (made.task, made.task_options) == (config.task, config.task_options), "trained on what it was shown"
     assert "seed=0" in recipe_overrides(name)
@@ -79,8 +79,8 @@ def test_a_shipped_model(name: str) -> None:
         config,
         split="test",
     )
-    # Same rows and draws as `make train`: the start that README and summary.json report.
-    assert 0.08 <= result.sampled.share <= 0.25
+    # Same rows and draws as the first of `make train`: the start that README and summary.json report.
+    assert 0.05 <= result.sampled.share <= 0.25
     assert result.greedy.share > result.sampled.share + 0.15, "it knows, but answers badly"
 
 

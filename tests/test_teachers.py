@@ -32,7 +32,7 @@ def countdown() -> Any:
 
 
 def test_right_countdown(countdown: Any) -> None:
-    for index in range(200):
+    for index in range(100):
         row = countdown.row("train", index)
         right = countdown_demonstration(countdown, row, Random(index), 0)
         assert countdown.solved(right, row)
@@ -56,7 +56,7 @@ def test_the_way_the_teacher_writes(countdown: Any, numbers: list[int], target: 
 @pytest.mark.parametrize("mistakes", [1, 2])
 def test_sloppy_countdown(countdown: Any, mistakes: int) -> None:
     kinds = set()
-    for index in range(300):
+    for index in range(150):
         row = countdown.row("train", index)
         right = countdown_demonstration(countdown, row, Random(index), 0)
         wrong = countdown_demonstration(countdown, row, Random(index), mistakes)
