@@ -116,7 +116,7 @@ def test_a_study_is_finished_after_a_kill_and_runs_nothing_twice(
     assert command.missing(tiny, found) == []
     assert [len(entry["rounds"]["reward"]) for entry in found.values()] == [1, 1]
     assert [point["rows"] for point in found["sudoku/first", 0]["test"]] == [3, 3]
-    assert [point["rows"] for point in found["sudoku/first", 0]["validation"]] == [2]  # not the start's evaluation again
+    assert [point["rows"] for point in found["sudoku/first", 0]["validation"]] == [2]  # not the start's again
     assert [point["step"] for point in found["sudoku/first", 0]["test"]] == [0, 2]
     assert not list(scratch.glob("*/"))  # nothing of a finished run stays but its log
 
