@@ -154,7 +154,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     from .config_files import load_config
     from .decoding import generate
     from .models import load_model, load_tokenizer
-    from .rollout import decode_text, encode_prompts
+    from .prompts import decode_text, encode_prompts
 
     config = load_config(GenerateConfig, None, arguments.overrides)
     model, tokenizer = load_model(arguments.model, device=config.device), load_tokenizer(arguments.model)

@@ -18,8 +18,9 @@ from .config import DMPOConfig, unread_keys
 from .evaluation.attempts import judge
 from .masked_lm import special_ids, unwrap
 from .plan import GB, largest_micro_batch
+from .prompts import encode_prompts
 from .rewards import RewardPool
-from .rollout import encode_prompts, training_row
+from .rollout import training_row
 from .tasks import Task
 
 log = logging.getLogger("dmpo")

@@ -20,8 +20,7 @@ from .metrics import round_report
 from .objectives.one_step import round_log_probs
 from .parallel import gather_rows, rank_rows, summed, together
 from .policy import ReferencePolicy
-from .prompts import decode_text as decode_text
-from .prompts import encode_prompts as encode_prompts
+from .prompts import decode_text, encode_prompts
 from .randomness import derive_key
 from .rewards import RewardPool
 from .sharding import whole_parameters

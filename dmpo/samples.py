@@ -11,7 +11,8 @@ from .batch import Batch
 from .config import DMPOConfig
 from .likelihood import spaced
 from .objective import group_weights
-from .rollout import decode_text, training_row
+from .prompts import decode_text
+from .rollout import training_row
 from .tasks import Task
 
 

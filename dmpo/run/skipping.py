@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ..batch import Batch
 from ..config import DMPOConfig
 from ..objective import group_weights
-from ..rollout import decode_text
+from ..prompts import decode_text
 from .json_lines import finite_or_none
 from .whole_files import is_write_failure
 
