@@ -7,12 +7,17 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 Value = TypeVar("Value")
 WAIT = timedelta(hours=3)
+_left: list[dist.ProcessGroup | None] = []
+"""The group of the last run that ended. DistributedDataParallel's Reducer must not be its last owner: that frees it
+with Python's lock held, waiting for the group's threads, which need the lock to drop the last tensors they were given
+(https://github.com/pytorch/pytorch/issues/56297). Now and then a run that had done all its work never ended."""
 
 
 class RankError(ValueError):
@@ -88,3 +93,11 @@ def summed(accelerator: Accelerator, *values: float | Tensor) -> list[float]:
     local = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
     sums: list[float] = accelerator.reduce(local, "sum").tolist()
     return sums
+
+
+def end_together(accelerator: Accelerator) -> None:
+    """Trackers and the process group are closed; no rank leaves while another still needs it."""
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        _left[:] = [dist.group.WORLD]
+    accelerator.end_training()

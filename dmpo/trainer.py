@@ -21,7 +21,7 @@ from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
 from .models import load_tokenizer
 from .objective import accumulate_gradient, scores_are_finite
-from .parallel import from_main, is_shared, make_accelerator
+from .parallel import end_together, from_main, is_shared, make_accelerator
 from .policy import ReferencePolicy, make_policy
 from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, tell_unread
 from .randomness import derive_key
@@ -135,8 +135,7 @@ class DMPOTrainer:
                     self._leave(number)
         after = self._evaluate("test")
         summary = self._finish(self.before, after, self._seconds())
-        self.accelerator.wait_for_everyone()  # no rank leaves while another still needs it
-        self.accelerator.end_training()
+        end_together(self.accelerator)
         return summary
 
     def _collect(self) -> None:
@@ -218,8 +217,7 @@ class DMPOTrainer:
         saved = self.saver.save(self.step, self._state())
         left = f"go on with resume=true from step {self.step if saved else self.saver.saved}"
         self.reporter.say(f"{signal.Signals(number).name}: left after step {self.step}; {left}")
-        self.accelerator.wait_for_everyone()  # as at the end of a run
-        self.accelerator.end_training()
+        end_together(self.accelerator)
         raise Interrupted(number)
 
     def _give_up(self) -> None:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..models import load_tokenizer
-from ..parallel import together
+from ..parallel import end_together, together
 from ..plan import read_model_config
 from ..preflight import check_launch
 from ..run.lock import FolderLock
@@ -78,7 +78,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
         together(decode)
         together(part.sync)
         summary = together(lambda: _report(config, source, examples, told, folder) if main else {})
-    accelerator.end_training()
+    end_together(accelerator)
     return summary
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -49,7 +50,7 @@ def on_ranks(
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     ranks = [
-        _CONTEXT.Process(target=_rank, args=(rank, world, port, folder, sharding, function, arguments))
+        _CONTEXT.Process(target=_rank, args=(rank, world, port, folder, seconds, sharding, function, arguments))
         for rank in range(world)
     ]
     for process in ranks:
@@ -60,7 +61,10 @@ def on_ranks(
     waiting = [rank for rank, process in enumerate(ranks) if process.is_alive()]
     for process in ranks:
         process.kill()
-    assert not waiting, f"ranks {waiting} still ran after {seconds} s"
+    if waiting:
+        printed = {rank: (folder / f"{rank}.txt").read_text() for rank in range(world)}
+        left = "\n".join(f"rank {rank} printed: {text}" for rank, text in printed.items())
+        raise AssertionError(f"ranks {waiting} still ran after {seconds} s\n{left}")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
@@ -76,6 +80,7 @@ def _rank(
     world: int,
     port: int,
     folder: Path,
+    seconds: float,
     sharding: Sharding,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
@@ -97,11 +102,13 @@ def _rank(
         _deepspeed_on_cpus(sharding[-1])
     result, error, output = None, None, folder / f"{rank}.txt"
     with output.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        faulthandler.dump_traceback_later(0.9 * seconds, file=file)  # a rank that hangs says where
         try:
             result = function(*arguments)
         except Exception as raised:
             error = f"{type(raised).__name__}: {raised}"
             traceback.print_exc()
+        faulthandler.cancel_dump_traceback_later()
     torch.save(Rank(result, error, output.read_text()), folder / f"{rank}.pt")
     sys.stdout.flush()
     os._exit(0)  # an orderly end of a process group waits for ranks that have failed
