@@ -80,11 +80,17 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 # scan on Countdown takes Sudoku's rate. A test holds the choice to the records.
 SCANS: dict[str, dict[str, tuple[float, ...]]] = {
     "sudoku": {
-        **dict.fromkeys(("negative", "none", "mean", "theta"), (1e-4, 2e-4, 4e-4)),
+        **dict.fromkeys(("negative", "mean"), (5e-5, 1e-4, 2e-4, 4e-4)),
+        **dict.fromkeys(("none", "theta"), (1e-4, 2e-4, 4e-4)),
         "wddo": (1e-5, 5e-5),
-        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (1e-4, 2e-4, 4e-4)),
+        **dict.fromkeys(("wddo 1/G", "wd1"), (1e-4, 2e-4, 4e-4)),
+        "diffu_grpo": (1e-4, 2e-4, 4e-4, 8e-4),
     },
-    "countdown": {**dict.fromkeys(("negative", "none", "wddo 1/G"), (2e-4, 4e-4)), "wd1": (2e-4,)},
+    "countdown": {
+        "negative": (2e-4, 4e-4, 8e-4),
+        "none": (1e-4, 2e-4, 4e-4),
+        **dict.fromkeys(("wddo 1/G", "wd1", "diffu_grpo"), (2e-4, 4e-4, 8e-4)),
+    },
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "sudoku": {
@@ -189,15 +195,25 @@ BASELINES, GROUPS = ("none", "mean", "negative", "theta"), (4, 8, 16)  # questio
 RIVALS = ("negative", "none", "wddo 1/G", "wd1", "diffu_grpo")  # questions loss and countdown
 # Question reuse: gradient steps a round, and rounds kept.
 REUSE: dict[str, dict[str, Any]] = {
+    "F=1": {"gradient_steps": 1},
     "F=4": {"gradient_steps": 4},
+    "F=8": {"gradient_steps": 8},
+    "F=1 at 2e-4": {"gradient_steps": 1, "learning_rate": 2e-4},  # F times the rate is the usual setting's
+    "F=4 at 5e-5": {"gradient_steps": 4, "learning_rate": 5e-5},
     "F=2 K=4": {"buffer_rounds": 4},
 }
 # Question coefficient: the proximal coefficient, and the ESS that chooses it for each group.
 COEFFICIENTS: dict[str, dict[str, Any]] = {
+    "c=0.5": {"coeff": 0.5},
+    "c=0.25": {"coeff": 0.25},
     "ESS=0.3": {"ess_target": 0.3},
+    "ESS=0.6": {"ess_target": 0.6},
 }
 # Question decoder: decoders of the rollouts alone; the setting's is topk in 4 steps, 4 tokens a forward.
 DECODERS: dict[str, dict[str, Any]] = {
+    "topk 16 steps": {"steps": 16},
+    "topk 2 steps": {"steps": 2},
+    "wino": {"decoder": "wino", "steps": 16},
     "parallel 0.9": {"decoder": "parallel", "threshold": 0.9, "steps": 16},
     "dual_cache 0.9": {"decoder": "dual_cache", "threshold": 0.9, "steps": 16, "block_length": 8},
 }
