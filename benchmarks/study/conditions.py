@@ -103,7 +103,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "wd1": 2e-4,
         "diffu_grpo": 4e-4,
     },
-    "countdown": {"negative": 4e-4, "none": 2e-4, "wddo 1/G": 4e-4, "wd1": 2e-4, "diffu_grpo": 4e-4},
+    "countdown": {"negative": 4e-4, "none": 2e-4, "wddo 1/G": 4e-4, "wd1": 4e-4, "diffu_grpo": 2e-4},
 }
 
 
