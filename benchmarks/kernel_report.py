@@ -33,20 +33,20 @@ Rows = dict[str, Any]  # peer -> its figures
 
 @dataclass(frozen=True)
 class Size:
-    """From logits: a few rows of positions. Linear: LLaDA's V / H = 31 and 28 % of positions masked, all smaller; 256
-    masked rows (28 % of 457, twice) fill the largest row block of every peer, cut-cross-entropy's. drawn: rows."""
+    """From logits: a few rows of positions. Linear: 28 % of positions masked; 256 masked rows (28 % of 457, twice) fill
+    the largest row block of every peer, cut-cross-entropy's; LLaDA's V / H = 31, all smaller, and its H with a 64th of
+    its V, which is what bytes grow with in either. drawn: rows."""
 
     logit_rows: int = 2
     logit_length: int = 8
     vocab: int = 126464
     linear_rows: int = 2
     linear_length: int = 457
-    linear_hidden: int = 128
-    linear_vocab: int = 3968
+    linear: tuple[tuple[int, int], ...] = ((128, 3968), (4096, 1976))  # H, V
     drawn: int = 8
 
 
-WHOLE, QUICK = Size(), Size(2, 4, 300, 2, 16, 16, 256, 2)
+WHOLE, QUICK = Size(), Size(2, 4, 300, 2, 16, ((16, 256), (32, 128)), 2)
 
 
 def compiled_from() -> str:
@@ -120,6 +120,7 @@ def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:
         "bytes_written": traffic.bytes_written,
         "peak_bytes": traffic.peak_bytes,
         "live_rows": live,
+        "tiled_reads": traffic.tiled_read / floor["read"],
         "bytes_per_live_row": (traffic.bytes_read + traffic.bytes_written) / live,
         "flops_per_live_row": traffic.flops / live,
     }
@@ -137,7 +138,9 @@ def meter_logits(size: Size, masked: float, known: Rows) -> Rows:
     return found
 
 
-def meter_linear(size: Size, trainable: bool, known: Rows) -> Rows:
+def meter_linear(size: Size, hidden: int, vocab: int, trainable: bool, known: Rows) -> Rows:
+    """As on a GPU. Packages in float16, which Triton's interpreter computes in; the others in LLaDA's bfloat16."""
+    from benchmarks.meter import as_on_a_gpu
     from benchmarks.peers import LINEAR, interpretable_cut_cross_entropy, load, make_loss_inputs
 
     peers, found_versions = load(LINEAR)
@@ -145,11 +148,13 @@ def meter_linear(size: Size, trainable: bool, known: Rows) -> Rows:
         interpretable_cut_cross_entropy()
     found = dict(known)
     for peer in uncounted(peers, known):
-        shape = (size.linear_rows, size.linear_length, size.linear_vocab, torch.float16, "cpu")
-        i = make_loss_inputs(*shape, masked=MASKED, hidden=size.linear_hidden, trainable_head=trainable)
-        live, head = int(i.mask.sum()), size.linear_vocab * size.linear_hidden
-        floor = {"read": head * 2, "write": head * 2, "flops": live * head, "peak": live * size.linear_vocab * 2}
-        found[peer.name] = count(peer.build(i), floor, live)
+        dtype = torch.float16 if peer.package else torch.bfloat16
+        shape = (size.linear_rows, size.linear_length, vocab, dtype, "cpu")
+        i = make_loss_inputs(*shape, masked=MASKED, hidden=hidden, trainable_head=trainable)
+        live, head = int(i.mask.sum()), vocab * hidden
+        floor = {"read": head * 2, "write": head * 2, "flops": live * head, "peak": live * vocab * 2}
+        with as_on_a_gpu():
+            found[peer.name] = count(peer.build(i), floor, live)
     return found
 
 
@@ -178,14 +183,19 @@ def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str
         raise RuntimeError("the meter counts in Triton's interpreter, and TRITON_INTERPRET is not set")
     size = QUICK if setting.quick else WHOLE
     positions = size.linear_rows * size.linear_length
-    linear = f"H {size.linear_hidden}, V {size.linear_vocab}, {positions} positions, {100 * MASKED:.0f} % masked, fp16"
+    masked = f"{positions} positions, {100 * MASKED:.0f} % masked, 16 bits"
     logits = f"From logits, forward and backward, {size.logit_rows * size.logit_length} positions"
     draw = f"{size.drawn} rows, V {size.vocab}, bf16"
     tables: dict[str, Callable[[Rows], Rows]] = {
         f"{logits}, all masked, V {size.vocab}, bf16": partial(meter_logits, size, 1.0),
         f"{logits}, 1 in 4 masked, V {size.vocab}, bf16": partial(meter_logits, size, 0.25),
-        f"From hidden states, forward and backward, frozen head, {linear}": partial(meter_linear, size, False),
-        f"From hidden states, forward and backward, trainable head, {linear}": partial(meter_linear, size, True),
+        **{
+            f"From hidden states, forward and backward, {head} head, H {hidden}, V {vocab}, {masked}": partial(
+                meter_linear, size, hidden, vocab, head == "trainable"
+            )
+            for hidden, vocab in size.linear
+            for head in ("frozen", "trainable")
+        },
         **{f"Sampling, T = {t:g}, {draw}": partial(meter_sampling, size, t) for t in (0.0, 0.2, 1.0)},
     }
     with quick_interpreter(), launch.plain_path(False):
@@ -203,7 +213,11 @@ written. From hidden states: reads and writes in bytes of lm_head, FLOPs in H·V
 2), peak in bytes of the masked rows' logits. Peak is the most that was allocated at once above the inputs, gradients
 included. At these small sizes the masked rows' logits, in float32, fit the one piece that dmpo and PyTorch may hold
 (tens of MB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 256 rows are masked, which fills
-the row blocks of every peer; those that do not gather masked rows meet them among the others."""
+the row blocks of every peer; those that do not gather masked rows meet them among the others. 16 bits are bf16, save
+for packages, whose kernels Triton's interpreter computes in fp16; bytes are as many. Matrix products outside of Triton
+are counted at the least they can move, each operand once, while a Triton kernel's tiles count each time they are read:
+that favours dmpo, whose products are torch's, over cut-cross-entropy, whose products are its own. *Tiled* are the reads
+if torch's products went in tiles of 128 by 128 results, too."""
 
 
 COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill, {faults} with any fault. Kernels that
@@ -232,13 +246,14 @@ def meter_markdown(tables: dict[str, Any]) -> str:
 
     parts = [UNITS, easier(LOGITS + LINEAR)]
     for title, peers in tables.items():
-        lines = [f"### {title}", "", "| | reads | writes | FLOPs | peak | launches |", "|---|---|---|---|---|---|"]
+        lines = [f"### {title}", "", "| | reads | tiled | writes | FLOPs | peak | launches |", f"|{'---|' * 7}"]
         for name, row in peers.items():
             if "error" in row:
-                lines.append(f"| {name} | not measured: {row['error']} | | | | |")
+                lines.append(f"| {name} | not measured: {row['error']} | | | | | |")
                 continue
             flops = "–" if row["flops"] is None else f"{row['flops']:.2f}"
-            cells = (f"{row['reads']:.3f}", f"{row['writes']:.3f}", flops, f"{row['peak']:.2f}", str(row["launches"]))
+            counted = (f"{row[key]:.3f}" for key in ("reads", "tiled_reads", "writes"))
+            cells = (*counted, flops, f"{row['peak']:.2f}", str(row["launches"]))
             lines.append(f"| {name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -7,6 +7,9 @@ Run under TRITON_INTERPRET=1. What is counted:
 - PyTorch ops, seen by a dispatch mode below autograd: each input read once, each output written once, views nothing;
   gathers and scatters move what they touch; a matrix product is 2mnk and its operands and result once. That is the
   least a kernel for the op could move, so it flatters PyTorch: its softmax, say, reads a long row more than once.
+  `tiled_read` has products read their operands as tiles of TILE x TILE results would, as Triton's products count.
+- Products of half-precision operands into float32, which PyTorch has on GPUs only, are counted as such and played by
+  float32 ones; `as_on_a_gpu` lets linear cross-entropy make them, and take pieces of a GPU's size.
 - Peak temporary memory: the highest sum of live PyTorch allocations above what was there before, from the profiler.
 """
 
@@ -20,11 +23,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+
+from dmpo.kernels import linear_ce_tiles
 
 try:
     from triton.runtime import interpreter
@@ -34,9 +40,13 @@ except ImportError:  # PyTorch ops are counted all the same
 WRITE_ONLY = {"copy_", "zero_", "fill_", "random_", "uniform_", "normal_", "exponential_"}  # self is not read
 UNCOUNTED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "resize_", "_unsafe_view"}
 UNCOUNTED |= {"lift_fresh", "_local_scalar_dense", "set_", "is_pinned", "detach_"}
+SHAPING = {"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
 SELECTING = {"gather", "index", "index_select", "take", "embedding", "masked_select", "nll_loss_forward"}
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}  # where the factors start
 SCATTERING = {"scatter_", "scatter_add_", "index_put_", "_index_put_impl_", "index_add_", "index_copy_"}
+
+
+TILE = 128
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Traffic:
     """Counts in bytes, floating-point operations and launches; `by_op` has (bytes read, bytes written) of each name."""
 
     bytes_read: int = 0
+    tiled_read: int = 0
     bytes_written: int = 0
     flops: int = 0
     launches: int = 0
@@ -52,6 +63,7 @@ class Traffic:
 
     def add(self, name: str, read: int, written: int, flops: int = 0, launches: int = 0) -> None:
         self.bytes_read += read
+        self.tiled_read += read
         self.bytes_written += written
         self.flops += flops
         self.launches += launches
@@ -77,6 +89,21 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     with _no_collection(), torch.autograd.profiler.profile(profile_memory=True, use_kineto=True) as profile:
         run()
     return _peak(profile)
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """The walks of linear cross-entropy as a GPU takes them: operands of products in the inputs' dtype, a GPU's bounds
+    of a piece. On CPU tensors such products run inside `measure` alone."""
+
+    def bound(limit: int | None, defaults: dict[str, int], device: torch.device) -> int:
+        return defaults["cuda"] if limit is None else limit
+
+    with (
+        mock.patch.object(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype)),
+        mock.patch.object(linear_ce_tiles, "bound", bound),
+    ):
+        yield
 
 
 @contextmanager
@@ -173,16 +200,32 @@ class _TorchCounter(TorchDispatchMode):
         if func.namespace not in ("aten", "prims", "prim"):
             with self:  # the Python implementation itself, whose own ops come back here
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
-        out = func(*args, **kwargs)
+        on_cpu = func is torch.ops.aten.mm.dtype_out and args[0].device.type == "cpu"
+        out = _wide_product(*args[:2], kwargs["out"]) if on_cpu else func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         if name not in UNCOUNTED and not _is_view(func):
             read, written = _moved(func, name, args, kwargs, out)
-            flops = 0
+            flops = again = 0
             if name.rstrip("_") in PRODUCTS:
                 left, right = args[PRODUCTS[name.rstrip("_")] :][:2]
-                flops = 2 * left.numel() * (right.shape[-1] if right.dim() > left.dim() - 1 else 1)
+                width = right.shape[-1] if right.dim() > left.dim() - 1 else 1
+                flops = 2 * left.numel() * width
+                again = (-(-width // TILE) - 1) * left.nbytes + (-(-left.shape[-2] // TILE) - 1) * right.nbytes
             self.traffic.add(name, read, written, flops=flops, launches=1)
+            self.traffic.tiled_read += again
         return out
+
+
+def _wide_product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """out = a @ b, where NumPy holds the float32 copies that a GPU does not make."""
+    np.matmul(_wide(a), _wide(b), out=out.numpy())
+    return out
+
+
+def _wide(x: Tensor) -> np.ndarray[Any, Any]:
+    if x.dtype == torch.bfloat16:  # which NumPy has not: the upper half of a float32
+        return (x.view(torch.int16).numpy().astype(np.uint32) << 16).view(np.float32)
+    return x.numpy().astype(np.float32)
 
 
 def _is_view(func: Any) -> bool:
@@ -197,6 +240,8 @@ def _moved(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> tuple[int,
     mutated = [x for a, x in given if a.alias_info is not None and a.alias_info.is_write and isinstance(x, Tensor)]
     fixed = [leaf for a, x in given if a.alias_info is None for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
     results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if name in SHAPING:  # of what they are given, only the shape is looked at
+        return 0, sum(map(_bytes, results))
     if name in SCATTERING:  # index and values read, the touched entries read if added to, and written
         touched = _bytes(fixed[-1]) if fixed else 0
         adds = "add" in name or any(a.name == "accumulate" and x for a, x in given)

@@ -55,7 +55,7 @@ class _OpCounter(TorchDispatchMode):
 
 def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
     read, written = _moved(func, name, args, kwargs, out)
-    moved = written if name.startswith("new_") or name.endswith("_like") else read + written  # of those only the shape
+    moved = read + written
     results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     if func._overloadpacket in flop_registry:
         operand = next(x for x in tree_leaves(args) if isinstance(x, Tensor))
@@ -71,7 +71,8 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
 
 
 def tile_softmax_work(rows: int, columns: int, operand_bytes: int) -> Work:
-    """One step of `linear_ce_triton.tile_softmax`: float32 logits read, probabilities written, a few numbers a row."""
+    """One step of `linear_ce_triton.tile_softmax`: float32 logits read, probabilities written unless they take no
+    bytes, a few numbers a row."""
     return Work(rows * columns * (4 + operand_bytes) + rows * 40, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
 
 
@@ -91,9 +92,9 @@ def sampling_work(rows: int, vocab: int, temperature: float, logit_bytes: int, f
 
 @contextmanager
 def _counted_triton(ops: Ops) -> Iterator[None]:
-    def tile_softmax(tile: Tensor, probs: Tensor, *_: Any) -> None:
+    def tile_softmax(tile: Tensor, probs: Tensor | None, *_: Any) -> None:
         rows, columns = tile.shape
-        ops[tile_softmax_work(rows, columns, probs.itemsize)] += 1
+        ops[tile_softmax_work(rows, columns, 0 if probs is None else probs.itemsize)] += 1
 
     def sample(
         logits: Tensor, temperature: float, seed: int, row_ids: Any, forbid: list[int], mode: str

@@ -15,7 +15,7 @@ from .reference import wide
 
 @dataclass(frozen=True)
 class Sweep:
-    """[R] log-probs, maxima and logarithms of Σ exp(x - max); [R, H] d log p / d hidden, wide, or None."""
+    """[R] log-probs, maxima and logarithms of Σ exp(x - max); [R, H] c · d log p / d hidden, wide, or None."""
 
     log_probs: Tensor
     row_max: Tensor
@@ -25,7 +25,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows [R] of one piece, walked by tiles of `columns`; slope [R, H] holds zeros, scale [R] as `factor`."""
+    """The rows [R] of one piece, walked by tiles of `columns`; slope [R, H] is to be written, c [R] scales it."""
 
     head: tiles.Head
     hidden: Tensor
@@ -34,7 +34,7 @@ class _Rows:
     buffers: tiles.Buffers
     slope: Tensor | None
     skip_below: float
-    scale: Tensor | None
+    c: Tensor | None
 
 
 def sweep(
@@ -46,9 +46,9 @@ def sweep(
     gradient: bool,
     limit: int | None,
     skip_below: float = 0.0,
-    factor: Tensor | None = None,
+    c: Tensor | None = None,
 ) -> Sweep:
-    """Walk the vocabulary once. hidden [R, H], targets [R]; factor [R] scales `skip_below`'s test."""
+    """Walk the vocabulary once. hidden [R, H], targets [R]; c [R], else 1, scales the gradient and `skip_below`."""
     head = tiles.head_of(hidden, weight, bias)
     dtype, size = wide(hidden.dtype), len(hidden)
     stats = [hidden.new_empty(size, dtype=dtype) for _ in range(3)]
@@ -59,28 +59,33 @@ def sweep(
         walk = _triton_walk if launch.uses_triton(hidden) else _plain_walk
         for start in range(0, size, rows):
             part = slice(start, start + rows)
-            h, scale = hidden[part].to(head.compute), None if factor is None else factor[part].abs()
-            out = None if slope is None else slope[part].zero_()
-            found = walk(_Rows(head, h, targets[part], columns, buffers, out, skip_below, scale))
+            h, part_c = hidden[part].to(head.compute), None if c is None else c[part]
+            out = None if slope is None else slope[part]
+            found = walk(_Rows(head, h, targets[part], columns, buffers, out, skip_below, part_c))
             for whole, x in zip(stats, found, strict=True):
                 whole[part] = x
     return Sweep(stats[0], stats[1], stats[2], slope)
 
 
-def _negligible(peak: Tensor, total: Tensor, scale: Tensor | None, skip_below: float) -> bool:
-    """Every p of the tile, times its row's factor, is below `skip_below`; the running total bounds the final one from
+def _negligible(peak: Tensor, total: Tensor, c: Tensor | None, skip_below: float) -> bool:
+    """Every p of the tile, times its row's |c|, is below `skip_below`; the running total bounds the final one from
     below."""
     if skip_below <= 0:
         return False
-    bound = peak / total if scale is None else peak / total * scale
+    bound = peak / total if c is None else peak / total * c.abs()
     return bool((bound < skip_below).all())
 
 
-def _finish(head: tiles.Head, targets: Tensor, log_probs: Tensor, total: Tensor, slope: Tensor | None) -> None:
-    """slope = Σ_{v ≠ y} p̃·w_v becomes d log p / d hidden = (1 - p_y)·w_y - Σ_{v ≠ y} p_v·w_v."""
-    if slope is not None:
-        rows = head.weight[targets.clamp(0, len(head.weight) - 1)].to(slope.dtype)
-        slope.div_(-total.unsqueeze(1)).addcmul_(rows, -torch.expm1(log_probs).unsqueeze(1))
+def _finish(rows: _Rows, log_probs: Tensor, total: Tensor) -> None:
+    """slope = Σ_{v ≠ y} p̃·w_v becomes c · d log p / d hidden = c·(1 - p_y)·w_y - c·Σ_{v ≠ y} p_v·w_v."""
+    slope, weight = rows.slope, rows.head.weight
+    if slope is None:
+        return
+    own, others = -torch.expm1(log_probs), -1 / total
+    if rows.c is not None:
+        own, others = own * rows.c, -rows.c / total
+    targets = weight[rows.targets.clamp(0, len(weight) - 1)].to(slope.dtype)
+    slope.mul_(others.unsqueeze(1)).addcmul_(targets, own.unsqueeze(1))
 
 
 def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,12 +113,12 @@ def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
             continue
         if first and bool((alpha != 1).any()):
             slope.mul_(alpha.unsqueeze(1))
-        if not (rows.skip_below > 0 and _negligible(x.amax(1), total, rows.scale, rows.skip_below)):
+        if not (first and _negligible(x.amax(1), total, rows.c, rows.skip_below)):
             x[here, at] = 0.0
-            tiles.accumulate(slope, x, tile)
+            tiles.accumulate(slope, x, tile, fresh=not first)
     log_sum = total.log()
     log_probs = (chosen - row_max) - log_sum
-    _finish(head, rows.targets, log_probs, total, slope)
+    _finish(rows, log_probs, total)
     return log_probs, row_max, log_sum
 
 
@@ -126,19 +131,24 @@ def _triton_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
     product = None if slope is None or head.compute == slope.dtype else torch.empty_like(slope)
     for first in range(0, vocab, rows.columns):
         width = min(rows.columns, vocab - first)
-        x, probs = rows.buffers.logits[:size, :width], rows.buffers.operand[:size, :width]
+        x = rows.buffers.logits[:size, :width]
+        probs = None if slope is None else rows.buffers.operand[:size, :width]
         tile = head.logits(rows.hidden, first, x)
         kernels.tile_softmax(x, probs, rows.targets, chosen, row_max, total, alpha, peak, first)
-        if slope is None:
+        if slope is None or probs is None:
             continue
-        if rows.skip_below > 0 and _negligible(peak, total, rows.scale, rows.skip_below):
+        if not first:
+            tiles.accumulate(slope, probs, tile, fresh=True)
+        elif _negligible(peak, total, rows.c, rows.skip_below):
             slope.mul_(alpha.unsqueeze(1))
         elif product is None:
             tiles.accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
         else:
             tiles.product(probs, tile, product)
             torch.addcmul(product, slope, alpha.unsqueeze(1), out=slope)
-    log_sum = total.log() - kernels.boost(head.compute)
+    log_sum = total.log()
+    if slope is not None:
+        log_sum.sub_(kernels.boost(head.compute))
     log_probs = (chosen - row_max) - log_sum
-    _finish(head, rows.targets, log_probs, total, slope)
+    _finish(rows, log_probs, total)
     return log_probs, row_max, log_sum

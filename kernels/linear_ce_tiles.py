@@ -98,9 +98,14 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a, b, out=out) if a.dtype == out.dtype else torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
-def accumulate(into: Tensor, a: Tensor, b: Tensor, unit: Tensor | None = None) -> None:
+def accumulate(into: Tensor, a: Tensor, b: Tensor, unit: Tensor | None = None, *, fresh: bool = False) -> None:
     """into += a @ b (times `unit`, half-precision operands only), in the dtype of `into`. The product of half-precision
-    operands lies beside `into` meanwhile, PRODUCT_BYTES of it at a time."""
+    operands lies beside `into` meanwhile, PRODUCT_BYTES of it at a time. fresh: whatever `into` held is overwritten."""
+    if fresh:
+        product(a, b, into)
+        if unit is not None:
+            into.mul_(unit)
+        return
     if a.dtype == into.dtype:
         torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
         return

@@ -25,10 +25,14 @@ class Gradients:
     bias: Tensor | None
 
     @classmethod
-    def zeros(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]) -> Gradients:
-        dtype = wide(hidden.dtype)
-        parts = zip((hidden, weight, bias), needs, strict=True)
-        return cls(*(x.new_zeros(x.shape, dtype=dtype) if need and x is not None else None for x, need in parts))
+    def empty(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]) -> Gradients:
+        """Zeros for the bias, and for the others memory that the first of their products writes; zeros without rows."""
+        dtype, made = wide(hidden.dtype), hidden.new_empty if len(hidden) else hidden.new_zeros
+        return cls(
+            made(hidden.shape, dtype=dtype) if needs[0] else None,
+            made(weight.shape, dtype=dtype) if needs[1] else None,
+            bias.new_zeros(bias.shape, dtype=dtype) if needs[2] and bias is not None else None,
+        )
 
 
 def _gradient_step(
@@ -61,12 +65,19 @@ def _in_range(head: tiles.Head, c: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _add_products(
-    into: Gradients, operand: Tensor, hidden: Tensor, tile: Tensor, rows: slice, unit: Tensor | None
+    into: Gradients,
+    operand: Tensor,
+    hidden: Tensor,
+    tile: Tensor,
+    rows: slice,
+    unit: Tensor | None,
+    *,
+    first_tile: bool,
 ) -> None:
     if into.hidden is not None:
-        tiles.accumulate(into.hidden[rows], operand, tile, unit)
+        tiles.accumulate(into.hidden[rows], operand, tile, unit, fresh=first_tile)
     if into.weight is not None:
-        tiles.accumulate(into.weight, operand.t(), hidden, unit)
+        tiles.accumulate(into.weight, operand.t(), hidden, unit, fresh=rows.start == 0)
     if into.bias is not None:
         total = operand.sum(0, dtype=into.bias.dtype)
         into.bias += total if unit is None else total * unit
@@ -92,7 +103,7 @@ def recompute(
 
     Those of weight and bias come in their own dtypes, or wide if not `rounded`."""
     head, size, vocab = tiles.head_of(hidden, weight, bias), len(hidden), len(weight)
-    whole = Gradients.zeros(hidden, weight[:0], None, needs)
+    whole = Gradients.empty(hidden, weight[:0], None, needs)
     dtype = None if rounded else wide(hidden.dtype)
     if needs[1]:
         whole.weight = (weight.new_empty if size else weight.new_zeros)(weight.shape, dtype=dtype)
@@ -107,7 +118,7 @@ def recompute(
         tile_of = slice(first, min(first + columns, vocab))
         width = tile_of.stop - first
         part_bias = None if bias is None else bias[tile_of]
-        into = Gradients.zeros(hidden[:0], weight[tile_of], part_bias, needs)  # the tile's own, so each is rounded once
+        into = Gradients.empty(hidden, weight[tile_of], part_bias, (False, *needs[1:]))  # the tile's own: rounded once
         into.hidden = whole.hidden
         for start, (factor, unit) in zip(range(0, size, rows), factors, strict=True):
             part = slice(start, min(start + rows, size))
@@ -115,7 +126,7 @@ def recompute(
             x, operand = buffers.logits[: len(h), :width], buffers.operand[: len(h), :width]
             tile = head.logits(h, first, x)
             _gradient_step(x, operand, targets[part], (stats[0][part], stats[1][part]), factor, first)
-            _add_products(into, operand, h, tile, part, unit)
+            _add_products(into, operand, h, tile, part, unit, first_tile=first == 0)
         if whole.weight is not None and into.weight is not None:
             whole.weight[tile_of] = into.weight
         if whole.bias is not None and into.bias is not None:
@@ -140,7 +151,7 @@ def row_chunks(
         found = sweep(hidden, weight, bias, targets, gradient=False, limit=limit)
         stats = (found.row_max, found.log_sum)
         return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit, rounded=False)
-    into = Gradients.zeros(hidden, weight, bias, needs)
+    into = Gradients.empty(hidden, weight, bias, needs)
     log_probs, c = hidden.new_empty(size, dtype=wide(hidden.dtype)), _poison(c, targets, vocab)
     if size:
         rows = min(rows, size)
@@ -157,7 +168,7 @@ def row_chunks(
                 kernels.tile_gradient(x, operand, target, row_max, log_sum, factor, 0)
             else:
                 log_probs[part] = _plain_chunk_step(x, target, factor)
-            _add_products(into, operand, h, tile, part, unit)
+            _add_products(into, operand, h, tile, part, unit, first_tile=True)
     return log_probs, into
 
 

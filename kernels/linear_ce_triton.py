@@ -23,10 +23,10 @@ FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers
 def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tile, probs, targets, chosen, row_max, total, alpha, peak,
     first, columns, pitch, probs_pitch,
-    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
+    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), the factor alpha for what came
-    before, Σ.
+    """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), stored if KEEP, the factor alpha
+    for what came before, Σ.
 
     The target's own probability is stored as 0: its share of the gradient, 1 - p, is formed in float32 by the caller.
     """
@@ -48,8 +48,9 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tl.store(row_max + row, new)
     tl.store(alpha + row, factor)
     tl.store(peak + row, tl.max(tl.max(p, 1), 0))
-    out = narrow(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
-    tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
+    if KEEP:
+        out = narrow(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
+        tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
 
 
 @jit
@@ -81,7 +82,7 @@ def boost(dtype: torch.dtype) -> float:
 
 def tile_softmax(
     tile: Tensor,
-    probs: Tensor,
+    probs: Tensor | None,
     targets: Tensor,
     chosen: Tensor,
     row_max: Tensor,
@@ -90,13 +91,15 @@ def tile_softmax(
     peak: Tensor,
     first: int,
 ) -> None:
-    """Step every row of `tile` into `probs` (which may be the same memory); updates the [R] statistics in place."""
+    """Step every row of `tile` into `probs` (which may be the same memory), if given; updates the [R] statistics in
+    place."""
     rows, columns = tile.shape
+    out = tile if probs is None else probs
     config = launch.launch_config("tile_softmax", columns, torch.float32)
     block = max(config.block, 1 << (columns - 1).bit_length())  # a row is one block
     _tile_softmax_kernel[(rows,)](
-        tile, probs, targets, chosen, row_max, total, alpha, peak, first, columns, tile.stride(0), probs.stride(0),
-        BOOST=boost(probs.dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(probs.dtype),
+        tile, out, targets, chosen, row_max, total, alpha, peak, first, columns, tile.stride(0), out.stride(0),
+        BOOST=boost(out.dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(out.dtype), KEEP=probs is not None,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
@@ -126,10 +129,14 @@ def production(arch: int) -> list[ProductionKernel]:
             integers |= {"first": first, "columns": columns}
             for name, op, fn in (
                 ("tile_softmax", "tile_softmax", _tile_softmax_kernel),
+                ("tile_log_sum", "tile_softmax", _tile_softmax_kernel),  # no gradient follows: probabilities not kept
                 ("tile_gradient", "ce_backward", _tile_gradient_kernel),
             ):
+                if name == "tile_log_sum" and dtype != torch.float32:
+                    continue
                 config = launch.launch_config(op, columns, torch.float32, arch)
                 constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
+                constants["KEEP"] = name == "tile_softmax"
                 found.append(
                     production_kernel(
                         f"{name}_{short}{tile}", fn, arch, named, constants, config,

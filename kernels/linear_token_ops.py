@@ -118,8 +118,9 @@ def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
     if ctx.keep_gradient:
         (gradient,) = ctx.saved_tensors
         scale = grad.unsqueeze(1)
-        scaled = torch.where(scale == 0, 0.0, gradient * scale)  # a NaN row that nothing depends on stays out
-        return scaled.to(ctx.dtype), None, None, None, None, None, None
+        scaled = torch.mul(gradient, scale, out=gradient.new_empty(gradient.shape, dtype=ctx.dtype))
+        scaled.masked_fill_(scale == 0, 0.0)  # a NaN row that nothing depends on stays out
+        return scaled, None, None, None, None, None, None
     hidden, weight, bias, targets, row_max, log_sum = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
     grads = recompute_op(hidden, weight, bias, targets, row_max, log_sum, grad, needs, ctx.max_logits_bytes)

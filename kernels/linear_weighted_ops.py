@@ -51,10 +51,9 @@ def weighted_op(
             log_probs, found = row_chunks(rows, weight, bias, wanted, -c, needs, max_logits_bytes)
         else:
             swept = sweep(
-                rows, weight, bias, wanted, gradient=needs[0], limit=max_logits_bytes, skip_below=skip_below, factor=c
+                rows, weight, bias, wanted, gradient=needs[0], limit=max_logits_bytes, skip_below=skip_below, c=-c
             )
-            log_probs, slope = swept.log_probs, swept.gradient
-            found = Gradients(None if slope is None else slope.mul_(-c.unsqueeze(1)), None, None)
+            log_probs, found = swept.log_probs, Gradients(swept.gradient, None, None)
     nll = mean_nll(hidden.new_zeros(mask.shape, dtype=dtype).index_put_(at, log_probs), mask)
     flat = at[0] * mask.shape[1] + at[1]
     slopes = (hidden.new_empty(0, dtype=dtype) if g is None else g for g in (found.hidden, found.weight, found.bias))
@@ -91,7 +90,7 @@ def _backward_weighted(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
     found = [torch.mul(g, factor, out=g.new_empty(g.shape, dtype=to)) if need else None for g, to, need in parts]
     if found[0] is not None:
         count, length, size = ctx.shape
-        rows = found[0].new_zeros((count * length, size)).index_copy(0, flat, found[0])
+        rows = found[0].new_zeros((count * length, size)).index_copy_(0, flat, found[0])
         found[0] = rows.view(count, length, size)
     return (*found, *(None,) * 8)
 

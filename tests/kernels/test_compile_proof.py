@@ -62,6 +62,7 @@ def test_every_op_dtype_and_architecture_is_registered() -> None:
         for stem in ("tile_softmax", "tile_gradient"):
             assert wide[90][f"{stem}_{dtype}"]
             assert wide[90][f"{stem}_{dtype}_last"]
+        assert wide[90]["tile_log_sum_fp32"]
         forward, backward = (
             {n.removeprefix(stem): w for n, w in wide[90].items() if n.startswith(stem) and f"_{dtype}" in n}
             for stem in ("ce_forward_", "ce_backward_")
