@@ -83,8 +83,8 @@ def _made(records: Iterable[Record]) -> list[str]:
     facts = [f"{name} {', '.join(sorted(values))}" for name, values in seen.items()]
     minutes = sum(record["seconds"] for record in runs) / 60
     return [
-        f"{len(runs)} runs, about {minutes:.0f} minutes of one thread each after the other, on a machine that did "
-        f"other work too. {'; '.join(facts)}. Again, all of it: `python -m benchmarks.study`."
+        f"{len(runs)} runs of one thread, about {minutes:.0f} minutes in the sum of their own clocks, which count "
+        f"whatever else the machine did. {'; '.join(facts)}. Again, all of it: `python -m benchmarks.study`."
     ]
 
 
