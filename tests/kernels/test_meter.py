@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.meter import measure
+from benchmarks.meter import as_on_a_gpu, measure
 from dmpo import kernels
 from dmpo.kernels import launch
 
@@ -68,6 +68,8 @@ def test_dots_and_atomics_are_counted() -> None:
         (lambda x: torch.mm(x.view(10, 100), x.view(100, 10)), 4000, 200, 20000),
         (lambda x: x[:100].view(10, 10).addmm_(x.view(10, 100), x.view(100, 10)), 4200, 200, 20000),
         (lambda x: torch.mv(x.view(10, 100), x[:100]), 2200, 20, 2000),
+        (lambda x: x.new_zeros(10), 0, 20, 0),
+        (lambda x: torch.ones_like(x), 0, 2000, 0),
     ],
 )
 def test_torch_ops_read_inputs_and_write_outputs_once(
@@ -76,6 +78,19 @@ def test_torch_ops_read_inputs_and_write_outputs_once(
     x = torch.ones(1000, dtype=torch.bfloat16)
     found = measure(lambda: job(x))
     assert (found.bytes_read, found.bytes_written, found.flops) == (read, written, flops)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_into_float32_are_counted_as_a_gpu_makes_them(dtype: torch.dtype) -> None:
+    """Operands are read in their own dtype, and nothing wide is held beside the result."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, generator=generator).to(dtype) for size in ((300, 40), (40, 130)))
+    out = torch.empty(300, 130)
+    found = measure(lambda: torch.mm(a, b, out_dtype=torch.float32, out=out))
+    assert (found.bytes_read, found.bytes_written) == (a.nbytes + b.nbytes, out.nbytes)
+    assert (found.flops, found.peak_bytes) == (2 * 300 * 40 * 130, 0)
+    assert found.tiled_read == 2 * a.nbytes + 3 * b.nbytes  # 3 by 2 tiles of 128
+    torch.testing.assert_close(out.double(), a.double() @ b.double(), rtol=1e-6, atol=1e-5)
 
 
 def test_peak_is_the_most_alive_at_once() -> None:
@@ -162,3 +177,32 @@ def test_no_gradient_means_one_matrix_product() -> None:
     hidden, weight, targets = torch.randn(10, 32), torch.randn(1000, 32), torch.arange(10)
     found = measure(lambda: kernels.linear_token_logprobs(hidden, weight, targets))
     assert found.flops == 2 * 32 * 1000 * 10
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_on_a_gpu_linear_losses_move_each_logit_as_often_as_promised(trainable: bool) -> None:
+    """Logits: written and read in float32 once for the softmax, once more for a trainable head's gradient; the 16-bit
+    operand of the next product written, and read by one product or by two. The head: read twice; its gradient written
+    in float32, and rounded by the backward. No zeros to add to, no copies of products."""
+    rows, vocab, size = 64, 4096, 32
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, rows, size, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(vocab, size, generator=generator).bfloat16().requires_grad_(trainable)
+    targets, mask = torch.randint(vocab, (1, rows), generator=generator), torch.ones(1, rows, dtype=torch.bool)
+
+    def job() -> None:
+        kernels.linear_weighted_ce(hidden, weight, targets, mask, torch.ones(1))[0].backward()
+
+    with as_on_a_gpu():
+        found = measure(job)
+    logit, head = (4 + 4 + 4 + 2 + 2 + 2, 2 + 2 + 4 + 4 + 2) if trainable else (4 + 4 + 2 + 2, 2 + 2)
+    moved = rows * vocab * logit + vocab * size * head
+    assert moved < found.bytes_read + found.bytes_written < moved + 100 * rows * size
+
+
+def test_on_a_gpu_scoring_writes_and_reads_each_logit_once() -> None:
+    hidden, weight, targets = torch.randn(64, 32).bfloat16(), torch.randn(4096, 32).bfloat16(), torch.arange(64)
+    with as_on_a_gpu():
+        found = measure(lambda: kernels.linear_token_logprobs(hidden, weight, targets))
+    moved = 64 * 4096 * (4 + 4) + weight.nbytes
+    assert moved < found.bytes_read + found.bytes_written < moved + 20_000
