@@ -7,7 +7,7 @@ Fake tensors take the way that a GPU's would, at the sizes of LLaDA-8B. Assumed,
 - attention is one kernel that keeps no score matrix;
 - products of float32 run on tensor cores in TF32, as dmpo sets them up beside a bfloat16 model;
 - an exponential, logarithm or power costs ELEMENTARY operations, any other element one;
-- dropout keeps a mask of one byte an element; Triton kernels move what `tile_softmax_work` and `sampling_work` say.
+- dropout keeps a mask of one byte an element; Triton kernels move what the functions named `..._work` say.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.meter import UNCOUNTED, _is_view, _moved
+from benchmarks.meter import UNCOUNTED, _is_view, _moved, as_on_a_gpu
 from benchmarks.roofline import Attainable, Device, Work, seconds
 from benchmarks.simulated_step import LiveBytes
-from dmpo.kernels import linear_ce_triton, sampling_triton
+from dmpo.kernels import launch, linear_ce_triton, masked_ce_triton, sampling_triton
 from dmpo.kernels.launch_table import TABLE
 
 ELEMENTARY = 40
@@ -76,6 +76,19 @@ def tile_softmax_work(rows: int, columns: int, operand_bytes: int) -> Work:
     return Work(rows * columns * (4 + operand_bytes) + rows * 40, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
 
 
+def log_prob_work(rows: int, columns: int) -> Work:
+    """`masked_ce_triton.forward` of whole float32 rows: logits read, a target read, three numbers written a row."""
+    return Work(rows * columns * 4 + rows * 24, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
+
+
+def tile_gradient_work(rows: int, columns: int, operand_bytes: int) -> Work:
+    """`linear_ce_triton.tile_gradient`: float32 logits read, the gradient written, and four numbers a row for each of
+    its blocks."""
+    blocks = -(-columns // TABLE[90]["ce_backward"][4].block)
+    moved = rows * (columns * (4 + operand_bytes) + blocks * 20)
+    return Work(moved, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
+
+
 def sampling_work(rows: int, vocab: int, temperature: float, logit_bytes: int, forbidden: int = 1) -> list[Work]:
     """The two kernels of `sampling_triton.sample`: all logits to figures of tiles; those, and one tile, to a token."""
     kind = {0.0: sampling_triton.ARGMAX, 1.0: sampling_triton.PLAIN}.get(temperature, sampling_triton.TEMPERED)
@@ -96,6 +109,14 @@ def _counted_triton(ops: Ops) -> Iterator[None]:
         rows, columns = tile.shape
         ops[tile_softmax_work(rows, columns, 0 if probs is None else probs.itemsize)] += 1
 
+    def log_probs(logits: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        rows, length, vocab = logits.shape
+        ops[log_prob_work(rows * length, vocab)] += 1
+        return tuple(logits.new_empty(rows, length, dtype=torch.float32) for _ in range(3))
+
+    def tile_gradient(tile: Tensor, gradient: Tensor, *_: Any) -> None:
+        ops[tile_gradient_work(*tile.shape, gradient.itemsize)] += 1
+
     def sample(
         logits: Tensor, temperature: float, seed: int, row_ids: Any, forbid: list[int], mode: str
     ) -> tuple[Tensor, Tensor]:
@@ -105,6 +126,8 @@ def _counted_triton(ops: Ops) -> Iterator[None]:
 
     with (
         mock.patch.object(linear_ce_triton, "tile_softmax", tile_softmax),
+        mock.patch.object(linear_ce_triton, "tile_gradient", tile_gradient),
+        mock.patch.object(masked_ce_triton, "forward", log_probs),
         mock.patch.object(sampling_triton, "sample", sample),
     ):
         yield
@@ -131,6 +154,8 @@ def fake_gpu(mode: FakeTensorMode) -> Iterator[None]:
     with (
         mock.patch.object(F, "scaled_dot_product_attention", _attention),
         mock.patch.object(F, "dropout", _dropout),
+        mock.patch.object(launch, "uses_triton", return_value=True),
+        as_on_a_gpu(),
         mode,
     ):
         yield

@@ -3,9 +3,8 @@
 From logits and sampling were counted at LLaDA's vocabulary: bytes grow with the live rows. From hidden states were
 counted at sizes that are all the same part of LLaDA's (positions, H and V, of which V to 0.4 %): bytes grow with the
 square of that factor and FLOPs with its cube. What is moved again for every tile or piece grows with the cube, and the
-small sizes are one tile and one piece of dmpo's. So dmpo's bytes with a frozen head are those of its walk simulated at
-LLaDA's sizes, and with a trainable one `moved_again` is added. cut-cross-entropy's tiles that are read again are left
-out, which favours it.
+small sizes are one tile and one piece of dmpo's: so dmpo's bytes are those of its walks simulated at LLaDA's sizes.
+cut-cross-entropy's tiles that are read again are left out, which favours it.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.roofline import DEVICES, UNITS, Attainable, Device, Work, seconds
 from benchmarks.roofline_count import count, fake_gpu, total
-from benchmarks.roofline_model import swept
-from dmpo.kernels import linear_ce_tiles
+from dmpo.kernels.linear_ce_sweep import sweep
+from dmpo.kernels.linear_ce_trained import Gradients, recompute, row_chunks
 
 VOCAB, HIDDEN, LOGIT_BYTES = 126464, 4096, 2
-ONE_PASS = 6.5  # FLOPs in H·V a masked row: three products are 6, those of logits computed again 8
 DRAWN = 16 * 32  # rows of a draw: a batch of 16 at the first step of a block of 32
 FUSED = ("cut-cross-entropy",)  # one kernel makes products and moves bytes; those of the others take turns
 
@@ -65,40 +64,36 @@ def works(tables: dict[str, Any]) -> dict[str, dict[str, Work]]:
 
 
 def _linear_bytes(name: str, row: dict[str, Any], head: str, live: int) -> float:
-    if name.startswith("dmpo") and head == "frozen":
-        return walked(live)
-    scaled = float((row["reads"] + row["writes"]) * VOCAB * HIDDEN * LOGIT_BYTES)
-    return scaled + (moved_again(live, twice=row["flops"] > ONE_PASS) if name.startswith("dmpo") else 0.0)
+    if name.startswith("dmpo"):
+        return walked(live, trainable=head == "trainable", weighted="weighted" in name)
+    return float((row["reads"] + row["writes"]) * VOCAB * HIDDEN * LOGIT_BYTES)
 
 
 @cache
-def walked(live: int) -> float:
-    """Bytes of dmpo's loss and gradient of `live` rows under a frozen head, at LLaDA's sizes: simulated."""
+def walked(live: int, *, trainable: bool, weighted: bool) -> float:
+    """Bytes of dmpo's loss and gradients of `live` rows at LLaDA's sizes, simulated: its walk, and the rounding of the
+    gradients."""
     with fake_gpu(FakeTensorMode()):
         rows, head = (torch.empty(size, HIDDEN, dtype=torch.bfloat16) for size in (live, VOCAB))
-        targets = torch.zeros(live, dtype=torch.int64)
-        return total(count(lambda: swept(rows, head, targets, gradient=True)))["bytes"]
+        return total(count(lambda: walk(rows, head, trainable=trainable, weighted=weighted)))["bytes"]
 
 
-def moved_again(live: int, *, twice: bool) -> float:
-    """Bytes of a trainable head that a single tile and piece do not show (`linear_ce_trained`): bfloat16 operands,
-    float32 sums.
-
-    Each further chunk of rows reads the head for two products, and writes the head's gradient of its rows to add it to
-    the whole. twice: logits are computed again, tile by tile (`recompute`), and each further tile also reads its rows
-    three times and adds to their gradient.
-    """
-    operand, wide = LOGIT_BYTES, 4
-    adding = 4 * wide  # the product written; it and the sum read, the sum written
-    logit = operand + wide
-    columns = linear_ce_tiles.TRITON_COLUMNS
-    if not twice:
-        chunks = -(-live // (linear_ce_tiles.ROW_CHUNK_BYTES["cuda"] // (VOCAB * logit)))
-        return float((chunks - 1) * VOCAB * HIDDEN * (2 * operand + adding))
-    pieces = -(-live // (linear_ce_tiles.SWEEP_BYTES["cuda"] // (columns * logit)))
-    tiles = -(-VOCAB // columns)
-    by_piece = (pieces - 1) * VOCAB * HIDDEN * (3 * operand + adding)
-    return float(by_piece + (tiles - 1) * live * HIDDEN * (3 * operand + adding))
+def walk(rows: Tensor, head: Tensor, *, trainable: bool, weighted: bool) -> None:
+    """What `linear_weighted_ce` or `linear_token_logprobs` do, forward and backward, once live rows [R, H] are
+    gathered."""
+    targets, c = (rows.new_zeros(len(rows), dtype=dtype) for dtype in (torch.int64, torch.float32))
+    needs = (True, trainable, False)
+    if not trainable:
+        slope = sweep(rows, head, None, targets, gradient=True, limit=None, c=c if weighted else None).gradient
+        found = Gradients(slope, None, None)
+    elif weighted:
+        found = row_chunks(rows, head, None, targets, c, needs, None)[1]
+    else:
+        seen = sweep(rows, head, None, targets, gradient=False, limit=None)
+        found = recompute(rows, head, None, targets, (seen.row_max, seen.log_sum), c, needs, None)
+    for gradient in (found.hidden, found.weight):
+        if gradient is not None and gradient.dtype != rows.dtype:
+            torch.mul(gradient, c[0], out=torch.empty_like(gradient, dtype=rows.dtype))
 
 
 def _by_row(peers: dict[str, Any], counted: int, rows: int) -> dict[str, Work]:

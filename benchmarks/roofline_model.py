@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from benchmarks.roofline_count import Ops, count, extended, fake_gpu, peak
 from benchmarks.simulated_step import fill, llada_8b
 from dmpo.config import DMPOConfig
 from dmpo.decoding.cache import BlockCache
-from dmpo.kernels import linear_ce_sweep, linear_ce_tiles, linear_sampling
+from dmpo.kernels import linear_ce_sweep, linear_sampling
 from dmpo.masked_lm import MaskedLlama, hidden_states
 from dmpo.policy import make_policy
 
@@ -184,17 +183,8 @@ class Simulation:
         return step, [hidden, index]
 
     def _sweep(self, hidden: Tensor, index: Tensor, *, gradient: bool) -> Tensor | None:
-        return swept(hidden.flatten(0, 1)[index], self.head, index, gradient=gradient)
+        rows = hidden.flatten(0, 1)[index]
+        return linear_ce_sweep.sweep(rows, self.head, None, index, gradient=gradient, limit=None).gradient
 
     def _hidden(self, rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)
-
-
-def swept(rows: Tensor, head: Tensor, targets: Tensor, *, gradient: bool) -> Tensor | None:
-    """A GPU's walk of a frozen head, d log p / d rows or None; rows [R, H], head [V, H], targets [R]."""
-    limit = linear_ce_tiles.SWEEP_BYTES["cuda"]
-    with (
-        mock.patch.object(linear_ce_sweep.launch, "uses_triton", return_value=True),
-        mock.patch.object(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype)),
-    ):
-        return linear_ce_sweep.sweep(rows, head, None, targets, gradient=gradient, limit=limit).gradient

@@ -242,10 +242,8 @@ def assumptions(results: dict[str, Any]) -> str:
         logits and of what it makes of them in place of the kernels' pieces.""",
         f"""Kernels: counted at small sizes and scaled (`roofline_kernels`); draws of {DRAWN} rows. At the roofline
         bytes and FLOPs overlap; in the likely figure they add up, but for cut-cross-entropy, whose products and moves
-        are one kernel. dmpo's bytes from hidden states: with a frozen head those of its walk simulated at LLaDA's size,
-        in {-(-VOCAB // TRITON_COLUMNS)} tiles; with a trainable one the scaled ones and what further tiles and pieces
-        move. The scaled ones have operands of products in float32, as the interpreter has them, twice as wide as a
-        GPU's, which counts against dmpo; cut-cross-entropy's are scaled alone, its tiles that are read again left out,
+        are one kernel. dmpo's bytes from hidden states are those of its walks simulated at LLaDA's size, in
+        {-(-VOCAB // TRITON_COLUMNS)} tiles; cut-cross-entropy's are scaled, its tiles that are read again left out,
         which favours it.""",
     ]
     return "\n".join(f"- {' '.join(point.split())}" for point in points)

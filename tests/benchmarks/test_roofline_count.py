@@ -15,15 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import predict
 from benchmarks.bench_step import published as published_loss
-from benchmarks.meter import measure
+from benchmarks.meter import as_on_a_gpu, measure
 from benchmarks.roofline_count import count, extended, fake_gpu, sampling_work, tile_softmax_work, total
+from benchmarks.roofline_kernels import walk
 from benchmarks.roofline_model import Simulation
 from benchmarks.roofline_step import OURS, PUBLISHED, memory, round_of, update
 from benchmarks.setting import RESULTS
 from benchmarks.simulated_step import fill, llama_config
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config
-from dmpo.kernels import launch, linear_ce_triton
+from dmpo.kernels import launch, linear_ce_tiles, linear_ce_triton
 from dmpo.masked_lm import MaskedLlama, hidden_states
 from dmpo.memory import Architecture
 
@@ -126,6 +127,26 @@ def test_a_tile_of_the_loss_moves_what_its_kernel_moves(kept: bool) -> None:
         found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, torch.zeros(rows).long(), *figures, 0))
     moved = sum(found.by_op["_tile_softmax_kernel"])
     assert tile_softmax_work(rows, columns, 2 if kept else 0).bytes == moved
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_walk_moves_on_fake_tensors_what_the_meter_counts(
+    trainable: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several tiles and pieces of rows, as LLaDA's sizes take."""
+    monkeypatch.setattr(linear_ce_tiles, "TRITON_COLUMNS", 512)
+    monkeypatch.setattr(linear_ce_tiles, "SWEEP_BYTES", {"cuda": 40 * 512 * 6})
+    monkeypatch.setattr(linear_ce_tiles, "ROW_CHUNK_BYTES", {"cuda": 40 * 2048 * 6})
+    shapes = (100, 32), (2048, 32)
+    rows, head = (torch.randn(shape).bfloat16() for shape in shapes)
+    with launch.plain_path(False), as_on_a_gpu():
+        expected = measure(lambda: walk(rows, head, trainable=trainable, weighted=weighted))
+    with fake_gpu(FakeTensorMode()):
+        fakes = [torch.empty(shape, dtype=torch.bfloat16) for shape in shapes]
+        found = total(count(lambda: walk(*fakes, trainable=trainable, weighted=weighted)))
+    assert found["bytes"] == pytest.approx(expected.bytes_read + expected.bytes_written, rel=1e-3)
+    assert found["tensor"] == expected.flops
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
