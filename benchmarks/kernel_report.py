@@ -34,8 +34,8 @@ Rows = dict[str, Any]  # peer -> its figures
 @dataclass(frozen=True)
 class Size:
     """From logits: a few rows of positions. Linear: 28 % of positions masked; 256 masked rows (28 % of 457, twice) fill
-    the largest row block of every peer, cut-cross-entropy's; LLaDA's V / H = 31, all smaller, and its H with a 64th of
-    its V, which is what bytes grow with in either. drawn: rows."""
+    the largest row block of every peer, cut-cross-entropy's. Its sizes are LLaDA's V / H = 31, all smaller, and LLaDA's
+    H with a 64th of its V. drawn: rows."""
 
     logit_rows: int = 2
     logit_length: int = 8
@@ -211,13 +211,13 @@ UNITS = """Counted as `benchmarks/meter.py` says. From logits and sampling: read
 logits, so 1.0 is each live logit read, or written, once; a dead row's gradient is zeros that autograd wants
 written. From hidden states: reads and writes in bytes of lm_head, FLOPs in H·V per masked row (one matrix product is
 2), peak in bytes of the masked rows' logits. Peak is the most that was allocated at once above the inputs, gradients
-included. At these small sizes the masked rows' logits, in float32, fit the one piece that dmpo and PyTorch may hold
-(tens of MB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 256 rows are masked, which fills
-the row blocks of every peer; those that do not gather masked rows meet them among the others. 16 bits are bf16, save
-for packages, whose kernels Triton's interpreter computes in fp16; bytes are as many. Matrix products outside of Triton
-are counted at the least they can move, each operand once, while a Triton kernel's tiles count each time they are read:
-that favours dmpo, whose products are torch's, over cut-cross-entropy, whose products are its own. *Tiled* are the reads
-if torch's products went in tiles of 128 by 128 results, too."""
+included. At these small sizes the masked rows' logits fit the one piece that dmpo may hold on a GPU (256 MiB, with a
+trainable head and weights 1 GiB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 256 rows are
+masked, which fills the row blocks of every peer; those that do not gather masked rows meet them among the others. 16
+bits are bf16, save for packages, whose kernels Triton's interpreter computes in fp16; bytes are as many. Matrix
+products outside of Triton are counted at the least they can move, each operand once, while a Triton kernel's tiles
+count each time they are read: that favours dmpo, whose products are torch's, over cut-cross-entropy, whose products are
+its own. *Tiled* are the reads if torch's products went in tiles of 128 by 128 results, too."""
 
 
 COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill, {faults} with any fault. Kernels that

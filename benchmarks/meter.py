@@ -46,7 +46,7 @@ PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "
 SCATTERING = {"scatter_", "scatter_add_", "index_put_", "_index_put_impl_", "index_add_", "index_copy_"}
 
 
-TILE = 128
+TILE = 128  # results of a product that a block of threads makes together, each way
 
 
 @dataclass
@@ -210,7 +210,7 @@ class _TorchCounter(TorchDispatchMode):
                 left, right = args[PRODUCTS[name.rstrip("_")] :][:2]
                 width = right.shape[-1] if right.dim() > left.dim() - 1 else 1
                 flops = 2 * left.numel() * width
-                again = (-(-width // TILE) - 1) * left.nbytes + (-(-left.shape[-2] // TILE) - 1) * right.nbytes
+                again = (-(-width // TILE) - 1) * _bytes(left) + (-(-left.shape[-2] // TILE) - 1) * _bytes(right)
             self.traffic.add(name, read, written, flops=flops, launches=1)
             self.traffic.tiled_read += again
         return out

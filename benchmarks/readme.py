@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import first_light, table
 from benchmarks.setting import RESULTS, ROOT
+from benchmarks.study.conditions import SEEDS
 
 README = ROOT / "README.md"
 
@@ -37,7 +38,7 @@ def _resolved(conclusions: str) -> str:
     """The conclusions that intervals allow, and how many they do not."""
     bullets = re.findall(r"^- .*$", conclusions, re.MULTILINE)
     found = [line for line in bullets if re.search(r"\]: (higher|lower)", line)]
-    rest = f"The other {len(bullets) - len(found)} comparisons are not resolved by three seeds, or not run."
+    rest = f"The other {len(bullets) - len(found)} comparisons are not resolved by {len(SEEDS)} seeds, or not run."
     return "\n".join([conclusions.partition("\n")[0], "", *found, "", rest])
 
 

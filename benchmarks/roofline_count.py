@@ -77,7 +77,8 @@ def tile_softmax_work(rows: int, columns: int, operand_bytes: int) -> Work:
 
 
 def log_prob_work(rows: int, columns: int) -> Work:
-    """`masked_ce_triton.forward` of whole float32 rows: logits read, a target read, three numbers written a row."""
+    """`masked_ce_triton.forward` of whole float32 rows: logits read, a target and its logit read, three numbers written
+    a row."""
     return Work(rows * columns * 4 + rows * 24, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
 
 

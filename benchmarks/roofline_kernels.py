@@ -71,17 +71,19 @@ def _linear_bytes(name: str, row: dict[str, Any], head: str, live: int) -> float
 
 @cache
 def walked(live: int, *, trainable: bool, weighted: bool) -> float:
-    """Bytes of dmpo's loss and gradients of `live` rows at LLaDA's sizes, simulated: its walk, and the rounding of the
-    gradients."""
+    """Bytes of dmpo's loss and gradients of `live` rows at LLaDA's sizes, simulated."""
     with fake_gpu(FakeTensorMode()):
         rows, head = (torch.empty(size, HIDDEN, dtype=torch.bfloat16) for size in (live, VOCAB))
         return total(count(lambda: walk(rows, head, trainable=trainable, weighted=weighted)))["bytes"]
 
 
 def walk(rows: Tensor, head: Tensor, *, trainable: bool, weighted: bool) -> None:
-    """What `linear_weighted_ce` or `linear_token_logprobs` do, forward and backward, once live rows [R, H] are
-    gathered."""
+    """What moves rows [R, H], the head and logits in `linear_weighted_ce` or `linear_token_logprobs`, forward and
+    backward, of rows that are all live. A test holds it to those ops."""
     targets, c = (rows.new_zeros(len(rows), dtype=dtype) for dtype in (torch.int64, torch.float32))
+    into = torch.zeros_like(rows) if weighted or trainable else None
+    if into is not None:
+        rows = rows[targets]
     needs = (True, trainable, False)
     if not trainable:
         slope = sweep(rows, head, None, targets, gradient=True, limit=None, c=c if weighted else None).gradient
@@ -91,9 +93,16 @@ def walk(rows: Tensor, head: Tensor, *, trainable: bool, weighted: bool) -> None
     else:
         seen = sweep(rows, head, None, targets, gradient=False, limit=None)
         found = recompute(rows, head, None, targets, (seen.row_max, seen.log_sum), c, needs, None)
+    made = []
     for gradient in (found.hidden, found.weight):
-        if gradient is not None and gradient.dtype != rows.dtype:
-            torch.mul(gradient, c[0], out=torch.empty_like(gradient, dtype=rows.dtype))
+        if weighted and gradient is not None:
+            made.append(torch.mul(gradient, c[0], out=torch.empty_like(gradient, dtype=rows.dtype)))
+        elif gradient is not None and gradient.dtype != rows.dtype:
+            made.append((gradient if trainable else gradient * c[:, None]).to(rows.dtype))
+    if into is None:
+        made[0].masked_fill_(c[:, None] == 0, 0.0)
+    else:
+        into.index_copy_(0, targets, made[0])
 
 
 def _by_row(peers: dict[str, Any], counted: int, rows: int) -> dict[str, Work]:

@@ -174,17 +174,16 @@ class Simulation:
         hidden, index = self._hidden(rows, width), torch.zeros(live, dtype=torch.int64)
 
         def step() -> None:
-            slope = self._sweep(hidden, index, gradient=True)
+            slope = self._sweep(hidden, index, gradient=True, c=index.float())
             assert slope is not None
-            slope.mul_(slope[:, :1])  # a row's coefficient
             rounded = torch.mul(slope, slope[0, 0], out=torch.empty_like(slope, dtype=self.dtype))
-            torch.zeros_like(hidden.flatten(0, 1)).index_copy(0, index, rounded)
+            torch.zeros_like(hidden.flatten(0, 1)).index_copy_(0, index, rounded)
 
         return step, [hidden, index]
 
-    def _sweep(self, hidden: Tensor, index: Tensor, *, gradient: bool) -> Tensor | None:
+    def _sweep(self, hidden: Tensor, index: Tensor, *, gradient: bool, c: Tensor | None = None) -> Tensor | None:
         rows = hidden.flatten(0, 1)[index]
-        return linear_ce_sweep.sweep(rows, self.head, None, index, gradient=gradient, limit=None).gradient
+        return linear_ce_sweep.sweep(rows, self.head, None, index, gradient=gradient, limit=None, c=c).gradient
 
     def _hidden(self, rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)

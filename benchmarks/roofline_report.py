@@ -243,8 +243,9 @@ def assumptions(results: dict[str, Any]) -> str:
         f"""Kernels: counted at small sizes and scaled (`roofline_kernels`); draws of {DRAWN} rows. At the roofline
         bytes and FLOPs overlap; in the likely figure they add up, but for cut-cross-entropy, whose products and moves
         are one kernel. dmpo's bytes from hidden states are those of its walks simulated at LLaDA's size, in
-        {-(-VOCAB // TRITON_COLUMNS)} tiles; cut-cross-entropy's are scaled, its tiles that are read again left out,
-        which favours it.""",
+        {-(-VOCAB // TRITON_COLUMNS)} tiles or, with a trainable head and weights, in chunks of rows; the few of masks
+        and of one number a row are left out, and of peers are not. cut-cross-entropy's are scaled, its tiles that are
+        read again left out, which favours it.""",
     ]
     return "\n".join(f"- {' '.join(point.split())}" for point in points)
 

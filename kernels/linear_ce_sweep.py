@@ -113,9 +113,12 @@ def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
             continue
         if first and bool((alpha != 1).any()):
             slope.mul_(alpha.unsqueeze(1))
-        if not (first and _negligible(x.amax(1), total, rows.c, rows.skip_below)):
+        skipped = rows.skip_below > 0 and _negligible(x.amax(1), total, rows.c, rows.skip_below)
+        if not skipped:
             x[here, at] = 0.0
             tiles.accumulate(slope, x, tile, fresh=not first)
+        elif not first:
+            slope.zero_()
     log_sum = total.log()
     log_probs = (chosen - row_max) - log_sum
     _finish(rows, log_probs, total)
@@ -137,10 +140,10 @@ def _triton_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
         kernels.tile_softmax(x, probs, rows.targets, chosen, row_max, total, alpha, peak, first)
         if slope is None or probs is None:
             continue
-        if not first:
+        if _negligible(peak, total, rows.c, rows.skip_below):
+            slope = slope.mul_(alpha.unsqueeze(1)) if first else slope.zero_()
+        elif not first:
             tiles.accumulate(slope, probs, tile, fresh=True)
-        elif _negligible(peak, total, rows.c, rows.skip_below):
-            slope.mul_(alpha.unsqueeze(1))
         elif product is None:
             tiles.accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
         else:

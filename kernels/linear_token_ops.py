@@ -118,7 +118,7 @@ def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
     if ctx.keep_gradient:
         (gradient,) = ctx.saved_tensors
         scale = grad.unsqueeze(1)
-        scaled = torch.mul(gradient, scale, out=gradient.new_empty(gradient.shape, dtype=ctx.dtype))
+        scaled = (gradient * scale).to(ctx.dtype)
         scaled.masked_fill_(scale == 0, 0.0)  # a NaN row that nothing depends on stays out
         return scaled, None, None, None, None, None, None
     hidden, weight, bias, targets, row_max, log_sum = ctx.saved_tensors

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dmpo.run.lock import FolderLock
 
-from .conditions import SCAN_SEED, Condition, conditions, scan_conditions
+from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
 from .questions import QUESTIONS
 from .records import RESULTS, Key, Record, check_same, load, save
 from .report import write
@@ -108,7 +108,7 @@ def main() -> int:
     names = [question.key for question in QUESTIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="QUESTION", help=", ".join(names))
     parser.add_argument(
-        "--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="none: the scan for learning rates alone"
+        "--seeds", type=int, nargs="*", default=list(SEEDS), help="none: the scan for learning rates alone"
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of records, tables and plots")

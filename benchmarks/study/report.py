@@ -12,6 +12,7 @@ from .conditions import (
     LEARNING_RATES,
     SCAN_SEED,
     SCANS,
+    SEEDS,
     SIZES,
     TEST_ROWS,
     VALIDATION_ROWS,
@@ -25,7 +26,6 @@ from .statistics import Mean, contrast
 
 Values = Mapping[str, Mapping[int, float]]  # condition → seed → value
 ENDS = {"entropy": "entropy", "distinct_in_group": "distinct"}  # of these the last round counts
-SEEDS = 3  # that each condition should have at least
 COLUMNS = {
     "samples": "completions",
     "steps": "gradient steps",
@@ -127,8 +127,7 @@ def _scanned(records: Mapping[Key, Record], task: str, objective: str, rate: flo
 def _scan(records: Mapping[Key, Record]) -> list[str]:
     lines = [
         f"Sampled validation accuracy after a run of seed {SCAN_SEED}, which is no reported seed, at G = 8. Every "
-        "other run of an objective takes the rate in bold, its best, unless its name says otherwise; what was not "
-        "scanned on countdown takes sudoku's, which may not do it justice there.",
+        "other run of an objective takes the rate in bold, its best, unless its name says otherwise.",
         "",
     ]
     rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
@@ -213,11 +212,11 @@ def _headlines(records: Mapping[Key, Record]) -> list[str]:
 
 
 def _to_run(records: Mapping[Key, Record]) -> list[str]:
-    """What no three seeds have answered yet."""
+    """What not all seeds have answered yet."""
     seeds = values(records, "sampled", {name for name, _ in records})
-    short = {q.key: [name for name in q.conditions if len(seeds.get(name, {})) < SEEDS] for q in QUESTIONS}
+    short = {q.key: [name for name in q.conditions if len(seeds.get(name, {})) < len(SEEDS)] for q in QUESTIONS}
     text = "; ".join(f"{key} ({len(names)} of its conditions)" for key, names in short.items() if names)
-    return [f"- Not run with {SEEDS} seeds yet: {text}."] if text else []
+    return [f"- Not run with {len(SEEDS)} seeds yet: {text}."] if text else []
 
 
 def conclusions(question: Question, records: Mapping[Key, Record]) -> list[str]:

@@ -11,7 +11,7 @@ from scipy import stats
 from benchmarks.study import __main__ as command
 from benchmarks.study import conditions as settings
 from benchmarks.study import report
-from benchmarks.study.conditions import SCAN_SEED, Condition, conditions, scan_conditions
+from benchmarks.study.conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
 from benchmarks.study.questions import QUESTIONS, Contrast, Panel, Question
 from benchmarks.study.records import RUNS, check_same, load, save
 from benchmarks.study.statistics import Mean, contrast
@@ -237,7 +237,7 @@ def test_the_committed_report_is_that_of_the_committed_records() -> None:
 
 def test_the_committed_records_are_of_the_settings_that_the_study_has_now() -> None:
     found = load(RUNS)
-    seeds = sorted({0, 1, 2, *(seed for _, seed in found)} - {SCAN_SEED})
+    seeds = sorted({*SEEDS, *(seed for _, seed in found)} - {SCAN_SEED})
     every = command.planned([question.key for question in QUESTIONS], seeds)
     done = len(every) - len(command.missing(every, found))  # refuses a record of other settings
     assert done == len(found)  # and no record is of a run that the study does not know
@@ -245,8 +245,9 @@ def test_the_committed_records_are_of_the_settings_that_the_study_has_now() -> N
 
 def test_what_lacks_seeds_is_told() -> None:
     found = load(RUNS)
-    left = command.missing(command.planned([question.key for question in QUESTIONS], [0, 1, 2]), found)
-    assert ("Not run with 3 seeds yet" in report.markdown(found)) == any(seed != SCAN_SEED for _, seed in left)
+    left = command.missing(command.planned([question.key for question in QUESTIONS], list(SEEDS)), found)
+    told = f"Not run with {len(SEEDS)} seeds yet" in report.markdown(found)
+    assert told == any(seed != SCAN_SEED for _, seed in left)
 
 
 def test_every_run_takes_the_best_rate_of_its_scan() -> None:
@@ -254,8 +255,7 @@ def test_every_run_takes_the_best_rate_of_its_scan() -> None:
     run = {(c.task, c.objective) for c in conditions().values() if any(name == c.name for name, _ in found)}
     assert len(run) >= 4
     for task, objective in run:
-        scanned = task if objective in settings.SCANS[task] else "sudoku"
-        assert settings.LEARNING_RATES[task][objective] == report.best_rate(found, scanned, objective), (
+        assert settings.LEARNING_RATES[task][objective] == report.best_rate(found, task, objective), (
             task,
             objective,
         )

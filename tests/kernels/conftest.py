@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[2]))  # benchmarks/ is not installed
 
@@ -26,3 +27,14 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
     assert launch.INTERPRETED, "tests/conftest.py sets TRITON_INTERPRET=1 before anything imports triton"
     with launch.plain_path(request.param == "plain"):
         yield request.param
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """What `torch.empty` returns is full of NaN, so that a result which nothing wrote cannot look right by chance."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # and with it torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -15,7 +15,10 @@ from dmpo.kernels import linear_token_logprobs, linear_weighted_ce, reference
 from tests.kernels.kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
 from tests.kernels.linear_problems import HEADS, compare, problem
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
+    pytest.mark.usefixtures("unwritten_is_nan"),
+]
 NAN, INF = float("nan"), float("inf")
 LIMITS = [
     None,

@@ -13,7 +13,10 @@ from dmpo.kernels import launch, linear_ce_sweep, linear_ce_tiles, linear_token_
 from tests.kernels.kernel_oracle import both_paths, value_and_grads
 from tests.kernels.linear_problems import HEADS, compare, problem
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
+    pytest.mark.usefixtures("unwritten_is_nan"),
+]
 
 
 @pytest.mark.parametrize("head", HEADS)

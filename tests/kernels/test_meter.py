@@ -183,7 +183,7 @@ def test_no_gradient_means_one_matrix_product() -> None:
 def test_on_a_gpu_linear_losses_move_each_logit_as_often_as_promised(trainable: bool) -> None:
     """Logits: written and read in float32 once for the softmax, once more for a trainable head's gradient; the 16-bit
     operand of the next product written, and read by one product or by two. The head: read twice; its gradient written
-    in float32, and rounded by the backward. No zeros to add to, no copies of products."""
+    in float32, and rounded by the backward. In one piece, no zeros to add to and no copies of products."""
     rows, vocab, size = 64, 4096, 32
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(1, rows, size, generator=generator).bfloat16().requires_grad_()

@@ -62,8 +62,8 @@ def on_ranks(
     for process in ranks:
         process.kill()
     if waiting:
-        printed = {rank: (folder / f"{rank}.txt").read_text() for rank in range(world)}
-        left = "\n".join(f"rank {rank} printed: {text}" for rank, text in printed.items())
+        files = {rank: folder / f"{rank}.txt" for rank in range(world)}  # of those that came so far
+        left = "\n".join(f"rank {rank} printed: {x.read_text()}" for rank, x in files.items() if x.exists())
         raise AssertionError(f"ranks {waiting} still ran after {seconds} s\n{left}")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
@@ -101,7 +101,7 @@ def _rank(
     elif sharding != "none":
         _deepspeed_on_cpus(sharding[-1])
     result, error, output = None, None, folder / f"{rank}.txt"
-    with output.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with output.open("w", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         faulthandler.dump_traceback_later(0.9 * seconds, file=file)  # a rank that hangs says where
         try:
             result = function(*arguments)
