@@ -212,7 +212,7 @@ def test_conclusions_and_tables_say_what_the_records_say(monkeypatch: pytest.Mon
     assert f"| a | 4 | 55.8% [{spread.low:.1%}, {spread.high:.1%}] | 75.0% [75.0%, 75.0%] | 0.50 [0.50, 0.50] |" in text
     assert "| sudoku, before |  | 19.0% | 50.0% |" in text
     assert text.index("## Conclusions") < text.index(f"- x: {lines[0][2:]}") < text.index("## Learning rates")
-    assert "14 runs, about 7 minutes" in text  # of 30 s each
+    assert "14 runs of one thread, about 7 minutes" in text  # of 30 s each
     assert "seeds (0, 1, 2, 3)" in text
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
