@@ -38,17 +38,15 @@ def works(tables: dict[str, Any]) -> dict[str, dict[str, Work]]:
     """The work of every peer that was counted, at LLaDA's sizes: title -> peer -> work.
 
     Tables of logits in which unmasked positions lie among masked ones are left out: that of all masked says the same.
-    So are those of hidden states but for the first size, whose parts are all the same part of LLaDA's.
     """
     linear = next(title for title in tables if title.startswith("From hidden states"))
-    size = linear.partition(" head, ")[2]
     factor = HIDDEN // _number(r"H (\d+)", linear)
     positions = factor * _number(r"(\d+) positions", linear)
     live = factor * round(_number(r"(\d+) positions", linear) * _number(r"(\d+) % masked", linear) / 100)
     found: dict[str, dict[str, Work]] = {}
     for title, peers in tables.items():
         counted = {name: row for name, row in peers.items() if "error" not in row}
-        if title.startswith("From hidden states") and title.endswith(size):
+        if title.startswith("From hidden states"):
             head = "frozen" if "frozen head" in title else "trainable"
             found[f"From hidden states, {head} head: {live} of {positions} positions masked, forward and backward"] = {
                 name: Work(_linear_bytes(name, row, head, live), tensor=row["flops"] * HIDDEN * VOCAB * live)
