@@ -153,3 +153,16 @@ def test_skipped_tiles_cost_less_and_err_no_more_than_promised(path: str) -> Non
     assert torch.equal(some[0], exact[0])
     bound = threshold * weight.abs().sum(0).max()
     assert 0 < (some[1] - exact[1]).abs().max() <= bound
+
+
+@both_paths
+@pytest.mark.parametrize("limit", [None, 8 * 400])
+def test_where_every_tile_is_left_out_the_target_alone_is_in_the_gradient(path: str, limit: int | None) -> None:
+    hidden, weight, _, targets = problem(5, 1003, 20, torch.float32)
+    mask, small = torch.ones(1, 5, dtype=torch.bool), torch.full((1,), 1e-6)
+    leaf = hidden[None].requires_grad_()
+    loss, _ = linear_weighted_ce(leaf, weight, targets[None], mask, small, max_logits_bytes=limit, skip_below=1e-3)
+    loss.backward()
+    share = 1 - reference.linear_token_logprobs(hidden.double(), weight.double(), targets).exp()
+    wanted = -1e-6 / 5 * share.unsqueeze(1) * weight[targets].double()
+    torch.testing.assert_close(leaf.grad[0].double(), wanted, rtol=1e-5, atol=1e-13)
