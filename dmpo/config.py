@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
-from .weights import Baseline
+from .baselines import Baseline
+from .decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
 _READ_BY = {  # keys that other losses leave unread
@@ -265,8 +265,8 @@ def decoding_options(config: DMPOConfig | GenerateConfig, **changes: Any) -> dic
     Raises:
         ValueError: as `dmpo.generate` would.
     """
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)} | changes
-    Settings(**options)
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(DecodingOptions)} | changes
+    DecodingOptions(**options)
     return options
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ..decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
+from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_SAMPLES = 1 << 12  # of an example, as many as its random numbers have room for
@@ -130,13 +130,13 @@ class EvalConfig:
         own: dict[str, Any] = {"decoder": decoder, "gen_length": gen_length, "block_length": block_length, "seed": 0}
         own["steps"] = gen_length // self.tokens_per_step
         options: dict[str, Any] = {}
-        for key in dataclasses.fields(Settings):
+        for key in dataclasses.fields(DecodingOptions):
             if key.name in own:
                 options[key.name] = own[key.name]
             elif decoder in _TAKEN_BY.get(key.name, (decoder,)):
                 options[key.name] = getattr(self, key.name)
         try:
-            Settings(**options)
+            DecodingOptions(**options)
         except ValueError as error:
             raise ValueError(f"decoder {decoder!r}, gen_length {gen_length}: {error}") from None
         del options["seed"]
