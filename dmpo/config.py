@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from .baselines import Baseline
+from .config_errors import checked_config
 from .decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
@@ -34,6 +35,7 @@ _AT_LEAST_ZERO = (
 )
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class DMPOConfig:
     """Everything that defines a run. Defaults are the paper's (algorithm, sections 3 to 7) where it has one.
@@ -235,6 +237,7 @@ def unread_keys(config: DMPOConfig) -> list[str]:
     ]
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class GenerateConfig:
     """Arguments of `dmpo generate`, as in `dmpo.generate`; device as torch names it."""

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from .config_errors import check_keys, readable
+
 Config = TypeVar("Config")
 
 
@@ -37,26 +39,11 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
 
 def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
     """A validated config; errors as in `load_config`."""
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(names)}"
-            raise ValueError(f"unknown config key {key!r}{hint}")
+    check_keys(kind, values)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            if item["type"] == "missing":
-                problems.append(f"config key {where!r} is required")
-            else:
-                context = item.get("ctx", {}).get("error")
-                problems.append(
-                    str(context) if context else f"config key {where!r}: {item['msg']}, got {item['input']!r}"
-                )
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError(readable(error)) from None
 
 
 def shipped_configs() -> list[str]:

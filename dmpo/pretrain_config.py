@@ -10,9 +10,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from .checkpoint_files import checkpoint_folder, embedded_models, read_json
+from .config_errors import checked_config
 from .teachers import TEACHERS
 
 
+@checked_config
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
 class PretrainConfig:
     """A recipe; the defaults are that of `sudoku-tiny`.

@@ -17,7 +17,6 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from dmpo import checkpoint_files
 from dmpo.models import (
     load_model,
     load_tokenizer,

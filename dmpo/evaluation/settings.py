@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
+from ..config_errors import checked_config
 from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -30,6 +31,7 @@ def listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
     """Keys of `dmpo eval`. Lists may be given as a single value.

@@ -14,8 +14,7 @@ from ..adapters import CONFIG, adapter_base, load_adapter
 from ..checkpoint_files import checkpoint_folder, read_json
 from ..merge import trained_folder
 from ..models import load_model
-from ..run.checkpoint import list_checkpoints
-from ..run.selection import best_step
+from ..run.selection import best_step, list_checkpoints
 from ..run.whole_files import digest
 from .settings import EvalConfig
 
