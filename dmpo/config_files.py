@@ -22,6 +22,11 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
     Raises:
         ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
     """
+    return build_config(kind, read_values(source, overrides))
+
+
+def read_values(source: str | None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The keys that a YAML file and `key=value` overrides give, not validated; errors as in `load_config`."""
     values = {} if source is None else _read_yaml(source)
     for item in overrides or []:
         key, separator, text = item.partition("=")
@@ -34,7 +39,7 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
             if not isinstance(inner, dict):
                 raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
         inner[last] = _parse_yaml(text, f"value of {key}")
-    return build_config(kind, values)
+    return values
 
 
 def build_config(kind: type[Config], values: dict[str, Any]) -> Config:

@@ -69,11 +69,10 @@ class Reporter:
             drawn.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
             self.console.print(drawn)
         if summary["skipped_steps"]:
-            all_of_them = "No step was taken. " if not summary["steps_taken"] else ""
-            self.say(
-                f"[bold red]{all_of_them}{summary['skipped_steps']} of {summary['steps']} steps were skipped: their loss or "
-                "gradient was not finite. A smaller learning_rate, or dtype=float32, may help.[/]"
-            )
+            share = f"{summary['skipped_steps']} of {summary['steps']} steps were skipped"
+            none = "" if summary["steps_taken"] else "No step was taken: "
+            why = "their loss or gradient was not finite. A smaller learning_rate, or dtype=float32, may help."
+            self.say(f"[bold red]{none}{share}; {why}[/]")
         self.say(
             f"{summary['seconds']:.0f} s on {summary['device']}, seed {summary['seed']}; see {summary['output_dir']}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,11 @@ _TAKEN_BY: dict[str, tuple[Decoder, ...]] = {
     "wino_threshold_back": ("wino",),
     "compiled": ("dual_cache",),
 }
+
+
+def is_taken(option: str, decoders: Sequence[str]) -> bool:
+    """Whether at least one of the decoders takes an option."""
+    return option not in _TAKEN_BY or bool(set(_TAKEN_BY[option]) & set(decoders))
 
 
 def listed(value: Any) -> Any:
@@ -148,7 +154,7 @@ class EvalConfig:
         """An option that none of the decoders takes would be ignored."""
         defaults = {key.name: key.default for key in dataclasses.fields(EvalConfig)}
         for name, takers in _TAKEN_BY.items():
-            if getattr(self, name) != defaults[name] and not set(takers) & set(self.decoders):
+            if getattr(self, name) != defaults[name] and not is_taken(name, self.decoders):
                 raise ValueError(f"{name} belongs to {', '.join(takers)}, none of which is among {self.decoders}")
         if self.decoders.count("wino") and self.attn_implementation not in ("sdpa", "eager"):
             raise ValueError(f"attn_implementation must be sdpa or eager for 'wino', got {self.attn_implementation}")
