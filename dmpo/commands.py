@@ -21,8 +21,8 @@ def train(arguments: argparse.Namespace) -> int:
     config = load_config(DMPOConfig, arguments.config, arguments.overrides)
     check_run(config, arguments.config)
     if int(os.environ.get("RANK", "0")) == 0:
-        goal = f"{config.max_steps} steps of {config.model} on {config.task}, into {config.output_dir}"
-        print(f"{goal}; loading torch", flush=True)
+        run = f"max_steps {config.max_steps}, output_dir {config.output_dir}"
+        print(f"{config.model} on {config.task}, {run}; loading torch", flush=True)
 
     from .trainer import DMPOTrainer
 

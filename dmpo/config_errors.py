@@ -16,12 +16,12 @@ Kind = TypeVar("Kind", bound=type)
 def nearest_name(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the most similar known name, or all of them.
 
-    Initials are similar, too: lr is close to learning_rate.
+    Initials are similar, too: lr may mean learning_rate, or lora_r.
     """
     known = list(names)
     similar = [key for key in known if "_" in key and "".join(word[:1] for word in key.split("_")) == name]
-    similar += difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {similar[0]!r}?" if similar else f"; valid keys: {', '.join(known)}"
+    similar = similar or difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {' or '.join(map(repr, similar))}?" if similar else f"; valid keys: {', '.join(known)}"
 
 
 def check_keys(kind: type, keys: Iterable[Any]) -> None:

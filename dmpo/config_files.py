@@ -90,7 +90,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
             near = difflib.get_close_matches(source, shipped, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"no config {source!r}{hint} Shipped: {', '.join(shipped)}; or give the path of a .yaml file"
+                f"no config {source!r}{hint}; shipped are {', '.join(shipped)}; or give the path of a .yaml file"
             )
         text = (files("dmpo") / "configs" / f"{source}.yaml").read_text(encoding="utf-8")
     else:

@@ -65,7 +65,7 @@ class DMPOTrainer:
         self.accelerator = make_accelerator(config.output_dir, config.report_to)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
-        check_ranks(config, self.world)
+        check_ranks(config, self.accelerator)
         tell_unread(config, speaks=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}
