@@ -235,6 +235,7 @@ _TILE_STEPS = {  # name: op, kernel, arguments that are not given
     "tile_softmax": ("tile_softmax", _tile_softmax_kernel, ("peak",)),
     "tile_softmax_fresh": ("tile_softmax", _tile_softmax_kernel, ("peak", "gradient")),  # the first tile
     "tile_softmax_peak": ("tile_softmax", _tile_softmax_kernel, ()),  # with skip_below
+    "tile_softmax_peak_fresh": ("tile_softmax", _tile_softmax_kernel, ("gradient",)),
     "tile_log_sum": ("tile_softmax", _tile_softmax_kernel, ("peak", "gradient", "probs")),  # no gradient follows
     "tile_gradient": ("ce_backward", _tile_gradient_kernel, ()),
 }

@@ -242,7 +242,7 @@ _VARIANTS = {
 }
 _SHAPES = {  # suffix: positions, vocabulary, variants
     "": (4096, 126464, tuple(_VARIANTS)),  # LLaDA's
-    "_one": (1, 126464, ("token_unmasked",)),  # rows gathered before the launch
+    "_one": (1, 126464, ("token", "token_unmasked", "weighted", "weighted_alone")),  # also rows gathered before
     "_far": (200001, 126472, ("token", "weighted")),  # rows 2^31 apart, and no integer a multiple of 16
     "_odd": (7, 126463, ("token", "token_unmasked", "weighted", "weighted_alone")),  # no 16-byte access
 }

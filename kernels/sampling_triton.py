@@ -72,10 +72,14 @@ def _tile(  # type: ignore[no-untyped-def]
     """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
     lane, first = tl.arange(0, BLOCK), tile * BLOCK
     x = tl.load(logits + row * stride + (first + lane), mask=first + lane < vocab, other=float("-inf")).to(tl.float32)
-    x = _without(x, lane, forbid_0 - first, BLOCK)
-    x = _without(x, lane, forbid_1 - first, BLOCK)
-    x = _without(x, lane, forbid_2 - first, BLOCK)
-    x = _without(x, lane, forbid_3 - first, BLOCK)
+    if forbid_0 is not None:
+        x = _without(x, lane, forbid_0 - first, BLOCK)
+    if forbid_1 is not None:
+        x = _without(x, lane, forbid_1 - first, BLOCK)
+    if forbid_2 is not None:
+        x = _without(x, lane, forbid_2 - first, BLOCK)
+    if forbid_3 is not None:
+        x = _without(x, lane, forbid_3 - first, BLOCK)
     if more is not None:
         for i in range(n_more):
             x = _without(x, lane, (tl.load(more + i) - first).to(tl.int32), BLOCK)
@@ -198,7 +202,7 @@ def sample(
     tiles = triton.cdiv(vocab, config.block)
     stats = torch.empty(rows, STATS[kind], tiles, dtype=torch.float32, device=logits.device)
     fallback = min(set(range(len(forbid) + 1)) - set(forbid))
-    by_value = (*forbid[:BY_VALUE], *[-1] * (BY_VALUE - len(forbid)))
+    by_value = (*forbid[:BY_VALUE], *[None] * (BY_VALUE - len(forbid)))
     more = _table(tuple(forbid[BY_VALUE:]), logits.device) if len(forbid) > BY_VALUE else None
     key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
     beyond = max(0, len(forbid) - BY_VALUE)
@@ -227,7 +231,8 @@ def production(arch: int) -> list[ProductionKernel]:
     """Both kernels in every mode and dtype (the oracle in bfloat16) at a LLaDA vocabulary, with row ids.
 
     "_odd": the same for a vocabulary and a stride that are no multiples of 16, which leaves no 16-byte loads.
-    "_no_ids": without row ids, where random numbers are made of them. "_more": with a table of forbidden ids.
+    "_no_ids": without row ids, where random numbers are made of them. Forbidden: one id, as in decoding; "_0", "_2" and so
+    on: as many, by value; "_more": with a table.
     """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
@@ -241,8 +246,12 @@ def production(arch: int) -> list[ProductionKernel]:
                     continue  # the same code as for T = 1
                 name, types = f"sample{fn.__name__}_{mode}_{short}", {**_TYPES, "logits": f"*{short}"}
                 make = partial(production_kernel, fn=fn, arch=arch, types=types, config=config)
-                table, constexprs = constexprs, {**constexprs, "more": None}
-                kernels.append(make(f"{name}_more", constexprs=table, unaligned=_UNALIGNED))
+                if dtype == torch.bfloat16 and kind != GUMBEL:
+                    kernels.append(make(f"{name}_more", constexprs=constexprs, unaligned=_UNALIGNED))
+                    for count in (0, *range(2, BY_VALUE + 1)):
+                        few = {**constexprs, **dict.fromkeys((*_FORBID[count:], "more"))}
+                        kernels.append(make(f"{name}_{count}", constexprs=few, unaligned=_UNALIGNED))
+                constexprs = {**constexprs, **dict.fromkeys((*_FORBID[1:], "more"))}
                 kernels.append(make(name, constexprs=constexprs, unaligned=_UNALIGNED))
                 odd = (*_UNALIGNED, "stride", "vocab")
                 kernels.append(make(f"{name}_odd", constexprs=constexprs, unaligned=odd, wide_loads=False))
