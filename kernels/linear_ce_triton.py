@@ -94,8 +94,9 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
         own = _one_minus_exp(log_prob)
         others = -1.0 / total
         if c is not None:
-            own *= tl.load(c + row)
-            others = -tl.load(c + row) / total
+            scale = tl.load(c + row)
+            own *= scale
+            others *= scale
         target = tl.load(targets + row)
         target = tl.where((target >= 0) & (target < vocab), target, 0)  # one outside has a log_prob of NaN
         for start in range(0, size, SPAN):
