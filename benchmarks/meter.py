@@ -218,7 +218,7 @@ class _TorchCounter(TorchDispatchMode):
 
 
 def _wide_product(*factors: Tensor, out: Tensor) -> Tensor:
-    """out = a @ b, or into + a @ b of three `factors`, where NumPy holds the float32 copies that a GPU does not make."""
+    """out = a @ b, or into + a @ b of three `factors`. NumPy holds the float32 copies that a GPU does not make."""
     *into, a, b = factors
     product = _wide(a) @ _wide(b)
     np.copyto(out.numpy(), product + into[0].numpy() if into else product)

@@ -68,11 +68,7 @@ def sweep(
             h, part_c = hidden[part].to(head.compute), None if c is None else c[part]
             out = None if slope is None else slope[part]
             log_probs, row_max, log_sum = (x[part] for x in stats)
-            walk(
-                _Rows(
-                    head, h, targets[part], columns, buffers, log_probs, row_max, log_sum, out, skip_below, part_c
-                )
-            )
+            walk(_Rows(head, h, targets[part], columns, buffers, log_probs, row_max, log_sum, out, skip_below, part_c))
     return Sweep(stats[0], stats[1], stats[2], slope)
 
 
@@ -145,9 +141,7 @@ def _triton_walk(rows: _Rows) -> None:
         probs = None if slope is None else rows.buffers.operand[:size, :width]
         tile = head.logits(rows.hidden, first, x)
         before = slope if first else None
-        kernels.tile_softmax(
-            x, probs, before, rows.targets, rows.log_probs, rows.row_max, rows.log_sum, peak, first
-        )
+        kernels.tile_softmax(x, probs, before, rows.targets, rows.log_probs, rows.row_max, rows.log_sum, peak, first)
         if slope is None or probs is None:
             continue
         if peak is None or not _negligible(peak, rows.log_sum, rows.c, rows.skip_below):

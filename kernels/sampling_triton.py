@@ -231,8 +231,8 @@ def production(arch: int) -> list[ProductionKernel]:
     """Both kernels in every mode and dtype (the oracle in bfloat16) at a LLaDA vocabulary, with row ids.
 
     "_odd": the same for a vocabulary and a stride that are no multiples of 16, which leaves no 16-byte loads.
-    "_no_ids": without row ids, where random numbers are made of them. Forbidden: one id, as in decoding; "_0", "_2" and so
-    on: as many, by value; "_more": with a table.
+    "_no_ids": without row ids, where random numbers are made of them. One id is forbidden, as in decoding; "_0", "_2"
+    and so on: as many, by value; "_more": with a table.
     """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):

@@ -48,7 +48,7 @@ def launched(job: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> set[For
     }
 
     def record(self: Any, *arguments: Any, **options: Any) -> Any:
-        given = {name: value for name, value in zip(self.arg_names, arguments, strict=False)}
+        given = dict(zip(self.arg_names, arguments, strict=False))
         name = self.fn.__name__
         absent = frozenset(key for key, value in given.items() if value is None)
         ones = frozenset(
