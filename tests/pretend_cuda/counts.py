@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 
 from tests.pretend_cuda.hooks import ROOT
 
@@ -17,8 +18,7 @@ ELSEWHERE = "elsewhere"
 
 @dataclass
 class Counts:
-    """launches: by operator, or "triton NAME". syncs: by "KIND FILE:FUNCTION", the innermost place of the project or
-    of a library that it calls."""
+    """launches: by operator, or "triton NAME". syncs: by "KIND PLACE", see `place`."""
 
     launches: Counter[str] = field(default_factory=Counter)
     syncs: Counter[str] = field(default_factory=Counter)
@@ -76,14 +76,17 @@ def counting() -> Iterator[Counts]:
 
 
 def place() -> str:
-    """FILE:FUNCTION of the innermost frame that is the project's or one of its libraries'."""
-    frame = sys._getframe(1)
+    """FILE:FUNCTION of the innermost frame that is the project's, or FILE of one that is a library's.
+
+    Comprehensions and lambdas count as the function around them, which they are from Python 3.12 on.
+    """
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if code.co_filename.startswith(PROJECT):
-            return f"{code.co_filename[len(str(ROOT)) + 1 :]}:{code.co_name}"
+        path, function = frame.f_code.co_filename, frame.f_code.co_name
+        if path.startswith(PROJECT) and not function.startswith("<"):
+            return f"{path[len(str(ROOT)) + 1 :]}:{function}"
         for library in LIBRARIES:
-            if f"/site-packages/{library}/" in code.co_filename:
-                return f"{library}/{code.co_filename.rsplit(f'/{library}/', 1)[1]}:{code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
+            if f"/site-packages/{library}/" in path:
+                return f"{library}/{path.rsplit(f'/{library}/', 1)[1]}"
+        frame = frame.f_back
     return ELSEWHERE

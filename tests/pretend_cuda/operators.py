@@ -116,9 +116,9 @@ def _count_syncs(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         without_waiting = kwargs.get("non_blocking", args[2] if name == "copy_" and len(args) > 2 else False)
         if isinstance(source, DeviceTensor) and to.type == "cpu":
             counts.sync("copy to host")
-        elif not isinstance(source, DeviceTensor) and to.type == "cuda":
-            if not (without_waiting and getattr(source, PINNED, False)):
-                counts.sync("copy from host")
+        from_host = not isinstance(source, DeviceTensor) and to.type == "cuda"
+        if from_host and not (without_waiting and getattr(source, PINNED, False)):
+            counts.sync("copy from host")
 
 
 def _on_cpu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

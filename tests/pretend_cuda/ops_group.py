@@ -31,6 +31,7 @@ class Case:
     limit: int | None = None
     temperature: float = 0.0
     rule: str = ""
+    vocab: int = V
 
 
 Tensors = dict[str, Tensor]
@@ -39,25 +40,25 @@ Function = Callable[[Case, Any, Tensors], dict[str, Tensor]]
 
 def problem(case: Case) -> Tensors:
     """Inputs on the CPU, every floating one in the case's dtype."""
-    generator = torch.Generator().manual_seed(0)
+    vocab, generator = case.vocab, torch.Generator().manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(*shape, generator=generator) * scale).to(DTYPES[case.dtype])
 
     mask = torch.rand(N, L, generator=generator) < 0.6
     mask[:, 0], mask[:, 1] = True, False
-    targets, upstream = torch.randint(V, (N, L), generator=generator), torch.randn(N, L, generator=generator)
+    targets, upstream = torch.randint(vocab, (N, L), generator=generator), torch.randn(N, L, generator=generator)
     return {
         "hidden": normal(N, L, H),
-        "weight": normal(V, H, scale=0.3),
-        "bias": normal(V),
-        "logits": normal(N, L, V, scale=3.0),
+        "weight": normal(vocab, H, scale=0.3),
+        "bias": normal(vocab),
+        "logits": normal(N, L, vocab, scale=3.0),
         "targets": targets,
         "mask": mask,
         "weights": torch.randn(N, generator=generator),
         "baseline": torch.randn(N, generator=generator),
         "upstream": upstream,
-        "tokens": targets.masked_fill(mask, V),
+        "tokens": targets.masked_fill(mask, vocab),
         "confidence": upstream.sigmoid(),
         "counts": torch.arange(N, dtype=torch.int32) + 1,
         "row_ids": torch.arange(N * L) + 5,
@@ -119,13 +120,13 @@ def remask(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
         "threshold": {"threshold": 0.5},
         "factor": {"factor": 1.0},
     }[case.rule]
-    unmasked = ops.remask_(x["tokens"], x["targets"], x["confidence"], mask_id=V, **rule)
+    unmasked = ops.remask_(x["tokens"], x["targets"], x["confidence"], mask_id=case.vocab, **rule)
     return {"tokens": x["tokens"], "unmasked": unmasked}
 
 
 def revoke(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
     limit = 1 if case.rule == "count" else x["counts"]
-    revoked = ops.revoke_(x["tokens"], x["confidence"], mask_id=V, threshold=0.6, limit=limit)
+    revoked = ops.revoke_(x["tokens"], x["confidence"], mask_id=case.vocab, threshold=0.6, limit=limit)
     return {"tokens": x["tokens"], "revoked": revoked}
 
 

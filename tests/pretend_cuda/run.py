@@ -2,8 +2,8 @@
 
     python -m tests.pretend_cuda.run LIBRARY OUTPUT MODULE...
 
-A MODULE of this folder has CASES, name -> case, and `measure(case)`, whose result JSON can hold. Modules share a process,
-since importing what they need takes longer than most of their cases.
+A MODULE of this folder has CASES, name -> case, and `measure(case)`, whose result JSON can hold. Modules share a
+process, since importing what they need takes longer than most of their cases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.pretend_cuda.hooks import ROOT, hooks_library
-
 
 Results = dict[str, dict[str, dict[str, Any]]]
 

@@ -43,7 +43,7 @@ COMPARED = ("loss", "grad_norm", "reward", "ess", "greedy_accuracy", "sampled_ac
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """metrics: of the device and of the CPU, by step. accuracies: those of the two summaries."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(dmpo.trainer, "plot_run", lambda *_: None):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(dmpo.trainer, "plot_run"):
         host, device = Path(folder) / "host", Path(folder) / "device"
         with launch.plain_path(True), on_cpu():
             wanted = small_runs.trainer(_settings(host, case, max_steps=3)).train()
