@@ -38,5 +38,5 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
         return _definition(query, key, value, attn_mask=attn_mask, **options)
     if attn_mask is not None and not isinstance(attn_mask, DeviceTensor):
         raise RuntimeError("the mask of attention is on the host, beside cuda:0")
-    result: Tensor = _Attention.apply(query, key, value, attn_mask, options)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attention.apply(query, key, value, attn_mask, options)
     return result

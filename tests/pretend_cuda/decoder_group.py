@@ -19,8 +19,8 @@ from tests.pretend_cuda.counts import Counts, counting
 from tests.pretend_cuda.device import pretend_cuda
 from tests.pretend_cuda.tensor import module_on_device, on_device, on_host
 
-SIZES = {"vocab_size": 61, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_hidden_size": 24}
-SHAPE = {"gen_length": 6, "block_length": 3, "steps": 4}
+SIZES: dict[str, Any] = {"vocab_size": 61, "hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_hidden_size": 24}
+SHAPE: dict[str, Any] = {"gen_length": 6, "block_length": 3, "steps": 4}
 ROWS, PROMPT = 2, 3
 
 
@@ -64,8 +64,8 @@ def measure(case: Case) -> dict[str, Any]:
     prompts = torch.randint(0, 57, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
     attended = torch.ones(ROWS, PROMPT, dtype=torch.long)
     attended[0, :2] = 0
-    options = {"decoder": case.decoder, **SHAPE, **case.options}
-    tensors = {"prompt_ids": prompts, **({"attention_mask": attended} if case.padded else {})}
+    options: dict[str, Any] = {"decoder": case.decoder, **SHAPE, **case.options}
+    tensors: dict[str, Any] = {"prompt_ids": prompts, **({"attention_mask": attended} if case.padded else {})}
     with launch.plain_path(True):
         wanted = generate(model(), **tensors, **options)
     steps: list[Counts] = []

@@ -12,11 +12,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("hooks.cpp")
+WRITTEN_FOR = "2.13"  # C++ interfaces of other versions may differ
 FOLDER = ROOT / "build" / "pretend_cuda"
 
 
 def refusal() -> str | None:
-    """Why there can be no pretend device here, or None where there can be one."""
+    """Why there can be no pretend device here, or None where there can be one.
+
+    Raises:
+        RuntimeError: the hooks do not compile for a torch that they are written for.
+    """
     import torch
 
     if torch.version.cuda is not None or torch.version.hip is not None:
@@ -25,6 +30,13 @@ def refusal() -> str | None:
         return "g++ was not found, and the hooks of the pretend device are compiled by it"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed, and its interpreter runs the kernels of the pretend device"
+    try:
+        hooks_library()
+    except RuntimeError as error:
+        if torch.__version__.startswith(WRITTEN_FOR):
+            raise
+        faults = [line for line in str(error).splitlines() if "error" in line]
+        return f"the hooks of the pretend device are written for torch {WRITTEN_FOR}: {' '.join(faults[:1])}"
     return None
 
 

@@ -28,7 +28,14 @@ from tests.pretend_cuda.tensor import module_on_device, on_device
 LAYERS = 32  # of LLaDA-8B
 VOCABULARY, MASK, EOS = 126464, 126336, 126081  # of LLaDA
 ROWS, PROMPT, LENGTH = 2, 3, 6
-NARROW = {"hidden_size": 32, "num_heads": 2, "mlp_hidden_size": 48, "mask_id": MASK, "eos_id": EOS, "init_std": 0.3}
+NARROW: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_heads": 2,
+    "mlp_hidden_size": 48,
+    "mask_id": MASK,
+    "eos_id": EOS,
+    "init_std": 0.3,
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def _count_pass(case: Pass, layers: int) -> Counts:
 
 def _count_step(model: nn.Module, prompts: Tensor, attended: Tensor | None, options: dict[str, Any]) -> Counts:
     steps: list[Counts] = []
-    shape = {"gen_length": LENGTH, "block_length": LENGTH, "steps": LENGTH // 2}
+    shape: dict[str, Any] = {"gen_length": LENGTH, "block_length": LENGTH, "steps": LENGTH // 2}
     with counted_steps(steps):
         generate(model, prompts, attention_mask=attended, **shape, **options)
     return steps[1]
@@ -162,9 +169,9 @@ def _forward_and_backward(model: nn.Module, rows: Completions, views: Tensor, we
 
 def _model(case: Pass, layers: int) -> nn.Module:
     # A draw is two launches, whatever the vocabulary, and linear cross-entropy has launches for each tile of it.
-    special = {} if case.kind != "decode" else {"mask_id": 1001, "eos_id": 1002}
+    special: dict[str, Any] = {} if case.kind != "decode" else {"mask_id": 1001, "eos_id": 1002}
     vocabulary = VOCABULARY if case.kind != "decode" else 1003
-    model: nn.Module = new_model(vocab_size=vocabulary, num_layers=layers, **(NARROW | special)).to(torch.float16)
+    model: Any = new_model(vocab_size=vocabulary, num_layers=layers, **(NARROW | special)).to(torch.float16)
     if case.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})

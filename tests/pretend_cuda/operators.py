@@ -98,7 +98,9 @@ def _count_syncs(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     if name in READS_A_VALUE or name in READS_A_SIZE:
         counts.sync(name)
     elif name in INDEXES:
-        for index in filter(None.__ne__, leaves(args[1])):
+        for index in leaves(args[1]):
+            if index is None:
+                continue
             fills = name != "index" and isinstance(args[2], Tensor) and _is_number(args[2])
             if index.dtype in (torch.bool, torch.uint8) and not fills:  # a fill by a number is a masked_fill
                 counts.sync("nonzero of an index")

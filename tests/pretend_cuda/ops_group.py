@@ -108,7 +108,7 @@ def sample_tokens(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
 
 def linear_sample_tokens(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
     bias = x["bias"] if case.bias else None
-    draw = {"seed": 5, "row_ids": x["row_ids"], "forbid": FORBID, "bias": bias, **_limit(case, ops)}
+    draw: dict[str, Any] = {"seed": 5, "row_ids": x["row_ids"], "forbid": FORBID, "bias": bias, **_limit(case, ops)}
     ids, confidence = ops.linear_sample_tokens(x["hidden"].flatten(0, 1), x["weight"], case.temperature, **draw)
     return {"ids": ids, "confidence": confidence}
 

@@ -89,8 +89,8 @@ def page(table: Mapping[str, Any]) -> str:
 INTRODUCTION = """# Launches and waits
 
 What dmpo asks a GPU to do, counted without a GPU. The counts come from the pretend device of `tests/pretend_cuda/`. Its
-tensors say that they are on `cuda:0` and live on the CPU, so dmpo takes every branch for a GPU. One command counts all of
-this page and writes it, and a test counts a part of it again:
+tensors say that they are on `cuda:0` and live on the CPU, so dmpo takes every branch for a GPU. One command counts all
+of this page and writes it, and a test counts a part of it again:
 
 ```sh
 python -m tests.pretend_cuda.table
@@ -108,7 +108,8 @@ The versions were {made_with}; others launch other operators.
 
 ## Passes
 """
-PASSES = """A decoding pass is a whole step: the model, the head on masked positions, the draw, the remasking, the bookkeeping. It
+PASSES = """\
+A decoding pass is a whole step: the model, the head on masked positions, the draw, the remasking, the bookkeeping. It
 is not the first step of its block, which has a few launches more. A scoring pass is `sequence_log_prob` on one batch of
 views. A micro-batch is the forward and the backward of the weighted cross-entropy.
 

@@ -47,7 +47,7 @@ class DeviceTensor(Tensor):
         counts.sync("format")
         return format(self.host, form)
 
-    def __repr__(self, **kwargs: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"DeviceTensor({self.host!r})"
 
 
