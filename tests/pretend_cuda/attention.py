@@ -14,21 +14,23 @@ _definition = torch.nn.functional.scaled_dot_product_attention
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps the graph of the CPU's attention for the backward."""
+    """The backward makes the graph anew: one that the forward kept would be checkpointed with what is around it."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Any) -> Tensor:
         counts.launch("attention")
-        leaves = [x.detach().requires_grad_() for x in on_host((query, key, value))]
-        with torch.enable_grad():
-            result = _definition(*leaves, attn_mask=on_host(mask), **options)
-        ctx.leaves, ctx.result = leaves, result
-        return DeviceTensor(result.detach())
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.options = options
+        return DeviceTensor(_definition(*on_host((query, key, value)), attn_mask=on_host(mask), **options))
 
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         counts.launch("attention backward")
-        grads = torch.autograd.grad(ctx.result, ctx.leaves, on_host(grad))
+        *inputs, mask = on_host(ctx.saved_tensors)
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        with torch.enable_grad():
+            result = _definition(*leaves, attn_mask=mask, **ctx.options)
+        grads = torch.autograd.grad(result, leaves, on_host(grad))
         return (*(DeviceTensor(x) for x in grads), None, None)
 
 
