@@ -1,7 +1,8 @@
-"""Makes Triton's interpreter several times faster: it patches `triton.language` once a launch, not at every call.
+"""Runs Triton kernels in Triton's interpreter, on CPU tensors, inside a block; and makes the interpreter several times
+faster.
 
-Nothing else changes. Triton 3.9 patches the language again whenever one jitted function calls another, several thousand
-times in a launch of a few hundred programs, with the same result each time.
+Triton chooses between the compiler and the interpreter when a kernel is defined, from TRITON_INTERPRET. `interpreted`
+chooses at each launch instead: the same process can then compile a kernel, interpret it and launch it on a GPU.
 """
 
 from __future__ import annotations
@@ -11,31 +12,68 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import triton
 import triton.language as tl
-from triton.runtime import interpreter
+from triton.runtime import JITFunction, interpreter
+
+from dmpo.kernels import launch
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """CPU tensors take the Triton path inside the block, and every kernel of the process runs in the interpreter, those
+    of `triton.language` included."""
+    forms: dict[Callable[..., Any], Any] = {}
+
+    def form(kernel: Any) -> Any:
+        if kernel.fn not in forms:
+            forms[kernel.fn] = interpreter.InterpretedFunction(kernel.fn)
+        return forms[kernel.fn]
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        return form(kernel).run(*args, grid=grid, warmup=warmup, **kwargs)
+
+    def call(kernel: Any, *args: Any, **kwargs: Any) -> Any:  # one kernel calls another
+        return form(kernel)(*args, **kwargs)
+
+    with (
+        triton.knobs.runtime.scope(),
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch.object(JITFunction, "__call__", call),
+        mock.patch.object(launch, "INTERPRETED", True),
+        launch.plain_path(False),
+        quick_interpreter(),
+    ):
+        triton.knobs.runtime.interpret = True
+        yield
 
 
 @contextmanager
 def quick_interpreter() -> Iterator[None]:
-    """In effect inside the block, for every kernel of the process."""
-    patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
-    patched: set[tuple[bool, bool]] = set()
+    """The interpreter patches `triton.language` once a launch inside the block, and takes every patch back after it.
+
+    Triton 3.9 patches the language again whenever one jitted function calls another, several thousand times in a launch
+    of a few hundred programs, with the same result each time; and it never takes these patches back, so that nothing
+    compiles afterwards.
+    """
+    patch, launch_all = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    patched: dict[tuple[bool, bool], Any] = {}
     modules: dict[Callable[..., Any], tuple[bool, bool]] = {}
 
     def patch_once(fn: Callable[..., Any]) -> Any:
         if fn not in modules:
-            found = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
-            modules[fn] = tl in found, tl.core in found
-        if modules[fn] in patched:
-            return interpreter._LangPatchScope()  # nothing to undo
-        patched.add(modules[fn])
-        return patch(fn)
+            values = fn.__globals__.values()
+            modules[fn] = any(value is tl for value in values), any(value is tl.core for value in values)
+        if modules[fn] not in patched:
+            patched[modules[fn]] = patch(fn)
+        return interpreter._LangPatchScope()  # an empty one: `launch_afresh` undoes the patches
 
     def launch_afresh(self: Any, *args: Any, **kwargs: Any) -> None:
-        patched.clear()
         try:
-            launch(self, *args, **kwargs)
+            launch_all(self, *args, **kwargs)
         finally:
+            for scope in reversed(patched.values()):
+                scope.restore()
             patched.clear()
 
     with (

@@ -1,21 +1,29 @@
-"""Triton kernels run in Triton's interpreter here, and only where a test asks for them; one thread a test process.
+"""A test that asks for `device` runs on the CPU, and on the GPU where there is one; all others run on the CPU.
 
-Triton reads TRITON_INTERPRET when a kernel is defined, so it is set before anything imports Triton. DMPO_PLAIN keeps
-every op on its plain PyTorch path; kernel tests lift that inside `dmpo.kernels.launch.plain_path(False)`. Tiny tensors
-gain nothing from more threads, and lose much on a busy machine.
+Tests on the GPU have the marker gpu: `pytest -m gpu` runs them alone, `--device cpu` runs their bodies where there is no
+GPU. `cpu_only` keeps a test of a module that asks for `device` on the CPU, and says why. Kernels run in Triton's
+interpreter on the CPU only where a test asks for that (`tests/kernels/conftest.py`).
 
-The files that take longest start first, so that both test processes end together.
+Tiny tensors gain nothing from more threads, and lose much on a busy machine: one thread a test process. The files that
+take longest start first, so that both test processes end together.
 """
 
-import os
+from __future__ import annotations
 
-os.environ["TRITON_INTERPRET"] = "1"
-os.environ["DMPO_PLAIN"] = "1"
+import os
+from collections.abc import Iterator
+
+for variable in ("TRITON_INTERPRET", "DMPO_PLAIN"):  # a fixture chooses these paths
+    os.environ.pop(variable, None)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need of cuBLAS
 
 import pytest
 import torch
 
+from tests import devices
+
 torch.set_num_threads(1)
+torch.set_float32_matmul_precision("highest")  # no TF32: float32 references have float32's rounding on a GPU, too
 
 SLOWEST_FIRST = (
     "test_cuda_build.py",
@@ -45,3 +53,62 @@ SLOWEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="device of the tests marked gpu; cpu tries their bodies"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: runs on a GPU, and is collected only where there is one")
+    config.addinivalue_line("markers", "cpu_only(reason): has no meaning on a GPU, though its module asks for `device`")
+    starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not starts_workers:  # whose workers must see the GPU
+        devices.hide_cuda()
+
+
+def _runs_on_gpu(config: pytest.Config) -> bool:
+    return devices.CUDA_IS_HERE or config.getoption("--device") == "cpu"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" not in metafunc.fixturenames:
+        return
+    names = ["cpu"]
+    cpu_only = metafunc.definition.get_closest_marker("cpu_only")
+    if cpu_only is None and _runs_on_gpu(metafunc.config):
+        names.append("gpu")
+    marks = {"cpu": (), "gpu": pytest.mark.gpu}
+    metafunc.parametrize("device", [pytest.param(name, marks=marks[name]) for name in names], indirect=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not _runs_on_gpu(config):
+        terminalreporter.write_line(f"tests on a GPU: not run, {devices.why_no_gpu()}")
+    elif config.getoption("--device") == "cpu":
+        terminalreporter.write_line("tests on a GPU: their bodies ran on the CPU (--device cpu)")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU, or the GPU in a test of its own; there, tensors that test files create lie on the GPU."""
+    if request.param == "cpu":
+        yield devices.CPU
+        return
+    target = torch.device(request.config.getoption("--device"))
+    with devices.on(torch.device("cuda", 0) if target.type == "cuda" else target):
+        yield devices.current()
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """What `torch.empty` returns is full of NaN, so that a result which nothing wrote cannot look right by chance; and
+    algorithms are deterministic, where a GPU has such."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # with it torch.utils.deterministic fills memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

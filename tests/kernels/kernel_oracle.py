@@ -1,4 +1,4 @@
-"""Helpers of the kernel tests: allowed error, both implementations of an op."""
+"""Helpers of the kernel tests: allowed error, both implementations of an op, constants on a device."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def value_and_grads(run: Callable[..., Tensor], *inputs: Tensor, upstream: Tenso
     out = run(*leaves)
     out.backward(torch.ones_like(out) if upstream is None else upstream.to(out.dtype))
     return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
+
+
+def moved(constants: dict[str, object], device: torch.device) -> dict[str, Tensor]:
+    """The tensors among a test module's constants, on `device`."""
+    return {name: value.to(device) for name, value in constants.items() if isinstance(value, Tensor)}

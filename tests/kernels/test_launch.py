@@ -104,7 +104,7 @@ def test_autotune_keeps_the_fastest_on_disk() -> None:
 
 
 @pytest.mark.parametrize("op", ["ce_forward", "ce_backward", "sample_tiles"])
-def test_autotune_drives_the_op(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autotune_drives_the_op(op: str, interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[LaunchConfig] = []
     resolve = launch.launch_config
 
@@ -119,8 +119,7 @@ def test_autotune_drives_the_op(op: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(launch, "launch_config", spy)  # what the launchers of the losses and the sampler call
     monkeypatch.setattr(sampling_triton, "launch_config", spy)
-    with launch.plain_path(False):
-        best = autotune(op, 3000, torch.float32, timer=clock)
+    best = autotune(op, 3000, torch.float32, timer=clock)
     assert best == LaunchConfig(2048, 8)
     assert len(launched) == len(set(launched)) > 3
     assert resolve(op, 3000, torch.float32) == best
@@ -154,22 +153,23 @@ def test_override_refuses_what_would_not_work(op: str, config: LaunchConfig, nam
         pass
 
 
-def test_autotune_asks_for_a_job_it_does_not_know() -> None:
-    with launch.plain_path(False), pytest.raises(ValueError, match="a `run` that launches it"):
+def test_autotune_asks_for_a_job_it_does_not_know(interpreter: None) -> None:
+    with pytest.raises(ValueError, match="a `run` that launches it"):
         autotune("tile_softmax", 3000, torch.float32)
     with launch.plain_path(), pytest.raises(ValueError, match="no Triton kernel here"):
         autotune("ce_forward", 3000, torch.float32)
 
 
-def test_path_switch() -> None:
+def test_path_switch(interpreter: None) -> None:
     x = torch.zeros(1)
-    with launch.plain_path(False):
-        assert launch.uses_triton(x)
-        assert not launch.uses_triton(x.double())
-        with launch.plain_path():
-            assert not launch.uses_triton(x)
-            assert launch.kernel_status() == (False, "DMPO_PLAIN=1 or plain_path() forces plain PyTorch")
-        assert launch.uses_triton(x)
+    assert launch.uses_triton(x)
+    assert not launch.uses_triton(x.double())
+    with launch.plain_path():
+        assert not launch.uses_triton(x)
+        assert launch.kernel_status() == (False, "DMPO_PLAIN=1 or plain_path() forces plain PyTorch")
+        with launch.plain_path(False):
+            assert launch.uses_triton(x)
+    assert launch.uses_triton(x)
 
 
 def test_imports_and_computes_without_triton() -> None:

@@ -17,7 +17,7 @@ from tests.kernels.linear_problems import HEADS, compare, problem
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
-    pytest.mark.usefixtures("unwritten_is_nan"),
+    pytest.mark.usefixtures("device", "unwritten_is_nan"),
 ]
 NAN, INF = float("nan"), float("inf")
 LIMITS = [
@@ -197,6 +197,7 @@ GOOD: dict[str, Any] = {
 }
 
 
+@pytest.mark.cpu_only("on a GPU, values are not checked")
 @both_paths
 @pytest.mark.parametrize(
     ("name", "value", "error"),
@@ -228,6 +229,7 @@ def test_bad_input_names_the_argument(path: str, name: str, value: Any, error: t
         linear_weighted_ce(**GOOD | {name: value})
 
 
+@pytest.mark.cpu_only("on a GPU, values are not checked")
 def test_targets_of_every_row_are_checked() -> None:
     with pytest.raises(ValueError, match="targets: got"):
         linear_token_logprobs(torch.zeros(3, H), torch.zeros(V, H), torch.tensor([0, 1, -100]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.meter import measure
 from dmpo.kernels import launch, linear_ce_sweep, linear_ce_tiles, linear_token_logprobs, linear_weighted_ce, reference
 from tests.kernels.kernel_oracle import both_paths, value_and_grads
-from tests.kernels.linear_problems import HEADS, compare, problem
+from tests.kernels.linear_problems import HEADS, assert_rounded_once, compare, problem
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
@@ -23,7 +23,12 @@ pytestmark = [
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("factor", "upstream"), [(1.0, 1.0), (1e-4, 1.0), (1e-6, 1e6), (1e6, 1e-5), (0.0, 1.0)])
 def test_half_precision_operands_as_on_a_gpu(
-    dtype: torch.dtype, factor: float, upstream: float, head: str, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    factor: float,
+    upstream: float,
+    head: str,
+    interpreter: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only a GPU keeps half-precision operands; here its products are played by float32 ones. Probabilities are then
     rounded to the operands' dtype, and the error is that of one such rounding of each term, whatever the size of the
@@ -48,13 +53,9 @@ def test_half_precision_operands_as_on_a_gpu(
     for run in (token, weighted):
         for limit in (None, 20_000):
             leaves = [x.detach().clone().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
-            with launch.plain_path(False):
-                (upstream * run(*leaves, limit)).backward()
+            (upstream * run(*leaves, limit)).backward()
             for i in names:
-                mine, exact = leaves[i].grad.double(), wide[i].grad
-                largest = max(total, float(exact.abs().max()))
-                smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-                assert (mine - exact).abs().max() <= 4 * torch.finfo(dtype).eps * largest + smallest / 2
+                assert_rounded_once(leaves[i].grad, wide[i].grad, total)
 
 
 @both_paths

@@ -12,7 +12,10 @@ from dmpo.kernels import linear_sample_tokens, linear_sampling, reference, sampl
 from tests.kernels.kernel_oracle import FLOATS, both_paths
 from tests.kernels.sampling_oracle import INF, NAN, Allocations, assert_same_draw, chi_square_p
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),  # NaN and inf on purpose, through numpy
+    pytest.mark.usefixtures("device"),
+]
 
 
 def problem(rows: int, vocab: int, size: int = 16, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -175,6 +178,7 @@ def test_forbidden_tokens_are_never_drawn() -> None:
         assert ids.tolist() == [130, 269]
 
 
+@pytest.mark.cpu_only("memory of the plain path")
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_logits_exist_only_in_a_piece(temperature: float) -> None:
     hidden, weight = problem(300, 20_000, size=4)
@@ -217,7 +221,7 @@ def test_compiles_without_a_graph_break(path: str) -> None:
 def test_autocast_casts_as_a_linear_layer_does(path: str) -> None:
     hidden, weight = problem(4, 200)
     low = linear_sample_tokens(hidden.bfloat16(), weight.bfloat16(), 1.0, seed=0)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(hidden.device.type, torch.bfloat16):
         cast = linear_sample_tokens(hidden, weight, 1.0, seed=0)
     assert torch.equal(cast[0], low[0])
     assert torch.equal(cast[1], low[1])
@@ -247,6 +251,7 @@ BAD = [
 ]
 
 
+@pytest.mark.cpu_only("the same checks run on a GPU")
 @pytest.mark.parametrize(("change", "error", "name"), BAD)
 def test_bad_input_is_refused_by_name(change: dict, error: type[Exception], name: str) -> None:
     arguments = {"hidden": torch.zeros(2, 4), "weight": torch.zeros(5, 4), "temperature": 1.0, "seed": 0} | change

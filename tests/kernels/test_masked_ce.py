@@ -15,7 +15,10 @@ from dmpo.kernels import masked_token_logprobs, reference, weighted_masked_ce
 from tests.kernels.kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
 from tests.kernels.logit_problems import inputs
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),  # NaN and inf on purpose, through numpy
+    pytest.mark.usefixtures("device"),
+]
 NAN, INF = float("nan"), float("inf")
 SHAPES = [
     (1, 1, 1),  # nothing to choose from

@@ -107,6 +107,7 @@ def test_plain_path_holds_live_rows_only() -> None:
     assert both < 512 * row + 16 * row
 
 
+@pytest.mark.cpu_only("on a GPU, values are not checked")
 @both_paths
 @pytest.mark.parametrize(
     ("name", "value", "error"),

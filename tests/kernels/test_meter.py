@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,16 +12,11 @@ from torch import Tensor
 
 from benchmarks.meter import as_on_a_gpu, measure
 from dmpo import kernels
-from dmpo.kernels import launch
 
 VOCAB = 126464
 
 
-@pytest.fixture(autouse=True)
-def triton_path() -> Iterator[None]:
-    assert launch.INTERPRETED
-    with launch.plain_path(False):
-        yield
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 
 # ---------------------------------------------------------------------------------------------- the meter itself

@@ -13,7 +13,7 @@ from dmpo import kernels
 from dmpo.kernels import linear_token_ops as token_ops
 from dmpo.kernels import linear_weighted_ops as weighted_ops
 from dmpo.kernels import masked_ce_ops
-from tests.kernels.kernel_oracle import both_paths
+from tests.kernels.kernel_oracle import both_paths, moved
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
 G = torch.Generator().manual_seed(0)
@@ -23,9 +23,17 @@ TARGETS, MASK = torch.randint(0, 40, (3, 5), generator=G), torch.rand(3, 5, gene
 WEIGHTS, BASELINE = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.5, 0.0, 0.5])
 
 
+
+@pytest.fixture(autouse=True)
+def _constants_on_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in moved(globals(), device).items():
+        monkeypatch.setitem(globals(), name, value)
+
+
 @both_paths
-@pytest.mark.parametrize("mask", [MASK, None])
-def test_opcheck_from_logits(path: str, mask: Tensor | None) -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_opcheck_from_logits(path: str, masked: bool) -> None:
+    mask = MASK if masked else None
     x = LOGITS.clone().requires_grad_()
     opcheck(masked_ce_ops.logprobs_op, (x, TARGETS, mask, False))
     _, row_max, log_sum = masked_ce_ops.logprobs_op(LOGITS, TARGETS, mask, False)
@@ -35,8 +43,9 @@ def test_opcheck_from_logits(path: str, mask: Tensor | None) -> None:
 
 
 @both_paths
-@pytest.mark.parametrize("baseline", [BASELINE, None])
-def test_opcheck_weighted(path: str, baseline: Tensor | None) -> None:
+@pytest.mark.parametrize("with_baseline", [True, False])
+def test_opcheck_weighted(path: str, with_baseline: bool) -> None:
+    baseline = BASELINE if with_baseline else None
     x = LOGITS.clone().requires_grad_()
     opcheck(masked_ce_ops.weighted_op, (x, TARGETS, MASK, WEIGHTS, baseline, 0.5, False))
 
@@ -123,7 +132,7 @@ def test_autocast(path: str) -> None:
     """From logits nothing changes; hidden states and head are cast as a linear layer casts; float32 comes out."""
     h, w = HIDDEN.clone().requires_grad_(), WEIGHT.clone().requires_grad_()
     x = LOGITS.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16):
         same = kernels.masked_token_logprobs(x, TARGETS, MASK)
         loss, nll = kernels.linear_weighted_ce(h, w, TARGETS, MASK, WEIGHTS)
         tokens = kernels.linear_token_logprobs(h.flatten(0, 1), w, TARGETS.flatten())

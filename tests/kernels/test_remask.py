@@ -16,8 +16,11 @@ from torch import Tensor
 import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, remask_
 
+from .kernel_oracle import moved
 from .remask_rows import INF, MASK, NAN, assert_refused, make_rows, rule_name
 from .remask_rows import REMASK_RULES as RULES
+
+pytestmark = pytest.mark.usefixtures("extension")
 
 
 def assert_as_reference(tokens: Tensor, candidates: Tensor, confidence: Tensor, **rule: Any) -> None:
@@ -29,6 +32,7 @@ def assert_as_reference(tokens: Tensor, candidates: Tensor, confidence: Tensor, 
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.cpu_only("the status is the same")
 def test_extension_is_built() -> None:
     built, reason = extension.extension_status()
     assert built, reason
@@ -61,6 +65,7 @@ def test_counts_per_row(dtype: torch.dtype) -> None:
     assert_as_reference(tokens, candidates, confidence, num_transfer=counts.repeat_interleave(2)[::2])
 
 
+@pytest.mark.cpu_only("threads")
 @pytest.mark.parametrize("rule", [{"num_transfer": 5}, {"threshold": 0.8}, {"factor": 1.0}], ids=rule_name)
 def test_many_rows_in_parallel(rule: dict[str, Any]) -> None:
     rows = make_rows(1100, 150, seed=3)  # above the work at which rows are shared between threads
@@ -191,6 +196,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.cpu_only("messages name the CPU, and on a GPU negative counts are taken for 0")
 @pytest.mark.parametrize("case", BAD_INPUT)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
 def test_bad_input_is_refused_and_nothing_written(case: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +212,7 @@ def test_overlapping_tokens_are_refused() -> None:
         remask_(tokens, torch.zeros(3, 4).long(), torch.zeros(3, 4), mask_id=MASK, num_transfer=1)
 
 
+@pytest.mark.cpu_only("messages name the CPU, and on a GPU negative counts are taken for 0")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -241,9 +248,9 @@ OPERATOR_RULES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("rule", OPERATOR_RULES, ids=lambda rule: next(iter(rule)))
-def test_opcheck(rule: dict[str, Any]) -> None:
+def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     tokens, candidates, confidence = make_rows(3, 20)
-    torch.library.opcheck(torch.ops.dmpo.remask_.default, (tokens, candidates, confidence, MASK), rule)
+    torch.library.opcheck(torch.ops.dmpo.remask_.default, (tokens, candidates, confidence, MASK), rule | moved(rule, device))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +258,9 @@ def test_opcheck(rule: dict[str, Any]) -> None:
     [{"num_transfer": 3}, {"num_transfer": torch.tensor([1, 0, 9])}, {"threshold": 0.5}, {"factor": 1.0}],
     ids=lambda rule: f"{next(iter(rule))}-{type(next(iter(rule.values()))).__name__}",
 )
-def test_compiles_into_one_graph(rule: dict[str, Any]) -> None:
+def test_compiles_into_one_graph(rule: dict[str, Any], device: torch.device) -> None:
+    rule = rule | moved(rule, device)
+
     def step(tokens: Tensor, candidates: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
         moved = remask_(tokens, candidates, confidence.square(), mask_id=MASK, **rule)
         return moved, (tokens == MASK).sum(-1)
@@ -266,6 +275,7 @@ def test_compiles_into_one_graph(rule: dict[str, Any]) -> None:
     assert torch.equal(compiled_left, left)
 
 
+@pytest.mark.cpu_only("the Python reference")
 def test_a_missing_extension_is_told_once_and_changes_no_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -286,6 +296,7 @@ def test_a_missing_extension_is_told_once_and_changes_no_result(
     assert extension.extension_status() == (False, "dmpo._C was left out by a test")
 
 
+@pytest.mark.cpu_only("no operator runs")
 def test_an_unusable_extension_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def import_module(name: str) -> Any:
         raise ImportError("undefined symbol: at_something")
@@ -297,6 +308,7 @@ def test_an_unusable_extension_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     assert "setup.py build_ext" in reason
 
 
+@pytest.mark.cpu_only("no operator runs")
 def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(build_info=lambda: {"torch": "1.13.0", "cuda": False, "reason": ""})
     monkeypatch.setattr(extension.importlib, "import_module", lambda name: other)
@@ -305,6 +317,7 @@ def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPat
     assert "built against torch 1.13.0" in reason
 
 
+@pytest.mark.cpu_only("no operator runs")
 def test_an_extension_older_than_its_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension, "_OPERATORS", ("remask_", "a_newer_operator_"))
     module, reason = extension._load()

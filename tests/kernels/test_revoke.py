@@ -15,7 +15,10 @@ from torch import Tensor
 import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, revoke_
 
+from .kernel_oracle import moved
 from .remask_rows import INF, MASK, NAN, REVOKE_RULES, assert_refused, make_rows, rule_name
+
+pytestmark = pytest.mark.usefixtures("extension")
 
 
 def assert_as_reference(tokens: Tensor, confidence: Tensor, **rule: Any) -> None:
@@ -130,6 +133,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@pytest.mark.cpu_only("messages name the CPU, and on a GPU negative counts are taken for 0")
 @pytest.mark.parametrize("case", BAD_INPUT)
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "reference"])
 def test_bad_input_is_refused_and_nothing_written(case: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +145,7 @@ def test_bad_input_is_refused_and_nothing_written(case: str, compiled: bool, mon
     assert_refused(revoke_, named, error, f"revoke_: {message}")
 
 
+@pytest.mark.cpu_only("messages name the CPU, and on a GPU negative counts are taken for 0")
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -161,13 +166,15 @@ def test_the_operator_checks_what_it_is_given(arguments: dict[str, Any], error: 
 
 
 @pytest.mark.parametrize("rule", [{"limit": 3}, {"limits": torch.tensor([1, 0, 9])}], ids=["limit", "limits"])
-def test_opcheck(rule: dict[str, Any]) -> None:
+def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     tokens, confidence = rows(3, 20)
-    torch.library.opcheck(torch.ops.dmpo.revoke_.default, (tokens, confidence, MASK, 0.6), rule)
+    torch.library.opcheck(torch.ops.dmpo.revoke_.default, (tokens, confidence, MASK, 0.6), rule | moved(rule, device))
 
 
 @pytest.mark.parametrize("limit", [3, torch.tensor([1, 0, 9])], ids=["int", "tensor"])
-def test_compiles_into_one_graph(limit: int | Tensor) -> None:
+def test_compiles_into_one_graph(limit: int | Tensor, device: torch.device) -> None:
+    limit = limit.to(device) if isinstance(limit, Tensor) else limit
+
     def step(tokens: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
         revoked = revoke_(tokens, confidence.square(), mask_id=MASK, threshold=0.5, limit=limit)
         return revoked, (tokens == MASK).sum(-1)
@@ -181,6 +188,7 @@ def test_compiles_into_one_graph(limit: int | Tensor) -> None:
     assert torch.equal(compiled_masks, masks)
 
 
+@pytest.mark.cpu_only("the Python reference")
 def test_a_missing_extension_is_told_once_and_changes_no_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from dmpo.kernels import launch, reference, sample_tokens, sampling_plain
+from dmpo.kernels import launch, reference, sample_tokens, sampling_plain, sampling_triton
+from tests.kernels.kernel_oracle import both_paths
 from tests.kernels.sampling_oracle import (
     INF,
     NAN,
@@ -18,36 +19,25 @@ from tests.kernels.sampling_oracle import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")  # NaN and inf on purpose, through numpy
-
-
-@pytest.fixture(params=["plain", "triton"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both implementations; tiles of 128 in the Triton one, so that small rows have several."""
-    if request.param == "triton":
-        assert launch.INTERPRETED, "tests/conftest.py sets TRITON_INTERPRET=1 before anything imports triton"
-        from dmpo.kernels import sampling_triton
-
-        monkeypatch.setattr(sampling_triton, "launch_config", lambda *_: launch.LaunchConfig(128, 1))
-    else:
-        monkeypatch.setattr(sampling_plain, "TILE", 128)
-    with launch.plain_path(request.param == "plain"):
-        yield request.param
-
-
-@pytest.fixture(params=["plain", "triton"])
-def full_size_path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both implementations with the tiles used in production."""
-    assert launch.INTERPRETED
-    with launch.plain_path(request.param == "plain"):
-        yield request.param
+triton_path = pytest.mark.parametrize("path", ["triton"], indirect=True)
+small_tiles = pytest.mark.usefixtures("_small_tiles")
 
 
 @pytest.fixture
-def plain() -> Iterator[None]:
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 128, so that small rows have several."""
+    monkeypatch.setattr(sampling_triton, "launch_config", lambda *_: launch.LaunchConfig(128, 1))
+    monkeypatch.setattr(sampling_plain, "TILE", 128)
+
+
+@pytest.fixture
+def plain(device: torch.device) -> Iterator[None]:
     with launch.plain_path():
         yield
 
 
+@both_paths
+@small_tiles
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0, 1.5])
 @pytest.mark.parametrize("vocab", [1, 2, 129, 1000])  # less than a tile; one over; several with a ragged end
@@ -64,9 +54,10 @@ def test_draws_and_confidence_match_the_definition(
     assert_confidence_is_as_exact_as_torch(ids, confidence, logits, forbid)
 
 
+@both_paths
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("vocab", [126464, 126463])  # LLaDA's, and one no vector width divides
-def test_full_vocabulary(full_size_path: str, vocab: int, temperature: float) -> None:
+def test_full_vocabulary(path: str, vocab: int, temperature: float) -> None:
     logits = random_logits(4, vocab, torch.bfloat16)
     row_ids = torch.tensor([3, 1 << 40, 0, 9])
     ids, confidence = sample_tokens(logits, temperature, seed=1, row_ids=row_ids, forbid=[126336])
@@ -74,6 +65,8 @@ def test_full_vocabulary(full_size_path: str, vocab: int, temperature: float) ->
     assert_confidence_is_as_exact_as_torch(ids, confidence, logits, [126336])
 
 
+@both_paths
+@small_tiles
 @pytest.mark.parametrize("scale", [1e4, 1e-4])
 def test_huge_and_flat_logits(path: str, scale: float) -> None:
     logits = random_logits(8, 700, scale=scale)
@@ -100,19 +93,22 @@ def test_chi_square_of_the_gumbel_oracle(plain: None, temperature: float) -> Non
     assert chi_square_p(ids.bincount(minlength=40), (logits[0].double() / temperature).softmax(-1)) > 1e-3
 
 
+@triton_path
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
-def test_chi_square_of_the_kernels(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dmpo.kernels import sampling_triton
-
+def test_chi_square_of_the_kernels(
+    path: str, mode: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sampling_triton, "launch_config", lambda *_: launch.LaunchConfig(64, 1))
     logits = torch.full((1, 100), -INF)
     logits[0, ::9] = random_logits(1, 12, scale=1.0)[0]  # on both sides of the tiles' border
-    with launch.plain_path(False):
-        ids, _ = sample_tokens(logits.expand(250, -1), 1.5, seed=13, forbid=[9], mode=mode)
+    rows = 250 if device.type == "cpu" else 1_000_000
+    ids, _ = sample_tokens(logits.expand(rows, -1), 1.5, seed=13, forbid=[9], mode=mode)
     logits[:, 9] = -INF
     assert chi_square_p(ids.bincount(minlength=100), (logits[0].double() / 1.5).softmax(-1)) > 1e-3
 
 
+@both_paths
+@small_tiles
 def test_gumbel_kernel_draws_what_its_definition_draws(path: str) -> None:
     logits = random_logits(16, 300, torch.float16)
     for temperature in (0.0, 0.2, 1.5):
@@ -122,6 +118,8 @@ def test_gumbel_kernel_draws_what_its_definition_draws(path: str) -> None:
         assert (confidence - probability).abs().max() < 1e-6
 
 
+@both_paths
+@small_tiles
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
 def test_draws_do_not_depend_on_the_batch(path: str, temperature: float, mode: str) -> None:
@@ -156,6 +154,8 @@ def test_batch_of_a_full_vocabulary_in_any_chunks(plain: None, monkeypatch: pyte
         torch.set_num_threads(threads)
 
 
+@both_paths
+@small_tiles
 def test_row_ids_default_to_the_row_number_and_any_layout_is_read(path: str) -> None:
     logits = random_logits(6, 400)
     ids, confidence = sample_tokens(logits, 1.0, seed=9, row_ids=torch.arange(6))
@@ -170,6 +170,8 @@ def test_row_ids_default_to_the_row_number_and_any_layout_is_read(path: str) -> 
     assert torch.equal(logits, before)
 
 
+@both_paths
+@small_tiles
 def test_temperature_zero_takes_the_first_largest_allowed_logit(path: str) -> None:
     logits = torch.zeros(4, 300)
     logits[0, [290, 140, 13]] = 2.0  # three tiles
@@ -180,6 +182,8 @@ def test_temperature_zero_takes_the_first_largest_allowed_logit(path: str) -> No
     assert confidence[3].item() == pytest.approx(1 / 299)
 
 
+@both_paths
+@small_tiles
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 1.0])
 def test_rows_without_a_distribution(path: str, temperature: float, mode: str) -> None:
@@ -202,6 +206,8 @@ def test_rows_without_a_distribution(path: str, temperature: float, mode: str) -
     torch.testing.assert_close(defined[1], confidence, rtol=1e-5, atol=0, equal_nan=True)
 
 
+@both_paths
+@small_tiles
 def test_two_infinities_share_the_mass(path: str) -> None:
     logits = torch.zeros(40, 300)
     logits[:, [20, 290]] = INF
@@ -210,6 +216,8 @@ def test_two_infinities_share_the_mass(path: str) -> None:
     assert confidence.unique().tolist() == [0.5]
 
 
+@both_paths
+@small_tiles
 def test_forbidden_tokens_are_never_drawn(path: str) -> None:
     """Uniforms closest to 0 and to 1 among two million, and mass only where it is forbidden or next to it."""
     u = reference.uniform(0, torch.arange(2_000_000))
@@ -228,10 +236,10 @@ def test_forbidden_tokens_are_never_drawn(path: str) -> None:
         assert ids.tolist() == [5, 394]
 
 
-def test_float64_logits_are_drawn_in_float64() -> None:
+@triton_path
+def test_float64_logits_are_drawn_in_float64(path: str) -> None:
     logits = random_logits(3, 200).double()
     logits[:, 7] = logits.amax(-1) + 1e-9  # lost in float32
     logits[:, 3] = logits[:, 7] - 1e-9
-    with launch.plain_path(False):
-        ids, _ = sample_tokens(logits, 0, seed=0)
+    ids, _ = sample_tokens(logits, 0, seed=0)
     assert ids.tolist() == [7, 7, 7]
