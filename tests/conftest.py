@@ -1,8 +1,8 @@
 """A test that asks for `device` runs on the CPU, and on the GPU where there is one; all others run on the CPU.
 
-Tests on the GPU have the marker gpu: `pytest -m gpu` runs them alone, `--device cpu` runs their bodies where there is no
-GPU. `cpu_only` keeps a test of a module that asks for `device` on the CPU, and says why. Kernels run in Triton's
-interpreter on the CPU only where a test asks for that (`tests/kernels/conftest.py`).
+Tests on the GPU have the marker gpu: `pytest -m gpu` runs them alone, and `--device cpu` runs their bodies on the CPU.
+`cpu_only` keeps a test of a module that asks for `device` on the CPU, and says why. Kernels run in Triton's interpreter
+where a test asks for that (the fixture `interpreter`).
 
 Tiny tensors gain nothing from more threads, and lose much on a busy machine: one thread a test process. The files that
 take longest start first, so that both test processes end together.
@@ -11,11 +11,13 @@ take longest start first, so that both test processes end together.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-for variable in ("TRITON_INTERPRET", "DMPO_PLAIN"):  # a fixture chooses these paths
-    os.environ.pop(variable, None)
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need of cuBLAS
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks/ is not installed
+os.environ["TRITON_INTERPRET"] = os.environ["DMPO_PLAIN"] = "0"  # fixtures choose between these paths
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # deterministic algorithms need it
 
 import pytest
 import torch
@@ -57,13 +59,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="device of the tests marked gpu; cpu tries their bodies"
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="device of the tests marked gpu; cpu tries their bodies",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: runs on a GPU, and is collected only where there is one")
-    config.addinivalue_line("markers", "cpu_only(reason): has no meaning on a GPU, though its module asks for `device`")
     starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if not starts_workers:  # whose workers must see the GPU
         devices.hide_cuda()
@@ -100,6 +103,18 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     target = torch.device(request.config.getoption("--device"))
     with devices.on(torch.device("cuda", 0) if target.type == "cuda" else target):
         yield devices.current()
+
+
+@pytest.fixture
+def interpreter() -> Iterator[None]:
+    """Ops on CPU tensors run the Triton kernels, in Triton's interpreter."""
+    from benchmarks.interpreter import interpreted
+    from tests.interpreter_probe import interpreter_fault
+
+    if interpreter_fault():
+        pytest.skip(f"Triton's interpreter does not run here: {interpreter_fault()}")
+    with interpreted():
+        yield
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from unittest import mock
 
 import pytest
 
-from benchmarks.interpreter import quick_interpreter
-from dmpo.kernels import launch
 from dmpo.objectives import OBJECTIVES
 from tests.markdown import (
     ROOT,
@@ -60,10 +58,8 @@ def test_python_blocks_run_in_order(path: Path, reader: Path) -> None:
     read(path, reader)
 
 
-def test_the_page_of_the_kernels_holds_for_triton_too(reader: Path) -> None:
-    assert launch.INTERPRETED
-    with launch.plain_path(False), quick_interpreter():
-        read(ROOT / "docs" / "kernels.md", reader)
+def test_the_page_of_the_kernels_holds_for_triton_too(interpreter: None, reader: Path) -> None:
+    read(ROOT / "docs" / "kernels.md", reader)
 
 
 @every_page

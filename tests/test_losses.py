@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from dmpo import LinearWDCELoss, WDCELoss
 from dmpo.losses import mean_log_prob
+from tests import devices
 
+pytestmark = pytest.mark.usefixtures("device")
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TENSORS = load_file(GOLDEN / "objective.safetensors")
 FACTS = json.loads((GOLDEN / "objective.json").read_text())
@@ -21,10 +23,11 @@ CASES = [case for case in FACTS["cases"] if case["objective"] == "wdce"]
 
 def golden_inputs(case: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     i, prompt = case["i"], FACTS["prompt_length"]
-    completion = TENSORS["completion_ids"].repeat(case["replicates"], 1)
-    named = {name: TENSORS[name] for name in ("weights", "negative_weights", "log_prob_cur")}
-    inputs = {"targets": completion, "mask": TENSORS[f"{i}.mask"].bool(), **named}
-    return TENSORS[f"{i}.logits"][:, prompt:], inputs
+    tensors = {name: tensor.to(devices.current()) for name, tensor in TENSORS.items()}
+    completion = tensors["completion_ids"].repeat(case["replicates"], 1)
+    named = {name: tensors[name] for name in ("weights", "negative_weights", "log_prob_cur")}
+    inputs = {"targets": completion, "mask": tensors[f"{i}.mask"].bool(), **named}
+    return tensors[f"{i}.logits"][:, prompt:], inputs
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['baseline']}-{c['baseline_strength']}-R{c['replicates']}")
@@ -42,7 +45,7 @@ def test_wdce_matches_golden(case: dict[str, Any], linear: bool) -> None:
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
     assert logits.grad is not None
-    expected = TENSORS[f"{case['i']}.grad_logits"]
+    expected = TENSORS[f"{case['i']}.grad_logits"].to(logits.device)
     prompt = FACTS["prompt_length"]
     assert not expected[:, :prompt].any()
     torch.testing.assert_close(logits.grad, expected[:, prompt:], rtol=1e-4, atol=1e-7)
@@ -90,6 +93,7 @@ def test_groups_average() -> None:
     assert together.item() == pytest.approx(sum(v.item() for v in alone) / 2, rel=1e-5)
 
 
+@pytest.mark.cpu_only("on a GPU, values are not checked")
 def test_bad_input_is_named() -> None:
     logits, targets, mask = (
         torch.zeros(4, 3, 5),

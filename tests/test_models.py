@@ -265,10 +265,10 @@ def test_new_model_refuses_sizes(changes: dict[str, int]) -> None:
         tiny(**changes)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
-def test_bad_device(device: Any) -> None:
+@pytest.mark.parametrize("wrong", ["gpu", "cuda:99", 3.5])
+def test_bad_device(wrong: Any) -> None:
     with pytest.raises(ValueError, match="device"):
-        load_model(DATA / "llada-tiny", device=device)
+        load_model(DATA / "llada-tiny", device=wrong)
 
 
 def test_bad_attention() -> None:

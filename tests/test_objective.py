@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from dmpo import DMPOConfig, WDCELoss, WDDOLoss, importance_weights
 from dmpo.batch import Batch
@@ -15,8 +14,10 @@ from dmpo.likelihood import Completions
 from dmpo.masking import sample_views
 from dmpo.objective import accumulate_gradient, group_weights
 from dmpo.randomness import derive_key
+from tests import devices
 from tests.tiny_models import tiny, tokens
 
+pytestmark = pytest.mark.usefixtures("device")
 GROUPS, SIZE, PROMPT, LENGTH, MASK = 3, 4, 5, 8, 3
 
 
@@ -38,7 +39,7 @@ def config(**changes: Any) -> DMPOConfig:
 
 def gradients(settings: DMPOConfig, data: Batch) -> tuple[float, list[torch.Tensor]]:
     model = tiny().double()
-    result = accumulate_gradient(Accelerator(cpu=True), model, model, data, settings, step=5)
+    result = accumulate_gradient(devices.accelerator(), model, model, data, settings, step=5)
     return result.loss, [p.grad for p in model.parameters() if p.grad is not None]
 
 
@@ -60,9 +61,9 @@ def test_gradient_is_that_of_the_loss(baseline: Any, micro_batch_size: int) -> N
         logits, rows.tokens, views, weights.positive, weights.negative, cur
     )
     expected.backward()
-    assert loss == pytest.approx(expected.item(), rel=1e-10)
+    assert loss == pytest.approx(expected.item(), rel=devices.float64_tolerance(1e-10, 0)["rtol"])
     for ours, theirs in zip(got, [p.grad for p in model.parameters() if p.grad is not None], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, **devices.float64_tolerance(1e-10, 1e-12))
 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 5])
@@ -82,9 +83,9 @@ def test_wddo_gradient_is_that_of_the_loss(antithetic: bool, micro_batch_size: i
     weights = importance_weights(data.rewards, data.log_prob_ref, data.log_prob_cur, alpha=0.5).positive
     expected = WDDOLoss(0.6, 0.05, replicates=4)(logits, rows.tokens, views, weights, data.log_prob_cur)
     expected.backward()
-    assert loss == pytest.approx(expected.item(), rel=1e-10)
+    assert loss == pytest.approx(expected.item(), rel=devices.float64_tolerance(1e-10, 0)["rtol"])
     for ours, theirs in zip(got, [p.grad for p in model.parameters() if p.grad is not None], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, **devices.float64_tolerance(1e-10, 1e-12))
 
 
 @pytest.mark.parametrize("loss", ["wdce", "wddo"])
@@ -94,9 +95,9 @@ def test_the_split_into_micro_batches_does_not_matter(loss: Any, baseline: Any) 
     whole = gradients(config(loss=loss, baseline=baseline, micro_batch_size=0), data)
     for size in (1, 7, 47, 48, 1000):
         parts = gradients(config(loss=loss, baseline=baseline, micro_batch_size=size, rollout_batch_size=size), data)
-        assert parts[0] == pytest.approx(whole[0], rel=1e-12)
+        assert parts[0] == pytest.approx(whole[0], rel=devices.float64_tolerance(1e-12, 0)["rtol"])
         for a, b in zip(whole[1], parts[1], strict=True):
-            torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-13)
+            torch.testing.assert_close(b, a, **devices.float64_tolerance(1e-10, 1e-13))
 
 
 def test_the_two_halves_of_wddo_are_independent() -> None:
@@ -140,5 +141,5 @@ def test_views_are_fresh_at_every_step() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.grad = None
-        losses.append(accumulate_gradient(Accelerator(cpu=True), model, model, data, config(), step).loss)
+        losses.append(accumulate_gradient(devices.accelerator(), model, model, data, config(), step).loss)
     assert len(set(losses)) == 3

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo import DMPOConfig, Generation
@@ -21,6 +20,7 @@ from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
 from dmpo.rewards import RewardPool
 from dmpo.rollout import _fingerprint, collect, complete, rollout_mismatch
+from tests import devices
 from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny, tokens
 
@@ -95,7 +95,7 @@ def test_mismatch_is_counted_token_by_token() -> None:
 def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig, round_index: int = 1) -> Batch:
     task = CountOnes()
     return collect(
-        Accelerator(cpu=True),
+        devices.accelerator(),
         policy,
         reference,
         character_tokenizer(),

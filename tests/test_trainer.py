@@ -17,6 +17,8 @@ from dmpo.run.selection import newest_checkpoint
 from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny
 
+pytestmark = pytest.mark.usefixtures("device", "unwritten_is_nan")
+
 
 @pytest.fixture(autouse=True)
 def _few_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from dmpo.models import MaskedLM, new_model
+from tests import devices
 
 DATA = Path(__file__).parent / "data"
 SIZES = {"vocab_size": 48, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_hidden_size": 24}
@@ -34,7 +35,8 @@ ARCHITECTURES = {
 
 def tiny(**changes: Any) -> MaskedLM:
     # Weights ten times the usual size: with the usual ones attention is so flat that a wrong mask hardly shows.
-    return new_model(**{**SIZES, "mask_id": 3, "eos_id": 2, "init_std": 0.2, **changes})
+    model = new_model(**{**SIZES, "mask_id": 3, "eos_id": 2, "init_std": 0.2, **changes})
+    return model.to(devices.current())
 
 
 def tokens(rows: int, length: int, vocab_size: int = 48, seed: int = 0) -> Tensor:

@@ -33,7 +33,7 @@ from benchmarks.simulated_step import fill, llama_config
 from dmpo import kernels
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config
-from dmpo.kernels import launch, linear_ce_tiles, linear_ce_triton
+from dmpo.kernels import linear_ce_tiles, linear_ce_triton
 from dmpo.masked_lm import MaskedLlama, hidden_states
 from dmpo.memory import Architecture
 
@@ -127,33 +127,31 @@ def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_tile_of_the_loss_moves_what_its_kernel_moves(kept: bool) -> None:
+def test_a_tile_of_the_loss_moves_what_its_kernel_moves(kept: bool, interpreter: None) -> None:
     rows, columns = 3, 100
     tile = torch.zeros(rows, 112)[:, :columns]
     probs = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns] if kept else None
     figures = [torch.zeros(rows) for _ in range(3)]
     targets = torch.zeros(rows).long()
-    with launch.plain_path(False):
-        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, None, 0))
+    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, None, 0))
     moved = sum(found.by_op["_tile_softmax_kernel"])
     assert tile_softmax_work(rows, columns, 2 if kept else 0).bytes == moved
 
 
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_end_of_a_walk_moves_what_its_kernel_moves(kept: bool, scaled: bool) -> None:
+def test_the_end_of_a_walk_moves_what_its_kernel_moves(kept: bool, scaled: bool, interpreter: None) -> None:
     rows, size, vocab = 3, 40, 7
     weight, gradient = torch.zeros(vocab, size, dtype=torch.float16), torch.zeros(rows, size) if kept else None
     figures = [torch.ones(rows) for _ in range(3)]
     c, targets = torch.ones(rows) if scaled and kept else None, torch.zeros(rows).long()
-    with launch.plain_path(False):
-        found = measure(lambda: linear_ce_triton.finish(weight, gradient, targets, *figures, c, torch.float32))
+    found = measure(lambda: linear_ce_triton.finish(weight, gradient, targets, *figures, c, torch.float32))
     moved = sum(found.by_op["_finish_kernel"])
     assert finish_work(rows, size if kept else 0, 2, c is not None).bytes == moved
 
 
 @pytest.mark.parametrize("grown", [0, 1, 3])
-def test_rows_are_rescaled_where_their_maximum_grew(grown: int) -> None:
+def test_rows_are_rescaled_where_their_maximum_grew(grown: int, interpreter: None) -> None:
     """A row's sums are read and written in those rows alone, and become what the product of all would be."""
     rows, columns, size = 3, 100, 40
     tile = torch.zeros(rows, 112)[:, :columns]
@@ -161,8 +159,7 @@ def test_rows_are_rescaled_where_their_maximum_grew(grown: int) -> None:
     row_max[:grown] = -1.0
     figures = [torch.zeros(rows), row_max, torch.ones(rows)]
     probs, targets = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns], torch.zeros(rows).long()
-    with launch.plain_path(False):
-        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, None, 100))
+    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, None, 100))
     moved = sum(found.by_op["_tile_softmax_kernel"])
     assert moved == tile_softmax_work(rows, columns, 2, tile=1, size=0).bytes + 8 * grown * size
     torch.testing.assert_close(sums[:, 0], torch.where(torch.arange(rows) < grown, torch.tensor(-1.0).exp(), 1.0))
@@ -171,7 +168,7 @@ def test_rows_are_rescaled_where_their_maximum_grew(grown: int) -> None:
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_walk_moves_on_fake_tensors_what_the_op_moves(
-    trainable: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch
+    trainable: bool, weighted: bool, interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In several tiles and pieces of rows, as LLaDA's sizes take."""
     monkeypatch.setattr(linear_ce_tiles, "TRITON_COLUMNS", 512)
@@ -188,7 +185,7 @@ def test_a_walk_moves_on_fake_tensors_what_the_op_moves(
         else:
             kernels.linear_token_logprobs(rows, head, targets).sum().backward()
 
-    with launch.plain_path(False), as_on_a_gpu():
+    with as_on_a_gpu():
         expected = measure(job)
     with fake_gpu(FakeTensorMode()):
         fakes = [torch.empty(shape, dtype=torch.bfloat16) for shape in shapes]

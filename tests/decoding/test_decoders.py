@@ -14,6 +14,7 @@ from dmpo.lora import add_lora
 from tests import tiny_models
 from tests.tiny_models import tokens
 
+pytestmark = pytest.mark.usefixtures("device")
 MASK, EOS = 3, 2
 SHAPE: dict[str, Any] = {"gen_length": 12, "block_length": 4, "steps": 6}
 BY_CONFIDENCE = ("parallel", "prefix_cache", "dual_cache")
@@ -237,7 +238,7 @@ def test_random_order_is_a_uniform_permutation() -> None:
     assert (result.order[:, :3] < 3).all()
     for block in (result.order[:, :3], result.order[:, 3:] - 3):
         counts = torch.bincount((block * torch.tensor([9, 3, 1])).sum(-1), minlength=22)
-        assert stats.chisquare(counts[counts > 0].numpy()).pvalue > 1e-3
+        assert stats.chisquare(counts[counts > 0].cpu().numpy()).pvalue > 1e-3
         assert (counts > 0).sum() == 6
 
 

@@ -12,6 +12,7 @@ from dmpo import generate
 from dmpo.decoding.policies import Row, Schedule
 from tests.tiny_models import tiny, tokens
 
+pytestmark = pytest.mark.usefixtures("device")
 MASK, EOS = 3, 2
 
 
@@ -43,7 +44,7 @@ def test_one_step_draws_follow_the_model() -> None:
     table = torch.stack([torch.cat([v[keep], v[~keep].sum()[None]]) for v in (observed, expected.double())])
     table = table[:, table[1] > 0]
     table[1] *= table[0].sum() / table[1].sum()
-    assert stats.chisquare(*table.numpy()).pvalue > 1e-3
+    assert stats.chisquare(*table.cpu().numpy()).pvalue > 1e-3
 
 
 def test_schedule_covers_the_block() -> None:
@@ -69,6 +70,7 @@ def good() -> dict[str, Any]:
     return {"prompt_ids": tokens(1, 4), "decoder": "topk", "gen_length": 8, "block_length": 4, "steps": 4}
 
 
+@pytest.mark.cpu_only("the same checks run on a GPU")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -112,6 +114,7 @@ def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
         generate(tiny(), torch.zeros(1, 4, dtype=dtype), decoder="topk", gen_length=8, block_length=4, steps=4)
 
 
+@pytest.mark.cpu_only("the same checks run on a GPU")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -25,8 +25,13 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def golden_model() -> Any:
+def checkpoint() -> Any:
     return load_model(DATA / GOLDEN["checkpoint"], dtype="float32")
+
+
+@pytest.fixture
+def golden_model(checkpoint: Any, device: torch.device) -> Any:
+    return checkpoint.to(device)
 
 
 def _name(run: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from dmpo import generate, load_model
 from tests.decoding.test_golden import GOLDEN, OPTIONS
 from tests.tiny_models import DATA, tiny, tokens
 
+pytestmark = pytest.mark.usefixtures("device")
 MASK = GOLDEN["mask_id"]
 SOUND = [run for run in GOLDEN["runs"] if not run["fragile"]]
 FRAGILE = [run for run in GOLDEN["runs"] if run["fragile"]]
@@ -21,8 +22,13 @@ SHAPE: dict[str, Any] = {"gen_length": 12, "block_length": 4, "steps": 6}
 
 
 @pytest.fixture(scope="module")
-def golden_model() -> Any:
+def checkpoint() -> Any:
     return load_model(DATA / GOLDEN["checkpoint"], dtype="float32")
+
+
+@pytest.fixture
+def golden_model(checkpoint: Any, device: torch.device) -> Any:
+    return checkpoint.to(device)
 
 
 def repeat(model: Any, run: dict[str, Any]) -> tuple[list[list[int]], int]:
@@ -107,7 +113,7 @@ def test_draws_follow_the_tempered_model(temperature: float) -> None:
     observed = torch.bincount(drawn[:, -1], minlength=len(expected)).double()
     rare = expected < 5  # pooled, as chi-square asks
     table = torch.stack([torch.cat([x[~rare], x[rare].sum()[None]]) for x in (observed, expected)])
-    assert stats.chisquare(*table[:, table[1] > 0].numpy()).pvalue > 1e-3
+    assert stats.chisquare(*table[:, table[1] > 0].cpu().numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -39,6 +39,6 @@ def value_and_grads(run: Callable[..., Tensor], *inputs: Tensor, upstream: Tenso
     return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
 
-def moved(constants: dict[str, object], device: torch.device) -> dict[str, Tensor]:
+def tensors_on(constants: dict[str, object], device: torch.device) -> dict[str, Tensor]:
     """The tensors among a test module's constants, on `device`."""
     return {name: value.to(device) for name, value in constants.items() if isinstance(value, Tensor)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmpo import kernels
-from tests.kernels.kernel_oracle import moved
+from tests.kernels.kernel_oracle import tensors_on
 
 G = torch.Generator().manual_seed(1)
 LOGITS, HIDDEN, WEIGHT = (torch.randn(shape, generator=G) for shape in ((2, 4, 33), (2, 4, 8), (33, 8)))
@@ -19,7 +19,7 @@ WEIGHTS, BASELINE = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.25])
 
 @pytest.fixture(autouse=True)
 def _constants_on_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in moved(globals(), device).items():
+    for name, value in tensors_on(globals(), device).items():
         monkeypatch.setitem(globals(), name, value)
 
 

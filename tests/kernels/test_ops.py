@@ -13,7 +13,7 @@ from dmpo import kernels
 from dmpo.kernels import linear_token_ops as token_ops
 from dmpo.kernels import linear_weighted_ops as weighted_ops
 from dmpo.kernels import masked_ce_ops
-from tests.kernels.kernel_oracle import both_paths, moved
+from tests.kernels.kernel_oracle import both_paths, tensors_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
 G = torch.Generator().manual_seed(0)
@@ -23,10 +23,9 @@ TARGETS, MASK = torch.randint(0, 40, (3, 5), generator=G), torch.rand(3, 5, gene
 WEIGHTS, BASELINE = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([0.5, 0.0, 0.5])
 
 
-
 @pytest.fixture(autouse=True)
 def _constants_on_device(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in moved(globals(), device).items():
+    for name, value in tensors_on(globals(), device).items():
         monkeypatch.setitem(globals(), name, value)
 
 

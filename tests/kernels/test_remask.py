@@ -16,7 +16,7 @@ from torch import Tensor
 import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, remask_
 
-from .kernel_oracle import moved
+from .kernel_oracle import tensors_on
 from .remask_rows import INF, MASK, NAN, assert_refused, make_rows, rule_name
 from .remask_rows import REMASK_RULES as RULES
 
@@ -250,7 +250,9 @@ OPERATOR_RULES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("rule", OPERATOR_RULES, ids=lambda rule: next(iter(rule)))
 def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     tokens, candidates, confidence = make_rows(3, 20)
-    torch.library.opcheck(torch.ops.dmpo.remask_.default, (tokens, candidates, confidence, MASK), rule | moved(rule, device))
+    torch.library.opcheck(
+        torch.ops.dmpo.remask_.default, (tokens, candidates, confidence, MASK), rule | tensors_on(rule, device)
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     ids=lambda rule: f"{next(iter(rule))}-{type(next(iter(rule.values()))).__name__}",
 )
 def test_compiles_into_one_graph(rule: dict[str, Any], device: torch.device) -> None:
-    rule = rule | moved(rule, device)
+    rule = rule | tensors_on(rule, device)
 
     def step(tokens: Tensor, candidates: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
         moved = remask_(tokens, candidates, confidence.square(), mask_id=MASK, **rule)

@@ -15,7 +15,7 @@ from torch import Tensor
 import dmpo.kernels.extension as extension
 from dmpo.kernels import reference, revoke_
 
-from .kernel_oracle import moved
+from .kernel_oracle import tensors_on
 from .remask_rows import INF, MASK, NAN, REVOKE_RULES, assert_refused, make_rows, rule_name
 
 pytestmark = pytest.mark.usefixtures("extension")
@@ -168,7 +168,9 @@ def test_the_operator_checks_what_it_is_given(arguments: dict[str, Any], error: 
 @pytest.mark.parametrize("rule", [{"limit": 3}, {"limits": torch.tensor([1, 0, 9])}], ids=["limit", "limits"])
 def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     tokens, confidence = rows(3, 20)
-    torch.library.opcheck(torch.ops.dmpo.revoke_.default, (tokens, confidence, MASK, 0.6), rule | moved(rule, device))
+    torch.library.opcheck(
+        torch.ops.dmpo.revoke_.default, (tokens, confidence, MASK, 0.6), rule | tensors_on(rule, device)
+    )
 
 
 @pytest.mark.parametrize("limit", [3, torch.tensor([1, 0, 9])], ids=["int", "tensor"])

@@ -95,9 +95,7 @@ def test_chi_square_of_the_gumbel_oracle(plain: None, temperature: float) -> Non
 
 @triton_path
 @pytest.mark.parametrize("mode", ["cdf", "gumbel"])
-def test_chi_square_of_the_kernels(
-    path: str, mode: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chi_square_of_the_kernels(path: str, mode: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling_triton, "launch_config", lambda *_: launch.LaunchConfig(64, 1))
     logits = torch.full((1, 100), -INF)
     logits[0, ::9] = random_logits(1, 12, scale=1.0)[0]  # on both sides of the tiles' border

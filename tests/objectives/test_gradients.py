@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo import DMPOConfig
@@ -16,9 +15,11 @@ from dmpo.batch import Batch
 from dmpo.objective import accumulate_gradient, group_weights
 from dmpo.objectives.diffu_grpo import token_losses
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
+from tests import devices
 from tests.test_objective import GROUPS, MASK, PROMPT, SIZE, config, gradients, rollouts
 from tests.tiny_models import tiny
 
+pytestmark = pytest.mark.usefixtures("device")
 STEP, INNER = 5, 8  # the sixth gradient step of the first round
 OPTIONS: dict[str, dict[str, Any]] = {
     "wd1": {"loss": "wd1", "wd1_psi": 1.7, "replicates": 3},
@@ -97,9 +98,9 @@ def test_gradient_is_that_of_the_formula(changes: dict[str, Any], micro_batch_si
     batch = scored(options)
     loss, got = gradients(options, batch)
     wanted, grads = expected(batch, options)
-    assert loss == pytest.approx(wanted, rel=1e-10)
+    assert loss == pytest.approx(wanted, rel=devices.float64_tolerance(1e-10, 0)["rtol"])
     for ours, theirs in zip(got, grads, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, **devices.float64_tolerance(1e-10, 1e-12))
 
 
 def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
@@ -146,19 +147,19 @@ def test_policy_of_the_rollout_has_ratio_one_and_no_kl() -> None:
     now = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, options)
     batch = dataclasses.replace(batch, one_step_cur=now, one_step_ref=now)
     model = tiny().double()
-    result = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP)
+    result = accumulate_gradient(devices.accelerator(), model, model, batch, options, STEP)
     assert result.report["clip_share"] == 0
     assert abs(result.report["kl"]) < 1e-15
     assert abs(result.loss) < 1e-12, "all completions are equally long"
     without = gradients(settings("diffu_grpo", kl_beta=0.0), dataclasses.replace(batch, one_step_ref=None))[1]
     for with_kl, plain in zip([p.grad for p in model.parameters() if p.grad is not None], without, strict=True):
-        torch.testing.assert_close(with_kl, plain, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(with_kl, plain, **devices.float64_tolerance(1e-9, 1e-13))
 
 
 def test_the_reports_are_means_over_tokens() -> None:
     options = settings("diffu_grpo", micro_batch_size=5)
     batch, model = scored(options), tiny().double()
-    result = accumulate_gradient(Accelerator(cpu=True), model, model, batch, options, STEP)
+    result = accumulate_gradient(devices.accelerator(), model, model, batch, options, STEP)
     cut, kl = [], []
     assert batch.one_step_cur is not None
     assert batch.one_step_ref is not None
@@ -174,7 +175,9 @@ def test_the_reports_are_means_over_tokens() -> None:
         kl.append((drift[of_group].exp() - drift[of_group] - 1)[live].mean())
     assert 0.05 < float(sum(cut)) / GROUPS < 0.95
     assert result.report["clip_share"] == pytest.approx(float(sum(cut)) / GROUPS, rel=1e-12)
-    assert result.report["kl"] == pytest.approx(float(sum(kl)) / GROUPS, rel=1e-10)
+    assert result.report["kl"] == pytest.approx(
+        float(sum(kl)) / GROUPS, rel=devices.float64_tolerance(1e-10, 0)["rtol"]
+    )
     assert result.report["coeff"] != result.report["coeff"]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import pad
 
 from dmpo.likelihood import Completions
@@ -16,10 +15,11 @@ from dmpo.objective import accumulate_gradient
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
 from dmpo.plan import plan
 from dmpo.policy import add_lora
-from tests import test_plan
+from tests import devices, test_plan
 from tests.test_objective import MASK, PROMPT, config, rollouts
 from tests.tiny_models import tiny, tokens
 
+pytestmark = pytest.mark.usefixtures("device")
 OPTIONS: dict[str, Any] = {"loss": "diffu_grpo", "replicates": 2, "gradient_steps": 3}
 
 
@@ -74,7 +74,7 @@ def test_log_probs_are_those_of_whole_logits(size: int) -> None:
             logits = model(torch.cat([rows.prompt_ids, torch.full_like(rows.tokens, MASK)], 1)).logits[:, PROMPT:]
         wanted = logits.log_softmax(-1).gather(-1, rows.tokens.unsqueeze(-1)).squeeze(-1).masked_fill(~rows.eligible, 0)
         for replicate, part in enumerate(wanted.chunk(2)):
-            torch.testing.assert_close(found[:, step, replicate], part, rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(found[:, step, replicate], part, **devices.float64_tolerance(1e-10, 1e-12))
 
 
 def test_no_dropout_is_live() -> None:
@@ -88,6 +88,7 @@ def test_no_dropout_is_live() -> None:
     assert model.training
 
 
+@pytest.mark.cpu_only("memory on the CPU")
 @pytest.mark.parametrize(("loss", "lora_r"), [("wd1", 0), ("diffu_grpo", 8)])
 def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
     options = test_plan.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
@@ -95,5 +96,5 @@ def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
     batch = test_plan.batch_of(options)
     scores = one_step_log_probs(policy, batch.completions, batch.row_ids, options)
     batch = dataclasses.replace(batch, one_step_cur=scores, one_step_ref=scores)
-    got = test_plan.measured(lambda: accumulate_gradient(Accelerator(cpu=True), policy, policy, batch, options, 0))
+    got = test_plan.measured(lambda: accumulate_gradient(devices.accelerator(), policy, policy, batch, options, 0))
     test_plan.check(plan(options, model_config, device="cpu"), "update", got)

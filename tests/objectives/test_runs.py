@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from dmpo.buffer import ReplayBuffer
@@ -15,9 +14,11 @@ from dmpo.objectives.one_step import one_step_log_probs
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.run.skipping import write_evidence
+from tests import devices
 from tests.small_runs import lines, settings, trainer
 from tests.test_rollout import a_round, config, model
 
+pytestmark = pytest.mark.usefixtures("device", "unwritten_is_nan")
 BRIEF: dict[str, Any] = {"eval_steps": 0, "save_steps": 0, "eval_prompts": 1}
 
 
@@ -77,12 +78,12 @@ def test_a_round_keeps_its_scores_and_a_new_reference_has_its_own(tmp_path: Path
     assert torch.equal(start.one_step_cur, scores)  # type: ignore[arg-type]
     assert torch.equal(start.one_step_ref, scores)  # type: ignore[arg-type]
     write_evidence(tmp_path, 0, start, character_tokenizer(), options)
-    assert torch.equal(load_file(tmp_path / "rank-0.safetensors")["one_step_ref"], scores)
+    assert torch.equal(load_file(tmp_path / "rank-0.safetensors")["one_step_ref"], scores.cpu())
     buffer.add(start)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    buffer.replace_reference(Accelerator(cpu=True), policy, options)
+    buffer.replace_reference(devices.accelerator(), policy, options)
     kept = buffer.batch(0)
     assert torch.equal(kept.one_step_cur, scores)  # type: ignore[arg-type]
     now = one_step_log_probs(policy, start.completions, start.row_ids, options)
