@@ -19,13 +19,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
+from torch.utils._triton import has_triton
 
 CPU = torch.device("cpu")
 CUDA_IS_HERE = torch.cuda.is_available()  # asked before `hide_cuda`
 CREATORS = frozenset(
     {torch.tensor, torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange, torch.linspace}
-    | {torch.rand, torch.randn, torch.randint, torch.randperm}
 )
+DRAWS = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm})
 TESTS = str(Path(__file__).parent) + os.sep
 
 _current = CPU
@@ -64,12 +65,14 @@ class _TensorsOfTests(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        created = func(*args, **kwargs)
-        if func not in CREATORS or kwargs.get("device") is not None:
-            return created
+        if (func not in CREATORS and func not in DRAWS) or kwargs.get("device") is not None:
+            return func(*args, **kwargs)
         if not sys._getframe(1).f_code.co_filename.startswith(TESTS):
-            return created
-        return created.detach().to(self.device).requires_grad_(created.requires_grad)
+            return func(*args, **kwargs)
+        if func in CREATORS:
+            return func(*args, **kwargs, device=self.device)
+        drawn = func(*args, **kwargs)
+        return drawn.detach().to(self.device).requires_grad_(drawn.requires_grad)
 
 
 @contextmanager
@@ -102,6 +105,7 @@ def hide_cuda() -> None:
 
 def _show_cuda(shown: bool) -> None:
     torch.cuda.is_available = _is_available if shown else lambda: False
+    has_triton.cache_clear()  # what torch.compile remembers of it
     if shown and _visible_devices is None:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:

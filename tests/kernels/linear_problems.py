@@ -54,12 +54,17 @@ def compare(
     plain = value_and_grads(call(exact, False), *leaves, upstream=upstream)
     oracle = value_and_grads(call(exact, True), *(x.double() for x in leaves), upstream=upstream)
     assert [x.dtype for x in mine[1:]] == [x.dtype for x in leaves]
-    if hidden.device.type == "cuda" and hidden.dtype in HALF and launch.uses_triton(hidden):
+    if keeps_half_precision(hidden):
         assert_as_exact_as_torch(mine[:1], plain[:1], oracle[:1], scale)
         for gradient, truth in zip(mine[1:], oracle[1:], strict=True):
             assert_rounded_once(gradient, truth, float(upstream.abs().max()))
     else:
         assert_as_exact_as_torch(mine, plain, oracle, scale)
+
+
+def keeps_half_precision(hidden: Tensor) -> bool:
+    """Products of `hidden` have half-precision operands, probabilities among them: on a GPU alone."""
+    return hidden.device.type == "cuda" and hidden.dtype in HALF and launch.uses_triton(hidden)
 
 
 def assert_rounded_once(gradient: Tensor, exact: Tensor, factor: float) -> None:

@@ -75,6 +75,7 @@ BAD = [
 ]
 
 
+@pytest.mark.cpu_only("the same checks run on a GPU")
 @both_paths
 @pytest.mark.parametrize(("change", "error", "name"), BAD)
 def test_bad_input_is_refused_by_name(path: str, change: dict, error: type[Exception], name: str) -> None:
