@@ -1,9 +1,9 @@
 """Where a test runs: the CPU, or a GPU where there is one.
 
 A test that asks for the fixture `device` runs on every device of the session. Inside it, a tensor that a file under
-tests/ creates (`torch.randn(...)`) lies on that device. It is drawn on the CPU first, so that values are the same on
-every device. A tensor that the package creates lies where the package puts it: were it moved, too, a mix of host and
-device tensors in the package would go unseen.
+tests/ creates (`torch.zeros(...)`) lies on that device. Random values are drawn on the CPU first, so that they are the
+same on every device. A tensor that the package creates lies where the package puts it: were it moved, too, a mix of
+host and device tensors in the package would go unseen.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
 from torch.utils._triton import has_triton
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # which takes seconds to import, and few tests need
 
 CPU = torch.device("cpu")
 CUDA_IS_HERE = torch.cuda.is_available()  # asked before `hide_cuda`
@@ -47,6 +48,8 @@ def current() -> torch.device:
 
 def accelerator() -> Accelerator:
     """One on the device of the running test."""
+    from accelerate import Accelerator
+
     return Accelerator(cpu=_current.type == "cpu")
 
 
@@ -78,6 +81,8 @@ class _TensorsOfTests(TorchFunctionMode):
 @contextmanager
 def on(device: torch.device) -> Iterator[None]:
     """Run a test on `device` inside the block; `hide_cuda` does not hold there."""
+    from accelerate.state import AcceleratorState
+
     global _current
     _current = device
     if CUDA_IS_HERE:
