@@ -43,8 +43,11 @@ def state() -> dict[tuple[str, str], object]:
     return language | {(JITFunction.__name__, name): vars(JITFunction)[name] for name in names}
 
 
-def test_the_same_kernel_is_interpreted_and_compiled(interpreter: None) -> None:
+def test_the_same_kernel_is_interpreted_and_compiled(
+    interpreter: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Interpreted first, as its calls of other kernels patch the language."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # so that it is compiled indeed
     source, sink = torch.tensor([1.0, 4.0, 2.0]), torch.zeros(1)
     _largest[(1,)](source, sink, 3, FAIL=False, BLOCK=4)
     assert sink.item() == 8
