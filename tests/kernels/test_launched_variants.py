@@ -6,7 +6,7 @@ launches, in the interpreter, are looked up in the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,10 +21,7 @@ Form = tuple[str, frozenset[str], frozenset[str]]  # kernel, arguments not given
 VOCAB = 8200  # LLaDA's divides by 64, as this does not; more than one tile
 
 
-@pytest.fixture(autouse=True)
-def triton_path() -> Iterator[None]:
-    with launch.plain_path(False):
-        yield
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 
 @pytest.fixture(scope="module")
