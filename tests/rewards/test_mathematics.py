@@ -121,11 +121,8 @@ def test_plain_arithmetic_takes_no_worker(monkeypatch: pytest.MonkeyPatch) -> No
     for text, gold, wanted in UNASKED:
         assert math_correct([f"<answer>{text}</answer>"], [gold]) == [wanted], (text, gold)
     with pytest.raises(AssertionError, match="started"):
-        math_correct([r"\boxed{\sqrt{25}}"], ["5"])
+        math_correct([r"\boxed{\int_0^1 2x dx}"], ["1"])
     assert not any(mathematics._bases(text) for text in (r"\log_2 8", "{}_5C_2", "{}_{5}C_{2}", "2x_2", "a_{12}"))
-    others = [("8,400", "(8,400)"), ("(8,400)", "8400"), ("5,5", "5"), ("8,40", "840"), ("2+3=6", "6"), ("3x-5", "-15")]
-    for text, gold in [*others, ("2x-6", "3x-4"), (r"2\pi", "6.28")]:
-        assert mathematics._decided(text, gold) is None, "not plain: a pair, a list, an equation, an unknown"
 
 
 def test_equivalent_answers() -> None:

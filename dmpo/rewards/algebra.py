@@ -1,0 +1,68 @@
+r"""Equivalence by math-verify, for answers that `equivalence` does not read. Runs in a worker: nothing here is bounded.
+
+math-verify passes over what its grammar does not hold. So its reading of a text counts only where all digits, symbols
+and named signs of the text are in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from fractions import Fraction
+from typing import Any
+
+_COMMAND = re.compile(r"\\([A-Za-z]+)")
+_NAMED = re.compile(
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega|sin|cos|tan|log|ln"
+)
+_WORDS = re.compile(r"\\(?:text|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}")
+_FRACTION = re.compile(r"\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
+
+
+def compare(completions: list[str], gold: list[str]) -> list[float]:
+    """1 where math-verify finds an answer equivalent, and both were read as a whole; else 0."""
+    from math_verify import verify
+
+    scores = []
+    for answer, right in zip(completions, gold, strict=True):
+        given, wanted = _parsed(answer), _parsed(right)
+        whole = _is_whole(answer, given) and _is_whole(right, wanted)
+        scores.append(float(whole and verify(wanted, given, timeout_seconds=None)))
+    return scores
+
+
+def warm_up() -> None:
+    """Load what `compare` needs, once in the process that the workers are forked from."""
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+    samples = [
+        r"\frac{1}{2}",
+        r"(3, \frac{\pi}{2})",
+        r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        "[0,1)",
+        "2x+3",
+        r"\sqrt{2}",
+        r"\int_0^1 x dx",
+    ]
+    compare(samples, samples[::-1])
+
+
+def _parsed(latex: str) -> Any:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    settings = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return parse(f"\\boxed{{{latex}}}", extraction_config=settings, parsing_timeout=None)
+
+
+def _is_whole(latex: str, parsed: list[Any]) -> bool:
+    """Whether what math-verify parsed has all digits, symbols and names of a text."""
+    expressions = [expression for expression in parsed if not isinstance(expression, str)]
+    if not expressions:
+        return bool(parsed)  # a text, compared as it is
+    read = str(expressions[0])
+    latex = _FRACTION.sub(lambda match: str(Fraction(int(match[1]), int(match[2]) or 1)), _WORDS.sub(" ", latex))
+    digits = Counter(re.findall("[0-9]", latex)) - Counter(re.findall("[0-9]", read))
+    names = {name for name in _COMMAND.findall(latex) if _NAMED.fullmatch(name)}
+    letters = set(re.findall("[A-Za-z]", _COMMAND.sub(" ", latex))) - {"d"}  # of dx
+    return not digits and all(name in read for name in names) and all(letter in read for letter in letters)

@@ -1,0 +1,301 @@
+r"""Whether two answers that were read are the same: numbers, expressions, relations, intervals, tuples, sets, matrices.
+
+What counts as equal is a table in docs/rewards.md. Numbers are compared by `evaluation.same_value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from .evaluation import Numeric, UndecidedError, exact_value, near, same_value, symbols
+from .expressions import Node
+
+TOLERANCE = 1e-6
+"""The share by which a decimal of at least seven digits may differ from a number that is no rational."""
+
+_SIGNIFICANT = 7
+_COLLECTIONS = frozenset(("list", "set", "tuple", "union", "intersection", "difference", "matrix"))
+_VALUES = frozenset(
+    ("num", "sym", "word", "add", "mul", "div", "neg", "pow", "fact", "percent", "degree", "call", "ratio", "inf")
+)
+_REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+_MOST_MATCHED = 40  # elements of a list
+
+
+def same(answer: Node, gold: Node) -> bool:
+    """Whether an answer says the same as the right one."""
+    if answer == gold:
+        return not _has_no_value(answer)
+    answer, gold = _without_assignment(answer, gold), _without_assignment(gold, answer)
+    if answer.op == gold.op == "relation":
+        return _same_relation(answer, gold)
+    if answer.op == gold.op == "bound":
+        return answer.name == gold.name and _same_all(answer.args, gold.args)
+    if gold.op in ("tuple", "union") and answer.op == "relation":
+        interval = _interval(answer)
+        return interval is not None and same(interval, gold)
+    if answer.op in ("tuple", "union") and gold.op == "relation":
+        interval = _interval(gold)
+        return interval is not None and same(answer, interval)
+    if answer.op == "mod" and gold.op == "mod":
+        return _same_all(answer.args, gold.args)
+    if answer.op in _COLLECTIONS or gold.op in _COLLECTIONS:
+        return _same_collection(answer, gold)
+    if answer.op in _VALUES and gold.op in _VALUES:
+        return _same_number(answer, gold)
+    return False
+
+
+def same_unordered(answers: Sequence[Node], golds: Sequence[Node], equal: Callable[[Node, Node], bool] = same) -> bool:
+    """Whether two lists have the same elements, each as often as in the other."""
+    if len(answers) != len(golds) or len(golds) > _MOST_MATCHED:
+        return False
+    rest = list(answers)
+    for gold in golds:
+        index = next((index for index, answer in enumerate(rest) if equal(answer, gold)), None)
+        if index is None:
+            return False
+        rest.pop(index)
+    return True
+
+
+def distinct(nodes: Sequence[Node]) -> list[Node]:
+    """Nodes without those that say the same as one before them."""
+    result: list[Node] = []
+    for node in nodes[:_MOST_MATCHED]:
+        if not any(same(node, other) for other in result):
+            result.append(node)
+    return [*result, *nodes[_MOST_MATCHED:]]
+
+
+def _same_all(answers: Sequence[Node], golds: Sequence[Node]) -> bool:
+    return len(answers) == len(golds) and all(same(a, b) for a, b in zip(answers, golds, strict=True))
+
+
+# Numbers and expressions.
+
+
+def _has_no_value(node: Node) -> bool:
+    """Whether a number divides by 0: no answer, however it is written."""
+    if node.op not in _VALUES or symbols(node):
+        return False
+    try:
+        exact_value(node)
+    except UndecidedError:
+        return _divides_by_zero(node)
+    return False
+
+
+def _divides_by_zero(node: Node) -> bool:
+    if node.op == "div":
+        try:
+            if exact_value(node.args[1]) == 0:
+                return True
+        except UndecidedError:
+            pass
+    return any(_divides_by_zero(argument) for argument in node.args)
+
+
+def _same_number(answer: Node, gold: Node) -> bool:
+    if answer.op == gold.op == "ratio":
+        plain = all(argument.op == "num" for argument in (*answer.args, *gold.args))
+        if plain and len(gold.args) == 2 and len(gold.args[1].name) == 2:  # a time of day
+            return _same_all(answer.args, gold.args)
+        return _same_ratio(answer.args, gold.args)
+    # 50% is 50, and 1/2; 90° is 90.
+    for op in ("percent", "degree"):
+        if (answer.op == op) != (gold.op == op):
+            bare = tuple(node.args[0] if node.op == op else node for node in (answer, gold))
+            if _same_plain(*bare):
+                return True
+            if op == "degree":
+                return False
+    if answer.op == gold.op == "degree":
+        return _same_plain(answer.args[0], gold.args[0])
+    return _same_plain(answer, gold)
+
+
+def _same_ratio(answer: Sequence[Node], gold: Sequence[Node]) -> bool:
+    return len(answer) == len(gold) and all(
+        same_value(Node("mul", (answer[0], b)), Node("mul", (a, gold[0])))
+        for a, b in zip(answer[1:], gold[1:], strict=True)
+    )
+
+
+def _same_plain(answer: Node, gold: Node) -> bool:
+    if same_value(answer, gold):
+        return True
+    for decimal, other in ((answer, gold), (gold, answer)):
+        if _is_long_decimal(decimal) and not symbols(other):
+            try:
+                irrational = exact_value(other) is None
+            except UndecidedError:
+                return False
+            return irrational and near(decimal, other, TOLERANCE)
+    return False
+
+
+def _is_long_decimal(node: Node) -> bool:
+    while node.op == "neg":
+        node = node.args[0]
+    return node.op == "num" and "." in node.name and len(node.name.replace(".", "").lstrip("0")) >= _SIGNIFICANT
+
+
+# Equations and inequalities.
+
+
+def _without_assignment(node: Node, other: Node) -> Node:
+    """The value that an equation gives to what has no digits in it (`x = 5`, `f(x) = 2x`), or a true equation has."""
+    if node.op != "relation":
+        return node
+    signs = node.name.split()
+    if signs[-1] == r"\in":
+        return node.args[-1] if len(signs) == 1 else node
+    if other.op == "relation" or (other.op == "list" and all(argument.op == "relation" for argument in other.args)):
+        same_left = other.op == "relation" and set(signs) == {"="} and other.name.split() == ["="]
+        if same_left and len(signs) > 1 and same(node.args[0], other.args[0]):
+            return Node("relation", (node.args[0], node.args[-1]), "=")  # x = 2 + 3 = 5
+        return node
+    if set(signs) == {r"\approx"} and node.args[0].op == "sym":
+        return node.args[-1]
+    if set(signs) != {"="}:
+        return node
+    first, last = node.args[0], node.args[-1]
+    rest = node.args[1:] if _is_unknown(first) else node.args
+    return last if all(same(side, last) for side in rest[:-1]) else node
+
+
+def _is_unknown(node: Node) -> bool:
+    """Whether a side of an equation names what is asked for: symbols without numbers."""
+    if node.op in ("sym", "word"):
+        return True
+    if node.op in ("num", "pow", "percent", "inf", "matrix"):
+        return False
+    return bool(node.args) and all(_is_unknown(argument) for argument in node.args)
+
+
+def _pairs(node: Node) -> list[tuple[str, Node, Node]]:
+    """A chain of relations as pairs, with < and ≤ only."""
+    pairs = []
+    for sign, left, right in zip(node.name.split(), node.args, node.args[1:], strict=False):
+        pairs.append((sign, left, right) if sign not in (">", ">=") else (_REVERSED[sign], right, left))
+    return pairs
+
+
+def _same_relation(answer: Node, gold: Node) -> bool:
+    answers, golds = _pairs(answer), _pairs(gold)
+    if len(answers) != len(golds):
+        return False
+    rest = list(answers)
+    for pair in golds:
+        index = next((index for index, other in enumerate(rest) if _same_pair(other, pair)), None)
+        if index is None:
+            return False
+        rest.pop(index)
+    return True
+
+
+def _same_pair(answer: tuple[str, Node, Node], gold: tuple[str, Node, Node]) -> bool:
+    r"""Whether two relations say the same: the differences of their sides have a constant quotient, > 0 for < and ≤."""
+    sign, left, right = answer
+    if sign != gold[0]:
+        return False
+    if same(left, gold[1]) and same(right, gold[2]):
+        return True
+    if sign in ("=", "!=") and same(left, gold[2]) and same(right, gold[1]):
+        return True
+    if sign not in _REVERSED or not all(node.op in _VALUES for node in (*answer[1:], *gold[1:])):
+        return False
+    differences = [Node("add", (a, Node("neg", (b,)))) for _, a, b in (answer, gold)]
+    names = symbols(differences[0])
+    if not names or names != symbols(differences[1]):
+        return False
+    quotient = Node("div", (differences[0], differences[1]))
+    try:
+        values = []
+        for point in (0, 1, 2):
+            numeric = Numeric(point, 60)
+            value = numeric.value(quotient)
+            if numeric.is_zero(value) or numeric.mp.im(value):
+                return False
+            values.append(value)
+    except UndecidedError:
+        return False
+    constant = all(abs(value - values[0]) <= abs(values[0]) * values[0] / values[0] / 10**30 for value in values)
+    return constant and (sign in ("=", "!=") or values[0] > 0)
+
+
+def _interval(node: Node) -> Node | None:
+    """The interval that an inequality of one symbol and numbers is; None where it is none."""
+    names = {argument.name for argument in node.args if argument.op == "sym"}
+    if len(names) != 1 or not all(argument.op == "sym" or not symbols(argument) for argument in node.args):
+        return None
+    low, high, opening, closing = Node("neg", (Node("inf"),)), Node("inf"), "(", ")"
+    pairs = _pairs(node)
+    if len(pairs) > 2 or any(sign not in ("<", "<=") for sign, _, _ in pairs):
+        return None
+    for sign, left, right in pairs:
+        if left.op == "sym":
+            high, closing = right, ")" if sign == "<" else "]"
+        else:
+            low, opening = left, "(" if sign == "<" else "["
+    return Node("tuple", (low, high), opening + closing)
+
+
+# Lists, sets, intervals, matrices.
+
+
+def _same_collection(answer: Node, gold: Node) -> bool:
+    if "matrix" in (answer.op, gold.op):
+        return answer.op == gold.op and answer.name == gold.name and _same_matrix(answer, gold)
+    if "union" in (answer.op, gold.op):
+        return _same_union(answer, gold)
+    if answer.op in ("intersection", "difference") or gold.op in ("intersection", "difference"):
+        return answer.op == gold.op and _same_all(answer.args, gold.args)
+    kinds = {answer.op, gold.op}
+    if kinds == {"tuple"}:
+        return answer.name == gold.name and _same_all(answer.args, gold.args)
+    if kinds == {"set"}:
+        return same_unordered(distinct(answer.args), distinct(gold.args))
+    if kinds == {"list"}:
+        return _same_list(answer.args, gold.args)
+    if kinds == {"list", "set"}:
+        return same_unordered(distinct(answer.args), distinct(gold.args))
+    if kinds == {"list", "tuple"}:  # as they stand, as in (x, y) = (1, 2) for x = 1, y = 2
+        ordered, listed = (answer, gold) if answer.op == "tuple" else (gold, answer)
+        return ordered.name == "()" and _same_all(
+            tuple(_without_assignment(node, Node("num")) for node in listed.args), ordered.args
+        )
+    one, many = (answer, gold) if answer.op in _VALUES else (gold, answer)
+    if many.op in ("set", "list") and len(many.args) == 1 and one.op in _VALUES:
+        return same(one, many.args[0])
+    return False
+
+
+def _same_list(answers: Sequence[Node], golds: Sequence[Node]) -> bool:
+    return same_unordered(answers, golds)
+
+
+def _same_matrix(answer: Node, gold: Node) -> bool:
+    return len(answer.args) == len(gold.args) and all(
+        _same_all(a.args, b.args) for a, b in zip(answer.args, gold.args, strict=True)
+    )
+
+
+def _same_union(answer: Node, gold: Node) -> bool:
+    def members(node: Node) -> list[Node]:
+        if node.op in ("union", "list"):
+            return [member for argument in node.args for member in members(argument)]
+        interval = _interval(node) if node.op == "relation" else None
+        return [interval or node]
+
+    return same_unordered(members(answer), members(gold))
+
+
+def is_exactly(node: Node, value: Fraction) -> bool:
+    """Whether an expression is this rational number."""
+    try:
+        return exact_value(node) == value
+    except UndecidedError:
+        return False

@@ -1,0 +1,234 @@
+r"""Whether an answer in LaTeX says the same as the right one, as far as it takes no computer algebra.
+
+An answer has one or more readings (a list or a number with thousands: `1,234`); it is right if one of its readings is
+one of the right answer's. A reading is of the whole text: nothing is left out but words that say nothing ("The answer
+is 5") and units beside numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+
+from .comparison import distinct, same, same_unordered
+from .evaluation import UndecidedError
+from .expressions import Node, UnreadError
+from .latex_parser import parse
+from .latex_text import plain_latex, words
+from .units import same_unit, split_unit
+
+LONGEST = 600
+"""Characters of an answer that is read."""
+
+_MOST_ITEMS = 60
+_THOUSANDS = re.compile(r"(?<![0-9.,_^])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9]|,[0-9])")
+_MIXED = re.compile(r"(?<![0-9.)}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])")
+_TIMES = re.compile(r"(?<=[0-9)}]) ?[xX] ?(?=\(?-?[0-9])")
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
+_INTRODUCED = re.compile(
+    r"^(?:\W{0,3}(?:so|thus|hence|therefore|then|and|answer)\b[,:]? ?)*(?:the |my |our |its? )?(?:\w{1,20} ){0,6}?"
+    r"(?:answers?|results?|values?|solutions?|total|sum|product|probability|area|it|that|this|which)"
+    r"(?: (?!not\b|no\b|n't)\w{1,20}){0,5}? ?(?:is|are|was|be|equals|:)(?: equal to)?(?: :|:)? ?(?=\S)",
+    re.IGNORECASE,
+)
+_LED = re.compile(r"^(?:so|thus|hence|therefore|answer|final answer|answer is|equals)\b ?[,:]? ?(?=\S)", re.IGNORECASE)
+_OPENING = frozenset(("(", "[", "{", r"\{", r"\begin", r"\langle", r"\lfloor", r"\lceil"))
+_CLOSING = frozenset((")", "]", "}", r"\}", r"\end", r"\rangle", r"\rfloor", r"\rceil"))
+_PIECE = re.compile(r"\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.DOTALL)
+_SEPARATOR_WORD = re.compile(
+    r"\\(?:text|textrm|mbox|mathrm|hbox|textbf|quad)? ?\{? ?,? ?\b(?:and|or)\b ?,? ?\}|\\(?:land|lor)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_AND = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"(?<![A-Za-z])(?:not|no|never|none|isn'?t|aren'?t|cannot|false|except|without)(?![A-Za-z])|\\neg", re.I
+)
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|notin)(?![A-Za-z])")
+_BOUND_WORD = re.compile(
+    r"(?<![A-Za-z])(?:(?:at )?(?:least|most)|(?:more|less|fewer|greater|larger|smaller|bigger) than|under|over|above|below|up to|"
+    r"or (?:more|less|fewer|greater)|about|approximately|roughly|around|nearly|almost)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(r"(?<![A-Za-z\\])(?!matrix|array|cases)[A-Za-z]{4,}")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One element of an answer: what it says, and the unit beside it."""
+
+    node: Node
+    unit: Counter[str] | None = None
+
+
+def decide(answer: str, gold: str) -> bool | None:
+    """Whether an answer is right; None where computer algebra has to say (see `mathematics`).
+
+    Bounded in time and size; it never raises.
+    """
+    if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST:
+        return False
+    answer, gold = plain_latex(answer), plain_latex(gold)
+    if not answer or len(answer) > 3 * LONGEST or len(gold) > 3 * LONGEST:
+        return False
+    texts = _unintroduced(answer), gold
+    spoken = [words(text) for text in texts]
+    given, right = readings(texts[0]), readings(texts[1])
+    if not given and not right and spoken[0] == spoken[1] != "":
+        return True
+    if given and right:
+        if any(_same_items(a, b) for a, b in product(given, right)):
+            return True
+        return spoken[0] == spoken[1] and _is_words(spoken[1])
+    if spoken[0] and (spoken[0] == spoken[1] or words(answer) == spoken[1]):
+        return True
+    for pattern in (_NEGATION, _RELATION, _BOUND_WORD):
+        if pattern.search(answer) and not pattern.search(gold):
+            return False
+    unread = [text for text, read in zip(texts, (given, right), strict=True) if not read]
+    return False if any(_PHRASE.search(text) for text in unread) else None
+
+
+def readings(text: str) -> list[list[Item]]:
+    """The readings of a plain LaTeX text, each a list of items; [] where it has none."""
+    text = _TIMES.sub(r" \\times ", text)
+    text = _MIXED.sub(lambda m: rf"({m[1]}+{m[2]}/{m[3]})" if 0 < int(m[2]) < int(m[3]) else m[0], text)
+    variants = [text]
+    if _THOUSANDS.search(text):
+        variants.append(_THOUSANDS.sub(lambda match: match[1].replace(",", ""), text))
+    if _SCIENTIFIC.search(text):
+        variants.append(_SCIENTIFIC.sub(r"(\1 \\cdot 10^{\2})", text))
+    options = [
+        (variant, tight, units)
+        for variant in variants
+        for tight in ((False, True) if "/" in text else (False,))
+        for units in (True, False)
+    ]
+    result: list[list[Item]] = []
+    for variant, tight, units in options:
+        try:
+            items = _items(variant, tight, units)
+        except (UnreadError, RecursionError):
+            continue
+        if items not in result:
+            result.append(items)
+    return result
+
+
+def _unintroduced(text: str) -> str:
+    """An answer without the words before it that say nothing of its value."""
+    for pattern in (_INTRODUCED, _LED):
+        match = pattern.match(text)
+        if match and not _NEGATION.search(match[0]) and not _BOUND_WORD.search(match[0]):
+            text = text[match.end() :].strip()
+    return text
+
+
+def _is_words(spoken: str) -> bool:
+    return re.search(r"[a-z]{2}", spoken) is not None
+
+
+def _items(text: str, tight: bool, units: bool) -> list[Item]:
+    result: list[Item] = []
+    for piece in split(text):
+        for variant in _signs(piece):
+            result.extend(_item(variant, tight, units))
+    if not result or len(result) > _MOST_ITEMS:
+        raise UnreadError
+    return result
+
+
+def _item(text: str, tight: bool, units: bool) -> list[Item]:
+    value, unit = split_unit(text) if units else (text, None)
+    if unit is not None:
+        try:
+            return [_with_unit(parse(value, tight=tight), unit)]
+        except UnreadError:
+            pass
+    node = parse(text, tight=tight)
+    return [Item(argument) for argument in node.args] if node.op == "list" else [Item(node)]
+
+
+def _with_unit(node: Node, unit: Counter[str]) -> Item:
+    if unit == Counter({"percent": 1}):
+        return Item(Node("percent", (node,)))
+    if unit == Counter({"degree": 1}):
+        return Item(Node("degree", (node,)))
+    return Item(node, unit or None)
+
+
+def split(text: str) -> list[str]:
+    """The elements of a list: what stands between commas, semicolons, "and" and "or", outside of brackets."""
+    pieces: list[str] = []
+    depth, start, place = 0, 0, 0
+    bounds: list[tuple[int, int]] = []
+    while place < len(text):
+        if depth == 0:
+            word = _SEPARATOR_WORD.match(text, place) or _AND.match(text, place)
+            if word:
+                bounds.append(word.span())
+                place = word.end()
+                continue
+        match = _PIECE.match(text, place)
+        sign = match[0] if match else text[place]
+        if sign in _OPENING:
+            depth += 1
+        elif sign in _CLOSING:
+            depth = max(0, depth - 1)
+        elif depth == 0 and sign in (",", ";"):
+            bounds.append((place, place + 1))
+        place += len(sign)
+    for left, right in bounds:
+        pieces.append(text[start:left])
+        start = right
+    pieces.append(text[start:])
+    pieces = [piece.strip() for piece in pieces]
+    kept = [piece for piece in pieces if piece]
+    if len(kept) < len(pieces) and not _only_words_between(pieces):
+        raise UnreadError
+    affirmed = [piece for piece in kept if not re.match(r"(?:\\text ?\{ ?)?not\b", piece)]
+    if not affirmed:
+        raise UnreadError
+    return affirmed
+
+
+def _only_words_between(pieces: list[str]) -> bool:
+    """Whether the empty pieces are those between a comma and the "and" after it."""
+    return all(piece for piece in (pieces[0], pieces[-1]))
+
+
+def _signs(text: str) -> list[str]:
+    r"""A text once for each sign that \pm stands for."""
+    if r"\pm" not in text and r"\mp" not in text and "+/-" not in text:
+        return [text]
+    text = text.replace("+/-", r"\pm ")
+    if len(re.findall(r"\\pm(?![A-Za-z])", text)) > 2:
+        raise UnreadError
+    return [
+        re.sub(r"\\pm(?![A-Za-z])", plus, re.sub(r"\\mp(?![A-Za-z])", minus, text)).strip().removeprefix("+")
+        for plus, minus in ("+-", "-+")
+    ]
+
+
+def _same_items(answers: list[Item], golds: list[Item]) -> bool:
+    try:
+        if len(answers) == len(golds) == 1:
+            return same_unit(answers[0].unit, golds[0].unit) and same(answers[0].node, golds[0].node)
+        if not _units_agree(answers, golds):
+            return False
+        given, right = [item.node for item in answers], [item.node for item in golds]
+        if len(given) > 1 and len(right) > 1:
+            return same_unordered(given, right)
+        listed = [nodes[0] if len(nodes) == 1 else Node("list", tuple(nodes)) for nodes in (given, right)]
+        return same(listed[0], listed[1])
+    except (UndecidedError, RecursionError):
+        return False
+
+
+def _units_agree(answers: list[Item], golds: list[Item]) -> bool:
+    units = [item.unit for item in (*answers, *golds) if item.unit]
+    return all(same_unit(units[0], unit) for unit in units)
+
+
+__all__ = ["LONGEST", "Item", "decide", "distinct", "readings", "split"]

@@ -1,0 +1,213 @@
+r"""LaTeX answers in one way of writing: signs, spaces, fonts and digit groups; and answers in words.
+
+`plain_latex` changes how an answer is written and never what it says: a sign that it does not know stays. Sources: the
+commands are those of LaTeX's and amsmath's manuals; the ways of writing are those of MATH's solutions (Hendrycks et
+al., arXiv 2103.03874) and of what models write.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+FONTS = frozenset(
+    "text textrm textbf textit textsf texttt textnormal textup textsc mathrm mathbf mathit mathsf mathtt mathnormal "
+    "mathbb mathcal boldsymbol bm mbox hbox operatorname emph underline rm bf".split()
+)
+"""Commands that change how their argument looks, and that start words."""
+
+FONT_COMMAND = re.compile(r"\\(?:" + "|".join(sorted(FONTS, key=len, reverse=True)) + r")(?![A-Za-z])\*?")
+_RAISED = "[⁰¹²³⁴-⁹⁻]+"
+_LOWERED = "[₀-₉]+"
+
+
+def _fraction_sign(match: re.Match[str]) -> str:
+    return r"\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", match[0]).split("\u2044"))
+
+
+def _raised(match: re.Match[str]) -> str:
+    return f"^{{{unicodedata.normalize('NFKC', match[0]).replace(chr(0x2212), '-')}}}"
+
+
+# Signs that people type in place of commands. Digits of other scripts stay what they are, and are not read.
+_SIGNS: dict[str, str] = {
+    **dict.fromkeys("−–—‒﹣－➖", "-"),
+    **dict.fromkeys("·⋅∙•", r"\cdot "),
+    **dict.fromkeys("×✕", r"\times "),
+    **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " "),
+    **dict.fromkeys("\u200b\u2060\ufeff\u00ad", ""),
+    **dict.fromkeys("∅⌀", r"\emptyset "),
+    **dict.fromkeys("′’", "'"),
+    **{
+        "÷": r"\div ",
+        "∕": "/",
+        "⁄": "/",
+        "∗": "*",
+        "√": r"\sqrt ",
+        "∛": r"\sqrt[3] ",
+        "°": r"^\circ ",
+        "º": r"^\circ ",
+    },
+    **{
+        "≤": r"\le ",
+        "⩽": r"\le ",
+        "≥": r"\ge ",
+        "⩾": r"\ge ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+    },
+    **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus "},
+    **{
+        "π": r"\pi ",
+        "θ": r"\theta ",
+        "α": r"\alpha ",
+        "β": r"\beta ",
+        "γ": r"\gamma ",
+        "λ": r"\lambda ",
+        "φ": r"\phi ",
+    },
+    **{"μ": r"\mu ", "µ": r"\mu ", "σ": r"\sigma ", "ω": r"\omega ", "δ": r"\delta ", "ε": r"\epsilon ", "ρ": r"\rho "},
+    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}"},
+    **{"¬": r"\neg ", "∠": r"\angle ", "△": r"\triangle ", "⟨": r"\langle ", "⟩": r"\rangle ", "％": r"\%"},
+    **{"⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "→": r"\to ", "…": r"\ldots "},
+}
+_SIGN_TABLE = str.maketrans(_SIGNS)
+
+_Replacement = str | Callable[[re.Match[str]], str]
+_RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        ("[¼-¾⅐-⅞]", _fraction_sign),
+        (_RAISED, _raised),
+        (_LOWERED, lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}"),
+        # The ends of formulas; a line end of a matrix (`\\[4pt]`) is none.
+        (r"(\\\\)\s*(?:\[\s*-?[0-9.]+\s*(?:pt|ex|em|mm|cm|in)\s*\])?", r"\1 "),
+        (r"(\\\\)|\\[()\[\]]|(?<!\\)\$", r"\1"),
+        (r"\\(?:left|right|middle)\s*\.", " "),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
+        (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|nonumber|null)(?![A-Za-z])", " "),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+        (r"\\(?:varnothing|empty|O)(?![A-Za-z])", r"\\emptyset"),
+        (r"\\(?:leqslant|leq|leqq)(?![A-Za-z])", r"\\le"),
+        (r"\\(?:geqslant|geq|geqq)(?![A-Za-z])", r"\\ge"),
+        (r"\\(?:neq|not\s*=|not\s*\\eq)(?![A-Za-z])|!=(?!=)", r"\\ne "),
+        (r"\\not\s*\\in(?![A-Za-z])", r"\\notin"),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+        (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        (r"\\(?:lbrack)(?![A-Za-z])", "["),
+        (r"\\(?:rbrack)(?![A-Za-z])", "]"),
+        (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
+        (r"\\(?:degree|degrees)(?![A-Za-z])", r"^\\circ"),
+        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\^\s*o(?![A-Za-z])(?=\s*$)", r"^\\circ "),
+        (r"\\(?:textdegree|textdollar)(?![A-Za-z])", lambda match: r"^\circ " if "degree" in match[0] else r"\$"),
+        (r"\\(?:cdotp|centerdot|ast|bullet)(?![A-Za-z])", r"\\cdot"),
+        (r"\\(?:lnot)(?![A-Za-z])", r"\\neg"),
+        (r"\\(?:wedge)(?![A-Za-z])", r"\\land"),
+        (r"\\(?:imath|jmath)(?![A-Za-z])", lambda match: f" {match[0][1]} "),
+        (r"\\(?:pounds|textsterling)(?![A-Za-z])", "£"),
+        (r"\\(?:euro|texteuro|EUR)(?![A-Za-z])", "€"),
+        (r"\\(?:backslash|smallsetminus)(?![A-Za-z])", r"\\setminus"),
+        (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])", r"\\ldots"),
+        (r"\*\*(?=\s*[-(0-9A-Za-z{])", "^"),
+    )
+)
+
+# Between the digits of one number: 8,400, 8{,}400, 8,\!400, 8\,400, 8 400, 8'400.
+_GROUP = r"(?:,\s?\\!|\\!,?|\{,\}|\{\\,\}|\\[,;: ]|~|\\thinspace\s?| |')"
+_GROUPED = re.compile(rf"(?<![0-9.,'])([0-9]{{1,3}}(?:{_GROUP}[0-9]{{3}})+)(?![0-9]|{_GROUP}[0-9])")
+_SPACE = re.compile(
+    r"(\\\\)|\\[,;:!> ~]|~|\\(?:quad|qquad|enspace|enskip|thinspace|medspace|thickspace|negthinspace|space|newline|par|hfill)"
+    r"(?![A-Za-z])|\\(?:hspace|vspace|mspace|kern|phantom|hphantom|vphantom)\*?\s*\{[^{}]*\}|\s+"
+)
+_ENDING = re.compile(r"[.,;:\s]+$|(?<!\\)\\$")
+_MARKS = ("**", "__", "`", "*")
+
+
+def plain_latex(latex: str) -> str:
+    """An answer with one way of writing for each sign, less what only shapes it (spaces, delimiters, marks, styles)."""
+    text = latex.strip()
+    for _ in range(2):
+        text = text.rstrip(" .\n") if not text.endswith((r"\right.", r"\left.")) else text
+        for mark in _MARKS:
+            if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+                text = text[len(mark) : -len(mark)].strip()
+    text = _GROUPED.sub(
+        lambda match: re.sub(r"[^0-9]", "", match[1]), text.replace("\u202f", " ").replace("\u00a0", " ")
+    )
+    for pattern, replacement in _RENAMED[:3]:
+        text = pattern.sub(replacement, text)
+    text = text.translate(_SIGN_TABLE)
+    for pattern, replacement in _RENAMED[3:]:
+        text = pattern.sub(replacement, text)
+    text = _GROUPED.sub(lambda match: re.sub(r"[^0-9]", "", match[1]), text)
+    text = _SPACE.sub(lambda match: match[1] or " ", text)
+    return _ENDING.sub("", _SPACE.sub(lambda match: match[1] or " ", text).strip()).strip()
+
+
+# Words.
+
+_MONTHS = "january february march april may june july august september october november december".split()
+_SHORT_MONTHS = {month[:3]: month for month in _MONTHS} | {"sept": "september"}
+_MONTH = rf"({'|'.join(_MONTHS)}|{'|'.join(_SHORT_MONTHS)})\.?"
+_DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
+_DAY_FIRST = re.compile(rf"\b{_DAY} (?:of )?{_MONTH}(?![a-z])")
+_MONTH_FIRST = re.compile(rf"\b{_MONTH} (?:the )?{_DAY}(?![0-9a-z:])")
+_WEEKDAYS = re.compile(r"\b(mon|tue|tues|wed|thu|thur|thurs|fri|sat|sun)\b\.?")
+_WEEKDAY = {
+    "mon": "monday",
+    "tue": "tuesday",
+    "tues": "tuesday",
+    "wed": "wednesday",
+    "thu": "thursday",
+    "thur": "thursday",
+    "thurs": "thursday",
+    "fri": "friday",
+    "sat": "saturday",
+    "sun": "sunday",
+}
+_HALF_DAY = re.compile(r"(?<=[0-9]) ?([ap])\.? ?m(?![a-z])\.?")
+_CLOCK = re.compile(r"\b0?([0-9]{1,2}):([0-9]{2})(?![0-9])")
+_WORD_OR_SIGN = re.compile(r"[^\W\d_]{2,}|[^\W\d_]|[0-9]+(?:\.[0-9]+)?|\\.|\S", re.UNICODE)
+_CHOICE = re.compile(r"\( ?([A-Z]) ?\)|([A-Z])\)|\[([A-Z])\]")
+_EMPTY_GROUP = re.compile(r"[{}]")
+_LEADING = re.compile(r"^(?:on|at|in|the|an|a) (?=[a-z]{2})")
+
+
+def without_fonts(text: str) -> str:
+    r"""A plain LaTeX text whose commands of fonts (`\text`, `\mathbf`) are spaces, and whose groups keep their braces."""
+    return FONT_COMMAND.sub(" ", text)
+
+
+def words(text: str) -> str:
+    """A plain LaTeX answer as words and signs with one space between: fonts, braces, case, forms of dates aside.
+
+    Dates and times of day have one form ("5 March" and "March 5th", "1:03 p.m." and "1:03 PM"), days of the week and
+    months their full names, a choice its letter ("(C)"). A letter alone keeps its case.
+    """
+    text = _EMPTY_GROUP.sub(" ", without_fonts(text.replace(r"\{", "\\lbrace ").replace(r"\}", "\\rbrace ")))
+    choice = _CHOICE.fullmatch(text.strip())
+    if choice:
+        return choice[1] or choice[2] or choice[3]
+    tokens = [token.lower() if len(token) > 1 else token for token in _WORD_OR_SIGN.findall(text)]
+    text = " ".join(tokens)
+    text = re.sub(r"(?<=[0-9]) (?=(?:st|nd|rd|th)\b)|(?<=[0-9]) (?=:)|(?<=:) (?=[0-9])", "", text)
+    text = re.sub(r"\b([aApP]) ?\. ?[mM]\b ?\.?", lambda match: f"{match[1].lower()}m", text)
+    text = _HALF_DAY.sub(lambda match: f" {match[1]}m", text)
+    text = _CLOCK.sub(r"\1:\2", text)
+    text = _DAY_FIRST.sub(lambda match: f"{_month(match[2])} {int(match[1])}", text)
+    text = _MONTH_FIRST.sub(lambda match: f"{_month(match[1])} {int(match[2])}", text)
+    text = re.sub(r"(?<=[0-9]) ?, ?(?=[0-9]{4}$)", " ", text)
+    text = _WEEKDAYS.sub(lambda match: _WEEKDAY[match[1]], text) if len(text) < 12 or "," in text else text
+    return _LEADING.sub("", text.strip(" .\"'"))
+
+
+def _month(name: str) -> str:
+    return _SHORT_MONTHS.get(name, name)

@@ -1,0 +1,250 @@
+r"""Units and other words beside a number: `10 \text{ feet}`, `864 in^2`, `40 km/h`, `\$18`, `21 dogs`.
+
+A unit is a product of powers of names; names in different spellings are the same, and nothing is converted. Names and
+signs: the SI brochure (9th edition) and the customary units of MATH's and GSM8K's problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from .latex_text import FONT_COMMAND
+
+# A name and its other spellings; plurals in s are found by themselves.
+_SPELLINGS: dict[str, str] = {
+    "meter": "m metre",
+    "centimeter": "cm centimetre",
+    "millimeter": "mm millimetre",
+    "kilometer": "km kilometre",
+    "micrometer": "um micrometre",
+    "inch": "in inches",
+    "foot": "ft feet",
+    "yard": "yd",
+    "mile": "mi",
+    "gram": "g gm gramme",
+    "kilogram": "kg kilo",
+    "milligram": "mg",
+    "pound": "lb lbs",
+    "ounce": "oz",
+    "ton": "tonne",
+    "liter": "l L litre",
+    "milliliter": "ml mL millilitre",
+    "gallon": "gal",
+    "quart": "qt",
+    "pint": "pt",
+    "cup": "",
+    "second": "s sec secs",
+    "minute": "min mins",
+    "hour": "h hr hrs",
+    "millisecond": "ms",
+    "day": "",
+    "week": "wk",
+    "month": "mo",
+    "year": "yr yrs",
+    "degree": "deg",
+    "celsius": "C",
+    "fahrenheit": "F",
+    "kelvin": "K",
+    "radian": "rad",
+    "dollar": "usd buck USD",
+    "cent": "¢",
+    "euro": "EUR",
+    "gbp": "GBP",
+    "yen": "JPY",
+    "rupee": "Rs INR",
+    "percent": "pct",
+    "unit": "",
+    "newton": "N",
+    "joule": "J",
+    "watt": "W",
+    "volt": "V",
+    "ampere": "A amp",
+    "hertz": "Hz",
+    "pascal": "Pa",
+    "mole": "mol",
+    "acre": "",
+    "hectare": "ha",
+    "person": "people persons",
+    "child": "children kid",
+    "man": "men",
+    "woman": "women",
+    "fish": "",
+    "sheep": "",
+    "mouse": "mice",
+    "die": "dice",
+    "mph": "",
+    "kph": "kmh kmph",
+    "rpm": "",
+    "dozen": "",
+}
+_NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in (name, *spellings.split())}
+_COMPOUND = {"mph": Counter({"mile": 1, "hour": -1}), "kph": Counter({"kilometer": 1, "hour": -1})}
+_SHORT = frozenset(name for name in _NAMES if len(name) == 1)
+CURRENCIES = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+# Words that make another number or another answer of the number before them.
+_NO_UNIT = frozenset(
+    "not no never none without except but only or and nor more less fewer greater smaller least most at about around almost "
+    "nearly approximately roughly over under above below up to than plus minus times divided multiplied power squared cubed "
+    "factorial root mod modulo half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
+    "sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths zero one two three four "
+    "five six seven eight nine ten twenty hundred thousand million billion trillion hundreds thousands millions billions "
+    "squares cubes pi infinity per negative positive base if when where for all any is are was were equals equal i x y z n".split()
+)
+_FILLER = frozenset(("of", "the", "a", "an", "each", "in", "total", "long", "old", "per"))
+
+_POWER = r"(?: ?\^ ?(?:\{ ?-?[1-4] ?\}|-?[1-4]))?"
+_TERM = rf"(?:[A-Za-z¢]+|\\mu ?[A-Za-z]+)\.?{_POWER}"
+_UNIT = re.compile(rf" ?(?:/ ?)?{_TERM}(?: ?(?:/|\\cdot|\*|-| ) ?{_TERM})*")
+_UNIT_FRACTION = re.compile(rf"\\frac ?\{{ ?({_TERM}) ?\}} ?\{{ ?({_TERM}) ?\}}$")
+_PIECE = re.compile(r"(/)|([A-Za-z¢]+)\.?(?: ?\^ ?\{? ?(-?[1-4]) ?\}?)?")
+_CURRENCY = re.compile(
+    r"^([-+]?) ?(?:(?:US|AU|CA|A|C)? ?(\\\$|[€£¥₹$])|(USD|EUR|GBP|INR|JPY|Rs\.?) ?(?=[-+.0-9])) ?([-+]?)"
+)
+_CURRENCY_AFTER = re.compile(r" ?(\\\$|[€£¥₹])$")
+_VALUE_END = re.compile(r"[0-9)}\]!.]$|\\(?:pi|circ)$|(?:^|[^A-Za-z\\])[a-z]$")
+_BREAK = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z/¢]|\\mu|\\frac)")
+
+
+def split_unit(text: str) -> tuple[str, Counter[str] | None]:
+    r"""A plain LaTeX text as its number and the unit beside it; (text, None) where it has none.
+
+    A scale ("2 million") becomes a power of ten in the number. Words that make another number ("5 squared", "5 or more")
+    are no unit.
+    """
+    sign = _CURRENCY.match(text)
+    unit: Counter[str] | None = None
+    if sign and sign.end() < len(text):
+        name = CURRENCIES.get(sign[2] or "") or _NAMES.get((sign[3] or "").rstrip("."), "dollar")
+        unit = Counter({name: 1})
+        text = f"{sign[1] or sign[4]}{text[sign.end() :]}"
+    after = _CURRENCY_AFTER.search(text)
+    if after and after.start():
+        unit = Counter({CURRENCIES[after[1]]: 1})
+        text = text[: after.start()]
+    flat = re.sub(r" +", " ", _flat(text)).strip()
+    for place in _BREAK.finditer(flat):
+        value, rest = flat[: place.start()].rstrip(" ~"), flat[place.start() :]
+        if not value or not _VALUE_END.search(value) or not re.search(r"[0-9]|\\pi", value):
+            continue
+        spaced = flat[place.start() - 1] == " " or flat[place.start()] == "/"
+        parsed = _parsed_unit(rest, spaced=spaced)
+        if parsed is None:
+            continue
+        scale, found = parsed
+        value = f"({value}) \\cdot 10^{{{scale}}}" if scale else value
+        if unit and found and unit != found:
+            return text, None
+        return value, found or unit
+    return text, unit
+
+
+def _flat(text: str) -> str:
+    r"""A text without commands of fonts: `\text{ km}^2` is ` km^2`."""
+    if "\\" not in text:
+        return text
+    flat, depths, depth, place = [], [], 0, 0
+    marked = FONT_COMMAND.sub("\x00", text.replace("\x00", ""))
+    while place < len(marked):
+        sign = marked[place]
+        if sign == "\\" and place + 1 < len(marked):
+            flat.append(marked[place : place + 2])
+            place += 2
+            continue
+        if sign == "\x00":  # a font: the group that follows loses its braces
+            rest = re.match(r" *\{", marked[place + 1 :])
+            if rest:
+                depth += 1
+                depths.append(depth)
+                place += 1 + rest.end()
+                flat.append(" ")
+                continue
+        elif sign == "{":
+            depth += 1
+            flat.append(sign)
+        elif sign == "}":
+            if depths and depths[-1] == depth:
+                depths.pop()
+            else:
+                flat.append(sign)
+            depth -= 1
+        else:
+            flat.append(sign)
+        place += 1
+    return re.sub(r" +(?=\^)", "", "".join(flat))
+
+
+def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
+    """The power of ten of a scale and the unit that a text is as a whole; None where it is none."""
+    fraction = _UNIT_FRACTION.fullmatch(text)
+    if fraction:
+        text = f"{fraction[1]}/{fraction[2]}"
+    text = text.strip()
+    if not _UNIT.fullmatch(text):
+        return None
+    unit: Counter[str] = Counter()
+    scale, direction, power, last = 0, 1, 1, ""
+    pieces = list(_PIECE.finditer(text.replace(r"\mu ", "u").replace(r"\mu", "u")))
+    for index, piece in enumerate(pieces):
+        name = piece[2]
+        if piece[1]:
+            direction = -1
+            continue
+        lower = name.lower()
+        if lower in _SCALES and index == 0:
+            scale = _SCALES[lower]
+        elif lower in ("square", "sq", "squared"):
+            power, last = _shaped(unit, last, lower == "squared", 2, power)
+        elif lower in ("cubic", "cu", "cubed"):
+            power, last = _shaped(unit, last, lower == "cubed", 3, power)
+            if lower == "cubed" and not last:
+                return None
+        elif lower == "per" and unit:
+            direction = -1
+        elif lower in _FILLER and index:
+            continue
+        elif lower in _NO_UNIT:
+            return None
+        else:
+            known = _NAMES.get(name) or _NAMES.get(lower if len(name) > 1 else name)
+            singular = lower[:-1] if lower.endswith("s") and len(lower) > 2 else None
+            known = known or (_NAMES.get(singular) if singular else None)
+            if known is None and (len(name) < 3 or not lower.isascii()):
+                return None
+            if name in _SHORT and not spaced and len(pieces) == 1 and not piece[3]:
+                return None  # 2m is a product
+            last = known or singular or lower
+            times = direction * power * int(piece[3] or 1)
+            for base, count in _COMPOUND.get(last, Counter({last: 1})).items():
+                unit[base] += count * times
+            power = 1
+    if power != 1 or (not unit and not scale):
+        return None
+    return scale, _simplified(unit)
+
+
+def _shaped(unit: Counter[str], last: str, after: bool, exponent: int, power: int) -> tuple[int, str]:
+    """Take note of "square" (of the next name) or "squared" (of the last)."""
+    if not after:
+        return exponent, last
+    if last in unit:
+        unit[last] *= exponent
+    return power, last
+
+
+def _simplified(unit: Counter[str]) -> Counter[str]:
+    """Degrees Celsius are Celsius; "unit" is no unit of its own."""
+    if len(unit) > 1:
+        for name in ("degree", "unit"):
+            if name == "degree" and not (unit.keys() & {"celsius", "fahrenheit"}):
+                continue
+            unit.pop(name, None)
+    return Counter({name: count for name, count in unit.items() if count})
+
+
+def same_unit(a: Counter[str] | None, b: Counter[str] | None) -> bool:
+    """Whether two units are the same; a number without a unit, or in units, goes with any."""
+    first, second = ({name for name in unit or () if name != "unit"} for unit in (a, b))
+    return not first or not second or a == b
