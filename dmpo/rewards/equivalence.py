@@ -27,6 +27,10 @@ _THOUSANDS = re.compile(r"(?<![0-9.,_^])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,
 _MIXED = re.compile(r"(?<![0-9.)}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])")
 _TIMES = re.compile(r"(?<=[0-9)}]) ?[xX] ?(?=\(?-?[0-9])")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])|\+/-")
+_HOUR = re.compile(r"^([0-9]{1,2}):00(?= ?(?:$|[ap]\.? ?m\b\.?|\\text ?\{ ?[ap]\.?m))", re.IGNORECASE)
+_TO = re.compile(r"(?<=[0-9]) ?(?:to|\\text ?\{ ?to ?\}) ?(?=[0-9])")
+_LISTED_WORDS = re.compile(r"\\(text|textbf|textit|mathrm|mathbf|mbox|textrm) ?\{([^{}]*)\}")
 _INTRODUCED = re.compile(
     r"^(?:\W{0,3}(?:so|thus|hence|therefore|then|and|answer)\b[,:]? ?)*(?:the |my |our |its? )?(?:\w{1,20} ){0,6}?"
     r"(?:answers?|results?|values?|solutions?|total|sum|product|probability|area|it|that|this|which)"
@@ -92,6 +96,7 @@ def decide(answer: str, gold: str) -> bool | None:
 
 def readings(text: str) -> list[list[Item]]:
     """The readings of a plain LaTeX text, each a list of items; [] where it has none."""
+    text = _HOUR.sub(r"\1", _TO.sub(":", _LISTED_WORDS.sub(_listed, text)))
     text = _TIMES.sub(r" \\times ", text)
     text = _MIXED.sub(lambda m: rf"({m[1]}+{m[2]}/{m[3]})" if 0 < int(m[2]) < int(m[3]) else m[0], text)
     variants = [text]
@@ -114,6 +119,18 @@ def readings(text: str) -> list[list[Item]]:
         if items not in result:
             result.append(items)
     return result
+
+
+def _listed(match: re.Match[str]) -> str:
+    r"""\text{B and C} as \text{B} and \text{C}."""
+    pieces = re.split(r"(\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$|^(?:and|or)$|[,;])", match[2])
+    if len(pieces) == 1:
+        return match[0]
+    kept = [
+        f" {piece.strip()} " if index % 2 else f"\\{match[1]}{{{piece}}}" if piece.strip() else ""
+        for index, piece in enumerate(pieces)
+    ]
+    return "".join(kept)
 
 
 def _unintroduced(text: str) -> str:
@@ -200,7 +217,7 @@ def _only_words_between(pieces: list[str]) -> bool:
 
 def _signs(text: str) -> list[str]:
     r"""A text once for each sign that \pm stands for."""
-    if r"\pm" not in text and r"\mp" not in text and "+/-" not in text:
+    if not _PLUS_MINUS.search(text):
         return [text]
     text = text.replace("+/-", r"\pm ")
     if len(re.findall(r"\\pm(?![A-Za-z])", text)) > 2:
@@ -214,7 +231,7 @@ def _signs(text: str) -> list[str]:
 def _same_items(answers: list[Item], golds: list[Item]) -> bool:
     try:
         if len(answers) == len(golds) == 1:
-            return same_unit(answers[0].unit, golds[0].unit) and same(answers[0].node, golds[0].node)
+            return _units_agree(answers, golds) and same(answers[0].node, golds[0].node)
         if not _units_agree(answers, golds):
             return False
         given, right = [item.node for item in answers], [item.node for item in golds]
@@ -226,8 +243,15 @@ def _same_items(answers: list[Item], golds: list[Item]) -> bool:
         return False
 
 
+def _unit(item: Item) -> Counter[str] | None:
+    """The unit of an item, its degrees and per cents included."""
+    return Counter({item.node.op: 1}) if not item.unit and item.node.op in ("percent", "degree") else item.unit
+
+
 def _units_agree(answers: list[Item], golds: list[Item]) -> bool:
-    units = [item.unit for item in (*answers, *golds) if item.unit]
+    if any((_unit(item) or Counter()).keys() & {"am", "pm"} for item in golds):
+        return [_unit(item) for item in answers] == [_unit(item) for item in golds]
+    units = [unit for unit in map(_unit, (*answers, *golds)) if unit]
     return all(same_unit(units[0], unit) for unit in units)
 
 

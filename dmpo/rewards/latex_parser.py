@@ -151,7 +151,7 @@ class _Parser:
         negative = mixed.op == "neg" and len(mixed.args) == 1
         whole = mixed.args[0] if negative else mixed
         is_fraction = self.peek() == r"\frac"
-        is_plain = self.kind() == "num"
+        is_plain = self.kind() == "num" and self.tokens[self.place - 1].text not in ("!", ")")
         factor = self.postfix()
         over, under = factor.args if factor.op == "div" else (None, None)
         if is_fraction and over and under and whole.op == over.op == under.op == "num":

@@ -116,6 +116,8 @@ _RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
         (r"\\(?:euro|texteuro|EUR)(?![A-Za-z])", "€"),
         (r"\\(?:backslash|smallsetminus)(?![A-Za-z])", r"\\setminus"),
         (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])", r"\\ldots"),
+        (r"(?<=[0-9])((?: |\\text ?\{)*) ?([apAP])\. ?[mM]\b\.?", lambda match: f"{match[1]} {match[2].lower()}m"),
+        (r"(?<![0-9])\.(?=\s*\\overline)", "0."),
         (r"\*\*(?=\s*[-(0-9A-Za-z{])", "^"),
     )
 )
@@ -196,12 +198,13 @@ def words(text: str) -> str:
     choice = _CHOICE.fullmatch(text.strip())
     if choice:
         return choice[1] or choice[2] or choice[3]
+    text = re.sub(r"(?<=[A-Za-z]{3})\. ?(?=[0-9])", " ", text)
     tokens = [token.lower() if len(token) > 1 else token for token in _WORD_OR_SIGN.findall(text)]
     text = " ".join(tokens)
     text = re.sub(r"(?<=[0-9]) (?=(?:st|nd|rd|th)\b)|(?<=[0-9]) (?=:)|(?<=:) (?=[0-9])", "", text)
     text = re.sub(r"\b([aApP]) ?\. ?[mM]\b ?\.?", lambda match: f"{match[1].lower()}m", text)
     text = _HALF_DAY.sub(lambda match: f" {match[1]}m", text)
-    text = _CLOCK.sub(r"\1:\2", text)
+    text = _CLOCK.sub(lambda match: match[1] + (f":{match[2]}" if match[2] != "00" else ""), text)
     text = _DAY_FIRST.sub(lambda match: f"{_month(match[2])} {int(match[1])}", text)
     text = _MONTH_FIRST.sub(lambda match: f"{_month(match[1])} {int(match[2])}", text)
     text = re.sub(r"(?<=[0-9]) ?, ?(?=[0-9]{4}$)", " ", text)

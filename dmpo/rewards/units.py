@@ -77,6 +77,8 @@ _SPELLINGS: dict[str, str] = {
     "kph": "kmh kmph",
     "rpm": "",
     "dozen": "",
+    "am": "AM",
+    "pm": "PM",
 }
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in (name, *spellings.split())}
 _COMPOUND = {"mph": Counter({"mile": 1, "hour": -1}), "kph": Counter({"kilometer": 1, "hour": -1})}
@@ -103,7 +105,7 @@ _PIECE = re.compile(r"(/)|([A-Za-z¢]+)\.?(?: ?\^ ?\{? ?(-?[1-4]) ?\}?)?")
 _CURRENCY = re.compile(
     r"^([-+]?) ?(?:(?:US|AU|CA|A|C)? ?(\\\$|[€£¥₹$])|(USD|EUR|GBP|INR|JPY|Rs\.?) ?(?=[-+.0-9])) ?([-+]?)"
 )
-_CURRENCY_AFTER = re.compile(r" ?(\\\$|[€£¥₹])$")
+_CURRENCY_AFTER = re.compile(r" ?(\\\$|[€£¥₹¢])$")
 _VALUE_END = re.compile(r"[0-9)}\]!.]$|\\(?:pi|circ)$|(?:^|[^A-Za-z\\])[a-z]$")
 _BREAK = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z/¢]|\\mu|\\frac)")
 
@@ -203,7 +205,7 @@ def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
                 return None
         elif lower == "per" and unit:
             direction = -1
-        elif lower in _FILLER and index:
+        elif lower in _FILLER and 0 < index < len(pieces) - 1:
             continue
         elif lower in _NO_UNIT:
             return None
