@@ -152,6 +152,9 @@ def _without_assignment(node: Node, other: Node) -> Node:
     signs = node.name.split()
     if signs[-1] == r"\in":
         return node.args[-1] if len(signs) == 1 else node
+    if other.op == "list" and node.name == "=" and node.args[0].op == node.args[1].op == "tuple":  # (x, y) = (1, 2)
+        pairs = zip(node.args[0].args, node.args[1].args, strict=False)
+        return Node("list", tuple(Node("relation", pair, "=") for pair in pairs))
     if other.op == "relation" or (other.op == "list" and all(argument.op == "relation" for argument in other.args)):
         same_left = other.op == "relation" and set(signs) == {"="} and other.name.split() == ["="]
         if same_left and len(signs) > 1 and same(node.args[0], other.args[0]):

@@ -31,13 +31,12 @@ _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])|\+/-")
 _HOUR = re.compile(r"^([0-9]{1,2}):00(?= ?(?:$|[ap]\.? ?m\b\.?|\\text ?\{ ?[ap]\.?m))", re.IGNORECASE)
 _TO = re.compile(r"(?<=[0-9]) ?(?:to|\\text ?\{ ?to ?\}) ?(?=[0-9])")
 _LISTED_WORDS = re.compile(r"\\(text|textbf|textit|mathrm|mathbf|mbox|textrm) ?\{([^{}]*)\}")
-_INTRODUCED = re.compile(
-    r"^(?:\W{0,3}(?:so|thus|hence|therefore|then|and|answer)\b[,:]? ?)*(?:the |my |our |its? )?(?:\w{1,20} ){0,6}?"
-    r"(?:answers?|results?|values?|solutions?|total|sum|product|probability|area|it|that|this|which)"
-    r"(?: (?!not\b|no\b|n't)\w{1,20}){0,5}? ?(?:is|are|was|be|equals|:)(?: equal to)?(?: :|:)? ?(?=\S)",
+_LED = re.compile(
+    r"^(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer|equals|option|choice)\b ?[,:]? ?(?=\S)",
     re.IGNORECASE,
 )
-_LED = re.compile(r"^(?:so|thus|hence|therefore|answer|final answer|answer is|equals)\b ?[,:]? ?(?=\S)", re.IGNORECASE)
+_VERB = re.compile(r"(?<![A-Za-z\\])(?:is|are|was|equals|be)(?: equal to)?(?![A-Za-z])|:", re.IGNORECASE)
+_INTRODUCTION = re.compile(r"[A-Za-z][A-Za-z ,'\\(){}^_*:]{0,120}")
 _OPENING = frozenset(("(", "[", "{", r"\{", r"\begin", r"\langle", r"\lfloor", r"\lceil"))
 _CLOSING = frozenset((")", "]", "}", r"\}", r"\end", r"\rangle", r"\rfloor", r"\rceil"))
 _PIECE = re.compile(r"\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.DOTALL)
@@ -76,6 +75,13 @@ def decide(answer: str, gold: str) -> bool | None:
     answer, gold = plain_latex(answer), plain_latex(gold)
     if not answer or len(answer) > 3 * LONGEST or len(gold) > 3 * LONGEST:
         return False
+    try:
+        return _decide(answer, gold)
+    except RecursionError:
+        return False
+
+
+def _decide(answer: str, gold: str) -> bool | None:
     texts = _unintroduced(answer), gold
     spoken = [words(text) for text in texts]
     given, right = readings(texts[0]), readings(texts[1])
@@ -134,11 +140,15 @@ def _listed(match: re.Match[str]) -> str:
 
 
 def _unintroduced(text: str) -> str:
-    """An answer without the words before it that say nothing of its value."""
-    for pattern in (_INTRODUCED, _LED):
-        match = pattern.match(text)
-        if match and not _NEGATION.search(match[0]) and not _BOUND_WORD.search(match[0]):
-            text = text[match.end() :].strip()
+    """An answer without the words before it that say nothing of its value ("So the total is")."""
+    for _ in range(3):
+        led = _LED.match(text)
+        text = text[led.end() :] if led else text
+    for verb in list(_VERB.finditer(text[:200]))[::-1]:
+        before = text[: verb.start()]
+        said = _INTRODUCTION.fullmatch(before) and not _NEGATION.search(before) and not _BOUND_WORD.search(before)
+        if said and text[verb.end() :].strip():
+            return text[verb.end() :].strip(" :")
     return text
 
 

@@ -19,6 +19,7 @@ from fractions import Fraction
 from .expressions import Node, Token, UnreadError, number, tokens
 
 _DEEPEST = 40
+_LONGEST_CHAIN = 60  # factors of a product, signs after an atom: each is one level of the tree
 _RELATIONS = frozenset(("=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx", r"\equiv"))
 _OPENING = {"(": ")", "[": "]"}
 _SETS = frozenset((r"\cup", r"\cap", r"\setminus"))
@@ -48,7 +49,7 @@ class _Parser:
     def __init__(self, read: list[Token], tight: bool) -> None:
         self.tokens = read
         self.tight = tight
-        self.place = self.depth = 0
+        self.place = self.depth = self.chained = 0
         self.bars = 0  # |…| that are open
 
     # Tokens.
@@ -95,10 +96,12 @@ class _Parser:
 
     def sets(self) -> Node:
         node = self.ratio()
-        while self.peek() in _SETS:
+        for _ in range(_LONGEST_CHAIN):
+            if self.peek() not in _SETS:
+                return node
             op = {r"\cup": "union", r"\cap": "intersection", r"\setminus": "difference"}[self.take().text]
             node = Node(op, (node, self.ratio()))
-        return node
+        raise UnreadError
 
     def ratio(self) -> Node:
         node = self.sum()
@@ -127,7 +130,7 @@ class _Parser:
 
     def term(self) -> Node:
         node = self.unary()
-        while True:
+        for _ in range(_LONGEST_CHAIN):
             sign = self.peek()
             if sign == "*":
                 self.take()
@@ -135,7 +138,7 @@ class _Parser:
             elif sign == "/":
                 self.take()
                 divisor = self.unary()
-                while self.tight and self.starts_factor():
+                while self.tight and self.starts_factor() and self.deeper_chain():
                     divisor = Node("mul", (divisor, self.postfix()))
                 node = Node("div", (node, divisor))
             elif self.starts_factor():
@@ -144,6 +147,7 @@ class _Parser:
                 node = self.juxtaposed(node)
             else:
                 return node
+        raise UnreadError
 
     def juxtaposed(self, node: Node) -> Node:
         """A product without a sign; a whole number before a proper fraction is a mixed number."""
@@ -192,7 +196,7 @@ class _Parser:
 
     def postfix(self) -> Node:
         node = self.atom()
-        while True:
+        for _ in range(_LONGEST_CHAIN // 10):
             sign = self.peek()
             if sign == "^":
                 self.take()
@@ -213,6 +217,7 @@ class _Parser:
                 node = self.lowered(node)
             else:
                 return node
+        raise UnreadError
 
     def raised(self, node: Node) -> Node:
         if self.accept(r"\circ"):
@@ -255,6 +260,13 @@ class _Parser:
         self.depth += 1
         if self.depth > 2 * _DEEPEST:
             raise UnreadError
+
+    def deeper_chain(self) -> bool:
+        """Count a factor that a loop adds to a tree, over all of the text."""
+        self.chained += 1
+        if self.chained > 2 * _LONGEST_CHAIN:
+            raise UnreadError
+        return True
 
     def atom(self) -> Node:
         self.deeper()
@@ -442,7 +454,7 @@ class _Parser:
             node = Node("neg", (self.operand(),))
         else:
             node = self.postfix()
-            while self.starts_factor() and self.kind() not in ("func", "num", "word") and self.peek() not in ("(", "["):
+            while self.deeper_chain() and self.starts_factor() and self.kind() not in ("func", "num", "word") and self.peek() not in ("(", "["):
                 node = Node("mul", (node, self.postfix()))
             if self.peek() == "/" and self.tight and self.kind(1) in ("num", "sym"):
                 self.take()

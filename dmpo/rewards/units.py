@@ -95,6 +95,7 @@ _NO_UNIT = frozenset(
     "five six seven eight nine ten twenty hundred thousand million billion trillion hundreds thousands millions billions "
     "squares cubes pi infinity per negative positive base if when where for all any is are was were equals equal i x y z n".split()
 )
+_MOST_PIECES = 8  # words and slashes of a unit
 _FILLER = frozenset(("of", "the", "a", "an", "each", "in", "total", "long", "old", "per"))
 
 _POWER = r"(?: ?\^ ?(?:\{ ?-?[1-4] ?\}|-?[1-4]))?"
@@ -189,6 +190,8 @@ def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
     unit: Counter[str] = Counter()
     scale, direction, power, last = 0, 1, 1, ""
     pieces = list(_PIECE.finditer(text.replace(r"\mu ", "u").replace(r"\mu", "u")))
+    if len(pieces) > _MOST_PIECES:
+        return None
     for index, piece in enumerate(pieces):
         name = piece[2]
         if piece[1]:
