@@ -73,7 +73,8 @@ def boxed_answers(text: str) -> list[str]:
 
     The answering sentence is the one with the last box. Boxes before it in that sentence are answers, too, where a
     comma, "and", "or" or nothing joins them ("$\boxed{1}$ or $\boxed{9}$"), and not where words revise them
-    ("$\boxed{1}$, or rather $\boxed{9}$"). A box after "not" is none. Blanks and one line end may precede the braces. A box without braces
+    ("$\boxed{1}$, or rather $\boxed{9}$"). A box after "not" is none. Blanks and one line end may precede the braces. A
+    box without braces
     (`\boxed 2$`) reaches to the end of its formula, or to the next blank where no sign ends the formula. Where the
     braces of the last box are not closed within `_LONGEST_BOX` characters, there is no answer.
     """
@@ -175,10 +176,9 @@ def _box_at(text: str, start: int) -> tuple[int, str] | None:
         return None
     end = _UNBRACED_END.search(box, 1)
     if end and end[0] != "\n":
-        inside = box[: end.start()]
-    else:
-        inside = box.split(maxsplit=1)[0].rstrip(".,;:!?*")
-    return start + len(inside), inside.strip()
+        return start + end.start(), box[: end.start()].strip()
+    inside = box.split(maxsplit=1)[0].rstrip(".,;:!?*")
+    return start + len(inside), inside
 
 
 def _unboxed(inside: str) -> str:

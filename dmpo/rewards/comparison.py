@@ -6,10 +6,11 @@ What counts as equal is a table in docs/rewards.md. Numbers are compared by `eva
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
-from .evaluation import Numeric, UndecidedError, exact_value, near, same_value, symbols
-from .expressions import Node
+from .evaluation import near, same_value
+from .exact import exact_value
+from .expressions import Node, UndecidedError, symbols
+from .numeric import Numeric
 
 TOLERANCE = 1e-6
 """The share by which a decimal of at least seven digits may differ from a number that is no rational."""
@@ -262,7 +263,7 @@ def _same_collection(answer: Node, gold: Node) -> bool:
     if kinds == {"set"}:
         return same_unordered(distinct(answer.args), distinct(gold.args))
     if kinds == {"list"}:
-        return _same_list(answer.args, gold.args)
+        return same_unordered(answer.args, gold.args)
     if kinds == {"list", "set"}:
         return same_unordered(distinct(answer.args), distinct(gold.args))
     if kinds == {"list", "tuple"}:  # as they stand, as in (x, y) = (1, 2) for x = 1, y = 2
@@ -274,10 +275,6 @@ def _same_collection(answer: Node, gold: Node) -> bool:
     if many.op in ("set", "list") and len(many.args) == 1 and one.op in _VALUES:
         return same(one, many.args[0])
     return False
-
-
-def _same_list(answers: Sequence[Node], golds: Sequence[Node]) -> bool:
-    return same_unordered(answers, golds)
 
 
 def _same_matrix(answer: Node, gold: Node) -> bool:
@@ -294,11 +291,3 @@ def _same_union(answer: Node, gold: Node) -> bool:
         return [interval or node]
 
     return same_unordered(members(answer), members(gold))
-
-
-def is_exactly(node: Node, value: Fraction) -> bool:
-    """Whether an expression is this rational number."""
-    try:
-        return exact_value(node) == value
-    except UndecidedError:
-        return False

@@ -12,9 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import product
 
-from .comparison import distinct, same, same_unordered
-from .evaluation import UndecidedError
-from .expressions import Node, UnreadError
+from .comparison import same, same_unordered
+from .expressions import Node, UndecidedError, UnreadError
 from .latex_parser import parse
 from .latex_text import plain_latex, words
 from .units import same_unit, split_unit
@@ -32,7 +31,8 @@ _HOUR = re.compile(r"^([0-9]{1,2}):00(?= ?(?:$|[ap]\.? ?m\b\.?|\\text ?\{ ?[ap]\
 _TO = re.compile(r"(?<=[0-9]) ?(?:to|\\text ?\{ ?to ?\}) ?(?=[0-9])")
 _LISTED_WORDS = re.compile(r"\\(text|textbf|textit|mathrm|mathbf|mbox|textrm) ?\{([^{}]*)\}")
 _LED = re.compile(
-    r"^(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer|equals|option|choice)\b ?[,:]? ?(?=\S)",
+    r"^(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer|equals|option|choice)\b"
+    r" ?[,:]? ?(?=\S)",
     re.IGNORECASE,
 )
 _VERB = re.compile(r"(?<![A-Za-z\\])(?:is|are|was|equals|be)(?: equal to)?(?![A-Za-z])|:", re.IGNORECASE)
@@ -50,7 +50,8 @@ _NEGATION = re.compile(
 )
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|notin)(?![A-Za-z])")
 _BOUND_WORD = re.compile(
-    r"(?<![A-Za-z])(?:(?:at )?(?:least|most)|(?:more|less|fewer|greater|larger|smaller|bigger) than|under|over|above|below|up to|"
+    r"(?<![A-Za-z])(?:(?:at )?(?:least|most)|(?:more|less|fewer|greater|larger|smaller|bigger) than|"
+    r"under|over|above|below|up to|"
     r"or (?:more|less|fewer|greater)|about|approximately|roughly|around|nearly|almost)(?![A-Za-z])",
     re.IGNORECASE,
 )
@@ -146,7 +147,11 @@ def _unintroduced(text: str) -> str:
         text = text[led.end() :] if led else text
     for verb in list(_VERB.finditer(text[:200]))[::-1]:
         before = text[: verb.start()]
-        said = _INTRODUCTION.fullmatch(before) and not _NEGATION.search(before) and not _BOUND_WORD.search(before)
+        said = (
+            (not before or _INTRODUCTION.fullmatch(before))
+            and not _NEGATION.search(before)
+            and not _BOUND_WORD.search(before)
+        )
         if said and text[verb.end() :].strip():
             return text[verb.end() :].strip(" :")
     return text
@@ -263,6 +268,3 @@ def _units_agree(answers: list[Item], golds: list[Item]) -> bool:
         return [_unit(item) for item in answers] == [_unit(item) for item in golds]
     units = [unit for unit in map(_unit, (*answers, *golds)) if unit]
     return all(same_unit(units[0], unit) for unit in units)
-
-
-__all__ = ["LONGEST", "Item", "decide", "distinct", "readings", "split"]

@@ -11,12 +11,11 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-FONTS = frozenset(
-    "text textrm textbf textit textsf texttt textnormal textup textsc mathrm mathbf mathit mathsf mathtt mathnormal "
-    "mathbb mathcal boldsymbol bm mbox hbox operatorname emph underline rm bf".split()
-)
-"""Commands that change how their argument looks, and that start words."""
-
+_FONTS_TEXT = """
+    bf bm boldsymbol emph hbox mathbb mathbf mathcal mathit mathnormal mathrm mathsf mathtt mbox operatorname rm
+    text textbf textit textnormal textrm textsc textsf texttt textup underline
+"""
+FONTS = frozenset(_FONTS_TEXT.split())
 FONT_COMMAND = re.compile(r"\\(?:" + "|".join(sorted(FONTS, key=len, reverse=True)) + r")(?![A-Za-z])\*?")
 _RAISED = "[⁰¹²³⁴-⁹⁻]+"
 _LOWERED = "[₀-₉]+"
@@ -32,47 +31,61 @@ def _raised(match: re.Match[str]) -> str:
 
 # Signs that people type in place of commands. Digits of other scripts stay what they are, and are not read.
 _SIGNS: dict[str, str] = {
-    **dict.fromkeys("−–—‒﹣－➖", "-"),
+    **dict.fromkeys("−–—‒﹣－➖", r"-"),
     **dict.fromkeys("·⋅∙•", r"\cdot "),
     **dict.fromkeys("×✕", r"\times "),
     **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", " "),
     **dict.fromkeys("\u200b\u2060\ufeff\u00ad", ""),
     **dict.fromkeys("∅⌀", r"\emptyset "),
-    **dict.fromkeys("′’", "'"),
-    **{
-        "÷": r"\div ",
-        "∕": "/",
-        "⁄": "/",
-        "∗": "*",
-        "√": r"\sqrt ",
-        "∛": r"\sqrt[3] ",
-        "°": r"^\circ ",
-        "º": r"^\circ ",
-    },
-    **{
-        "≤": r"\le ",
-        "⩽": r"\le ",
-        "≥": r"\ge ",
-        "⩾": r"\ge ",
-        "≠": r"\ne ",
-        "≈": r"\approx ",
-        "±": r"\pm ",
-        "∓": r"\mp ",
-    },
-    **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus "},
-    **{
-        "π": r"\pi ",
-        "θ": r"\theta ",
-        "α": r"\alpha ",
-        "β": r"\beta ",
-        "γ": r"\gamma ",
-        "λ": r"\lambda ",
-        "φ": r"\phi ",
-    },
-    **{"μ": r"\mu ", "µ": r"\mu ", "σ": r"\sigma ", "ω": r"\omega ", "δ": r"\delta ", "ε": r"\epsilon ", "ρ": r"\rho "},
-    **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}"},
-    **{"¬": r"\neg ", "∠": r"\angle ", "△": r"\triangle ", "⟨": r"\langle ", "⟩": r"\rangle ", "％": r"\%"},
-    **{"⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "→": r"\to ", "…": r"\ldots "},
+    **dict.fromkeys("′’", r"'"),
+    **dict.fromkeys("∕⁄", r"/"),
+    **dict.fromkeys("\u00b0º", r"^\circ "),
+    **dict.fromkeys("≤⩽", r"\le "),
+    **dict.fromkeys("≥⩾", r"\ge "),
+    **dict.fromkeys("\u03bcµ", r"\mu "),
+    "÷": r"\div ",
+    "∗": "*",
+    "√": r"\sqrt ",
+    "∛": r"\sqrt[3] ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "∞": r"\infty ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∉": r"\notin ",
+    "∖": r"\setminus ",
+    "π": r"\pi ",
+    "θ": r"\theta ",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "γ": r"\gamma ",
+    "λ": r"\lambda ",
+    "φ": r"\phi ",
+    "σ": r"\sigma ",
+    "ω": r"\omega ",
+    "δ": r"\delta ",
+    "ε": r"\epsilon ",
+    "ρ": r"\rho ",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℚ": r"\mathbb{Q}",
+    "ℕ": r"\mathbb{N}",
+    "ℂ": r"\mathbb{C}",
+    "¬": r"\neg ",
+    "∠": r"\angle ",
+    "△": r"\triangle ",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "％": r"\%",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
+    "→": r"\to ",
+    "…": r"\ldots ",
 }
 _SIGN_TABLE = str.maketrans(_SIGNS)
 
@@ -126,7 +139,8 @@ _RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
 _GROUP = r"(?:,\s?\\!|\\!,?|\{,\}|\{\\,\}|\\[,;: ]|~|\\thinspace\s?| |')"
 _GROUPED = re.compile(rf"(?<![0-9.,'])([0-9]{{1,3}}(?:{_GROUP}[0-9]{{3}})+)(?![0-9]|{_GROUP}[0-9])")
 _SPACE = re.compile(
-    r"(\\\\)|\\[,;:!> ~]|~|\\(?:quad|qquad|enspace|enskip|thinspace|medspace|thickspace|negthinspace|space|newline|par|hfill)"
+    r"(\\\\)|\\[,;:!> ~]|~|\\(?:quad|qquad|enspace|enskip|thinspace|medspace|thickspace|"
+    r"negthinspace|space|newline|par|hfill)"
     r"(?![A-Za-z])|\\(?:hspace|vspace|mspace|kern|phantom|hphantom|vphantom)\*?\s*\{[^{}]*\}|\s+"
 )
 _ENDING = re.compile(r"[.,;:\s]+$|(?<!\\)\\$")
@@ -156,7 +170,10 @@ def plain_latex(latex: str) -> str:
 
 # Words.
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS_TEXT = """
+    january february march april may june july august september october november december
+"""
+_MONTHS = _MONTHS_TEXT.split()
 _SHORT_MONTHS = {month[:3]: month for month in _MONTHS} | {"sept": "september"}
 _MONTH = rf"({'|'.join(_MONTHS)}|{'|'.join(_SHORT_MONTHS)})\.?"
 _DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
@@ -184,7 +201,7 @@ _LEADING = re.compile(r"^(?:on|at|in|the|an|a) (?=[a-z]{2})")
 
 
 def without_fonts(text: str) -> str:
-    r"""A plain LaTeX text whose commands of fonts (`\text`, `\mathbf`) are spaces, and whose groups keep their braces."""
+    r"""A plain LaTeX text with spaces for its commands of fonts (`\text`, `\mathbf`); groups keep their braces."""
     return FONT_COMMAND.sub(" ", text)
 
 

@@ -43,8 +43,10 @@ _FRACTION = r"\\[dtc]?frac\s?(?:\{\s?([0-9]+)\s?\}|([0-9]))\s?(?:\{\s?([0-9]+)\s
 _CURRENCY = r"\\?[$€£¥₹]?\s?"
 _OTHER = re.compile(  # what makes another number, or a bound, of the number beside it
     rf"√\s?[({{]?\s?[0-9]|sqrt|(?!{_FRACTION})\\[dtc]?frac|\\binom|[0-9)}}][⁰¹²³⁴-⁹]"
-    r"|\\(?:pi|sin|cos|tan|log|ln|exp|lfloor|lceil|overline|pm|mp|approx|notin)(?![A-Za-z])|π|±|\+/-|[0-9]\s?_\s?\{?[0-9]"
-    r"|[0-9]\s?pi\b|[0-9]\s(?:squared|cubed|factorial)\b|\b(?:half|thirds?|quarters?|twice|double|triple|root|square|cube)\sof\b"
+    r"|\\(?:pi|sin|cos|tan|log|ln|exp|lfloor|lceil|overline|pm|mp|approx|notin)(?![A-Za-z])|π|±|\+/-"
+    r"|[0-9]\s?_\s?\{?[0-9]"
+    r"|[0-9]\s?pi\b|[0-9]\s(?:squared|cubed|factorial)\b"
+    r"|\b(?:half|thirds?|quarters?|twice|double|triple|root|square|cube)\sof\b"
     r"|(?:[<>≤≥≠]|\\(?:[lg]eq?|[lg]t|neq?)(?![A-Za-z]))=?\s?[-−]?\\?[$€£¥₹]?\s?[-−]?[.0-9]"
 )
 _BOUND = re.compile(  # after the cleaning
@@ -84,10 +86,10 @@ def read_number(text: str) -> Fraction | None:
 
     Read are thousands separators (comma, space, LaTeX's `{,}`), currency signs, units and other words around the
     number, per cent (as the number before the sign), signs (also the typographic minus), decimals, fractions, mixed
-    numbers, powers of ten, "hundred" to "trillion", and K, M, B or bn after a digit; a dozen is a unit. Of `a = b` the
-    right side counts; 2:00 pm is 2, and a number after "not" does not count. A text with digits other than ASCII's is no
-    number, nor is "8,40", "1.2.3", "3 or 4", "2 + 2", a root, a power, a multiple of π or a bound ("x < 18", "at least
-    18").
+    numbers, powers of ten, "hundred" to "trillion", and K, M, B or bn after a digit; a dozen is a unit. Of `a = b`
+    the right side counts; 2:00 pm is 2, and a number after "not" does not count. A text with digits other than
+    ASCII's is no number, nor is "8,40", "1.2.3", "3 or 4", "2 + 2", a root, a power, a multiple of π or a bound ("x
+    < 18", "at least 18").
     """
     if len(text) > _LONGEST or any(c.isdecimal() and not c.isascii() for c in text):
         return None

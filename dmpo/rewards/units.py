@@ -87,14 +87,16 @@ CURRENCIES = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp", "¥": 
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 # Words that make another number or another answer of the number before them.
-_NO_UNIT = frozenset(
-    "not no never none without except but only or and nor more less fewer greater smaller least most at about around almost "
-    "nearly approximately roughly over under above below up to than plus minus times divided multiplied power squared cubed "
-    "factorial root mod modulo half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
-    "sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths zero one two three four "
-    "five six seven eight nine ten twenty hundred thousand million billion trillion hundreds thousands millions billions "
-    "squares cubes pi infinity per negative positive base if when where for all any is are was were equals equal i x y z n".split()
-)
+_NO_UNIT_TEXT = """
+    about above all almost and any approximately are around at base below billion billions but cubed cubes divided
+    eight eighth eighths equal equals except factorial fewer fifth fifths five for four fourth fourths greater half
+    halves hundred hundreds hundredth hundredths i if infinity is least less million millions minus mod modulo more
+    most multiplied n nearly negative never nine ninth ninths no none nor not one only or over per pi plus positive
+    power quarter quarters root roughly seven seventh sevenths six sixth sixths smaller squared squares ten tenth
+    tenths than third thirds thousand thousands thousandth thousandths three times to trillion twenty two under up
+    was were when where without x y z zero
+"""
+_NO_UNIT = frozenset(_NO_UNIT_TEXT.split())
 _MOST_PIECES = 8  # words and slashes of a unit
 _FILLER = frozenset(("of", "the", "a", "an", "each", "in", "total", "long", "old", "per"))
 
@@ -114,8 +116,8 @@ _BREAK = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z/¢]|\\mu|\\frac)")
 def split_unit(text: str) -> tuple[str, Counter[str] | None]:
     r"""A plain LaTeX text as its number and the unit beside it; (text, None) where it has none.
 
-    A scale ("2 million") becomes a power of ten in the number. Words that make another number ("5 squared", "5 or more")
-    are no unit.
+    A scale ("2 million") becomes a power of ten in the number. Words that make another number
+    ("5 squared", "5 or more") are no unit.
     """
     sign = _CURRENCY.match(text)
     unit: Counter[str] | None = None

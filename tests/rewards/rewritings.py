@@ -18,7 +18,14 @@ FIXED: dict[str, list[str]] = {
         *[r"\text{even}", r"\text{odd}", r"\text{Evelyn}", r"\text{east}", r"\text{Monday}", r"\text{neither}"],
         *[r"\text{Yes}", r"\text{No}", r"\text{ellipse}", r"\text{two lines}", r"\text{October 30}", r"\text{March 5}"],
         *[r"\text{June 15, 2004}", r"\text{1:03 PM}", r"\text{10:30 a.m.}", r"\text{(C)}", r"\text{E}", r"\text{B,C}"],
-        *[r"\text{A,C,F}", r"\text{circle}", r"\text{hyperbola}", r"\text{Navin}", r"\text{undefined}", r"\text{Sunday}"],
+        *[
+            r"\text{A,C,F}",
+            r"\text{circle}",
+            r"\text{hyperbola}",
+            r"\text{Navin}",
+            r"\text{undefined}",
+            r"\text{Sunday}",
+        ],
     ],
     "sets": [r"\emptyset", r"\{0\}", r"\{1,2,3\}", r"\{-1,0,\tfrac12\}"],
     "symbols": [r"\infty", r"-\infty", r"\pi", "e", "x", r"\alpha", r"\theta", "D", r"\overline{AB}"],
@@ -41,7 +48,14 @@ FIXED: dict[str, list[str]] = {
         *[r"\frac{1}{2004!}", r"1.6 \times 10^{-19}", r"6.02 \times 10^{23}", r"\binom{20}{7}", r"7^{100} - 7^{99}"],
     ],
     "functions": [
-        *[r"\log_2 3", r"\sin 20^\circ", r"\frac{\pi}{4} + 2 - \sqrt{2}", r"e^{\pi/2}", r"\ln 5", r"\arctan \frac{1}{3}"],
+        *[
+            r"\log_2 3",
+            r"\sin 20^\circ",
+            r"\frac{\pi}{4} + 2 - \sqrt{2}",
+            r"e^{\pi/2}",
+            r"\ln 5",
+            r"\arctan \frac{1}{3}",
+        ],
         *[r"\sqrt[3]{4}", r"2\sqrt[3]{9}", r"\frac{\sqrt[3]{2}}{3}", r"\sqrt{2 + \sqrt{3}}", r"\cos \frac{\pi}{7}"],
     ],
 }
@@ -105,10 +119,14 @@ def _unit(random: Random) -> str:
 
 MADE: dict[str, Callable[[Random], str]] = {
     "integers": lambda random: str(_nonzero(random, random.choice((9, 99, 9_999, 10_000_000)))),
-    "decimals": lambda random: f"{random.choice(('', '-'))}{random.randint(0, 99)}.{random.randint(0, 99)}{random.randint(1, 9)}",
+    "decimals": lambda random: (
+        f"{random.choice(('', '-'))}{random.randint(0, 99)}.{random.randint(0, 99)}{random.randint(1, 9)}"
+    ),
     "fractions": _fraction,
     "roots": _root,
-    "sums of roots": lambda random: rf"{_nonzero(random, 20)} {random.choice('+-')} {random.choice((2, 3, 7))}\sqrt{{{random.choice((2, 3, 5))}}}",
+    "sums of roots": lambda random: (
+        rf"{_nonzero(random, 20)} {random.choice('+-')} {random.choice((2, 3, 7))}\sqrt{{{random.choice((2, 3, 5))}}}"
+    ),
     "quotients of roots": lambda random: rf"\frac{{\sqrt{{{random.choice((2, 3, 5, 7))}}}}}{{{random.randint(2, 9)}}}",
     "multiples of pi": lambda random: rf"{random.choice(('', '2', '15', '-3'))}\pi",
     "quotients of pi": lambda random: rf"\frac{{{random.choice(('', '3', '5'))}\pi}}{{{random.choice((2, 4, 7))}}}",
@@ -122,8 +140,12 @@ MADE: dict[str, Callable[[Random], str]] = {
     "money": lambda random: rf"\${random.randint(2, 99)}.{random.randint(10, 99)}",
     "degrees": lambda random: rf"{random.randint(2, 179)}^\circ",
     "units": _unit,
-    "bases": lambda random: f"{random.randint(1, 6)}{random.randint(0, 6)}{random.randint(1, 6)}_{random.choice('789')}",
-    "mixed numbers": lambda random: rf"{random.randint(2, 20)}\frac{{{random.randint(1, 4)}}}{{{random.choice((5, 7, 9))}}}",
+    "bases": lambda random: (
+        f"{random.randint(1, 6)}{random.randint(0, 6)}{random.randint(1, 6)}_{random.choice('789')}"
+    ),
+    "mixed numbers": lambda random: (
+        rf"{random.randint(2, 20)}\frac{{{random.randint(1, 4)}}}{{{random.choice((5, 7, 9))}}}"
+    ),
     "plus or minus": lambda random: rf"{random.randint(2, 9)} \pm \sqrt{{{random.choice((2, 3, 19))}}}",
 }
 """Right answers that are made."""
@@ -184,7 +206,11 @@ def _fraction_forms(gold: str) -> Iterator[str]:
     yield from _changed(gold, r"\\frac\{([0-9])\}\{([0-9])\}", r"\\frac \1 \2")
     yield from _changed(gold, r"\\frac\{([0-9])\}", r"\\frac\1")
     yield from _changed(gold, r"\\frac\{(\\pi)\}\{([0-9])\}", r"\\frac \1\2")
-    yield from _changed(gold, r"\\frac\{([^{}]*)\\pi\}\{([0-9]+)\}", r"\\frac{\1}{\2}\\pi") if r"\frac{\pi}" not in gold else ()
+    yield from (
+        _changed(gold, r"\\frac\{([^{}]*)\\pi\}\{([0-9]+)\}", r"\\frac{\1}{\2}\\pi")
+        if r"\frac{\pi}" not in gold
+        else ()
+    )
     yield from _changed(gold, r"^(-?)\\frac\{(\\sqrt\{[0-9]\})\}\{([0-9])\}$", r"\1\2/\3")
 
 
@@ -196,7 +222,15 @@ def _changed(gold: str, pattern: str, replacement: str) -> Iterator[str]:
 
 def _signs(gold: str) -> Iterator[str]:
     typed = {r"\pi": "π", r"\infty": "∞", r" \cup ": "∪", r"^\circ": "°", r"\%": "%", r"\emptyset": r"\varnothing"}
-    typed |= {r"\emptyset": "∅", r"\theta": "θ", r"\alpha": "α", r"\pm": "±", r"\le ": "≤ ", r"\leq ": "≤", r"\neq": "≠"}
+    typed |= {
+        r"\emptyset": "∅",
+        r"\theta": "θ",
+        r"\alpha": "α",
+        r"\pm": "±",
+        r"\le ": "≤ ",
+        r"\leq ": "≤",
+        r"\neq": "≠",
+    }
     typed |= {r"\neq ": r"\ne ", r"\ge ": r"\geq ", r"\times": r"\cdot", r" \times ": "*", r" \le ": r" \leqslant "}
     typed |= {r"\left": "", r"^\circ ": r"^{\circ} "}
     for old, new in typed.items():
@@ -225,19 +259,50 @@ def _signs(gold: str) -> Iterator[str]:
 def _numbers(gold: str) -> Iterator[str]:
     if _PLAIN_INTEGER.fullmatch(gold):
         value = int(gold)
-        yield from (f"{gold}.0", f"{gold}.00", rf"\mathbf{{{gold}}}", rf"\text{{{gold}}}", rf"\textbf{{{gold}}}", f"({gold})")
-        yield from (rf"\mathrm{{{gold}}}", f"{gold} units", rf"{gold}\text{{ cm}}", f"{gold} in^2", f"{gold} km/h", f"€{gold}")
-        yield from (rf"\${gold}", f"{gold} dollars", rf"{gold}\text{{ people}}", rf"{gold}\,\mathrm{{m/s^2}}", f"{gold} ft²")
-        yield from (f"{3 * value}/3", rf"\frac{{{2 * value}}}{{2}}", rf"{value}^1", f"{value - 7} + 7", rf"\frac{{{gold}}}{{1}}")
+        yield from (
+            f"{gold}.0",
+            f"{gold}.00",
+            rf"\mathbf{{{gold}}}",
+            rf"\text{{{gold}}}",
+            rf"\textbf{{{gold}}}",
+            f"({gold})",
+        )
+        yield from (
+            rf"\mathrm{{{gold}}}",
+            f"{gold} units",
+            rf"{gold}\text{{ cm}}",
+            f"{gold} in^2",
+            f"{gold} km/h",
+            f"€{gold}",
+        )
+        yield from (
+            rf"\${gold}",
+            f"{gold} dollars",
+            rf"{gold}\text{{ people}}",
+            rf"{gold}\,\mathrm{{m/s^2}}",
+            f"{gold} ft²",
+        )
+        yield from (
+            f"{3 * value}/3",
+            rf"\frac{{{2 * value}}}{{2}}",
+            rf"{value}^1",
+            f"{value - 7} + 7",
+            rf"\frac{{{gold}}}{{1}}",
+        )
         if abs(value) >= 1000:
             for separator in (",", "{,}", r"\,", r",\!", " ", r"\ ", "{\\,}", "~"):
                 yield f"{value:,}".replace(",", separator)
     if re.fullmatch(r"-?[0-9]+\.[0-9]+", gold):
         yield from (f"{gold}0", rf"\mathbf{{{gold}}}", f"{gold} cm", rf"{gold}\text{{ miles}}", rf"\${gold}")
         digits = gold.partition(".")[2]
-        yield rf"\frac{{{gold.replace('.', '').lstrip('0') if gold[0] != '-' else '-' + gold[1:].replace('.', '')}}}{{{10 ** len(digits)}}}"
+        sign, value = ("-" if gold[0] == "-" else ""), gold.lstrip("-")
+        yield rf"{sign}\frac{{{int(value.replace('.', ''))}}}{{{10 ** len(digits)}}}"
         yield from _changed(gold, r"^(-?)0\.", r"\1.")
-    if re.fullmatch(r"[-+0-9\\a-z{}^!. ]+", gold) and "\\text" not in gold and not re.search("[=<>]|pm|circ|neq", gold):
+    if (
+        re.fullmatch(r"[-+0-9\\a-z{}^!. ]+", gold)
+        and "\\text" not in gold
+        and not re.search(r"[=<>]|\\(?:pm|circ|neq|le|ge)", gold)
+    ):
         yield f"x = {gold}"
         yield rf"x={gold}\,"
     yield from _changed(gold, r"^([0-9]+)\\frac\{([0-9])\}\{([0-9])\}$", r"\1 \2/\3")
@@ -282,8 +347,18 @@ def _collections(gold: str) -> Iterator[str]:
     if listed:
         elements = gold.split(", ")
         backwards = elements[::-1]
-        yield from (", ".join(backwards), rf"\{{{gold}\}}", rf"\left\{{{', '.join(backwards)}\right\}}", gold.replace(" ", ""))
-        yield from (" and ".join(backwards), r"\text{ or }".join(elements), f"x = {gold}", " or ".join(f"x = {e}" for e in elements))
+        yield from (
+            ", ".join(backwards),
+            rf"\{{{gold}\}}",
+            rf"\left\{{{', '.join(backwards)}\right\}}",
+            gold.replace(" ", ""),
+        )
+        yield from (
+            " and ".join(backwards),
+            r"\text{ or }".join(elements),
+            f"x = {gold}",
+            " or ".join(f"x = {e}" for e in elements),
+        )
         yield rf"{', '.join(elements[:-1])}, and {elements[-1]}"
         yield "; ".join(elements)
     yield from _replaced(gold, "pmatrix", "bmatrix")
@@ -346,7 +421,9 @@ def _flipped(gold: str) -> Iterator[str]:
 
 
 def _swapped(gold: str) -> Iterator[str]:
-    yield from (text for text in _changed(gold, r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\\frac{\2}{\1}") if "a}{b" not in gold)
+    yield from (
+        text for text in _changed(gold, r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\\frac{\2}{\1}") if "a}{b" not in gold
+    )
     if re.fullmatch(r"-?[0-9]+\\sqrt\{[0-9]\}", gold):
         yield from (text for text in _changed(gold, r"([0-9]+)\\sqrt\{([0-9])\}", r"\2\\sqrt{\1}") if text != gold)
 
@@ -357,21 +434,50 @@ def _raised(gold: str) -> Iterator[str]:
         if text != gold:
             yield text
     if re.fullmatch(r"-?[2-9][0-9]*", gold):
-        yield from (f"{gold}^2", f"{gold}!", f"{gold}/100", rf"\sqrt{{{gold.lstrip('-')}}}", f"{gold}0", f"{gold}.5", f"0.{gold.lstrip('-')}")
+        yield from (
+            f"{gold}^2",
+            f"{gold}!",
+            f"{gold}/100",
+            rf"\sqrt{{{gold.lstrip('-')}}}",
+            f"{gold}0",
+            f"{gold}.5",
+            f"0.{gold.lstrip('-')}",
+        )
 
 
 def _bounded(gold: str) -> Iterator[str]:
     if re.search(r"[<>=]|\\(?:leq?|geq?|neq?|cup|in|text|begin|left|emptyset|\{)|^[(\[]|,", gold):
         return
     yield from (f"< {gold}", f"> {gold}", rf"\leq {gold}", rf"\geq {gold}", rf"\ne {gold}", f"≥ {gold}", rf"x < {gold}")
-    yield from (f"at least {gold}", f"more than {gold}", f"{gold} or more", rf"x \le {gold}", rf"x \neq {gold}", f"≠ {gold}")
+    yield from (
+        f"at least {gold}",
+        f"more than {gold}",
+        f"{gold} or more",
+        rf"x \le {gold}",
+        rf"x \neq {gold}",
+        f"≠ {gold}",
+    )
 
 
 def _unread(gold: str) -> Iterator[str]:
-    if re.search(r"\\(?:text|begin|emptyset|%|\$|circ|infty)|_[0-9]|=|[<>]|neq|le|ge", gold) or re.match(r"[(\[]|.*,", gold):
+    if re.search(r"\\(?:text|begin|emptyset|%|\$|circ|infty)|_[0-9]|=|[<>]|neq|le|ge", gold) or re.match(
+        r"[(\[]|.*,", gold
+    ):
         return
-    yield from (rf"{gold} + \sqrt3", rf"{gold} - \frac \pi7", rf"{gold} + 1", rf"{gold} \cdot \sqrt{{2}}", f"{gold}, 1234567")
-    yield from (rf"{gold} \text{{ or }} 987", rf"\frac \pi4 + {gold}", rf"2 \cdot ({gold})", rf"{gold} \pm 1", f"({gold}, {gold})")
+    yield from (
+        rf"{gold} + \sqrt3",
+        rf"{gold} - \frac \pi7",
+        rf"{gold} + 1",
+        rf"{gold} \cdot \sqrt{{2}}",
+        f"{gold}, 1234567",
+    )
+    yield from (
+        rf"{gold} \text{{ or }} 987",
+        rf"\frac \pi4 + {gold}",
+        rf"2 \cdot ({gold})",
+        rf"{gold} \pm 1",
+        f"({gold}, {gold})",
+    )
 
 
 def _negated(gold: str) -> Iterator[str]:
@@ -383,9 +489,31 @@ def _negated(gold: str) -> Iterator[str]:
 
 
 def _other_words(gold: str) -> Iterator[str]:
-    others = {"even": "odd", "odd": "even", "east": "west", "Evelyn": "Debra", "Monday": "Tuesday", "October": "November"}
-    others |= {"PM": "AM", "a.m.": "p.m.", "(C)": "(D)", "B,C": "B,D", "A,C,F": "A,C", "Yes": "No", "No": "Yes", "ellipse": "circle"}
-    others |= {"feet": "inches", "miles": "kilometers", "hours": "minutes", "square inches": "cubic inches", "km/h": "mph"}
+    others = {
+        "even": "odd",
+        "odd": "even",
+        "east": "west",
+        "Evelyn": "Debra",
+        "Monday": "Tuesday",
+        "October": "November",
+    }
+    others |= {
+        "PM": "AM",
+        "a.m.": "p.m.",
+        "(C)": "(D)",
+        "B,C": "B,D",
+        "A,C,F": "A,C",
+        "Yes": "No",
+        "No": "Yes",
+        "ellipse": "circle",
+    }
+    others |= {
+        "feet": "inches",
+        "miles": "kilometers",
+        "hours": "minutes",
+        "square inches": "cubic inches",
+        "km/h": "mph",
+    }
     others |= {"two lines": "two circles", " dollars": " cents", "dogs": "cats", "Sunday": "Saturday", "March": "May"}
     for old, new in others.items():
         yield from _replaced(gold, old, new)
