@@ -14,8 +14,17 @@ from typing import Any
 
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _NAMED = re.compile(
-    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega|sin|cos|tan|log|ln"
+    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
+    r"|sin|cos|tan|log|ln"
 )
+# What its grammar holds; a text with any other command or sign is not read as a whole.
+_KNOWN_TEXT = """
+    frac sqrt int iint oint sum prod lim to rightarrow infty cdot times div left right binom limits pm le ge ne cup cap
+    setminus in mathbb max min gcd exp det lfloor rfloor lceil rceil bmod pmod mod equiv partial arcsin arccos arctan sinh
+    cosh tanh cot sec csc mid begin end text mathrm operatorname
+"""
+_KNOWN = frozenset(_KNOWN_TEXT.split())
+_SIGNS = re.compile(r"(?:\\[A-Za-z]+|\\[\\%{}]|[\s0-9A-Za-z.,;:+\-*/^_=<>!'|&(){}\[\]])*")
 _WORDS = re.compile(r"\\(?:text|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}")
 _FRACTION = re.compile(r"\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 
@@ -59,8 +68,11 @@ def _is_whole(latex: str, parsed: list[Any]) -> bool:
     """Whether what math-verify parsed has all digits, symbols and names of a text."""
     expressions = [expression for expression in parsed if not isinstance(expression, str)]
     if not expressions:
-        return bool(parsed)  # a text, compared as it is
+        return False
     read = str(expressions[0])
+    commands = set(_COMMAND.findall(latex))
+    if not _SIGNS.fullmatch(latex) or any(name not in _KNOWN and not _NAMED.fullmatch(name) for name in commands):
+        return False
     latex = _FRACTION.sub(lambda match: str(Fraction(int(match[1]), int(match[2]) or 1)), _WORDS.sub(" ", latex))
     digits = Counter(re.findall("[0-9]", latex)) - Counter(re.findall("[0-9]", read))
     names = {name for name in _COMMAND.findall(latex) if _NAMED.fullmatch(name)}

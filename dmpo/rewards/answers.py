@@ -208,6 +208,7 @@ def form_score(text: str) -> float:
     The parts and weights are those of d1 (Zhao et al., arXiv 2504.12216, appendix), whose patterns stop at a newline;
     these do not.
     """
+    text = without_special_tokens(text)
     once = [text.count(tag) == 1 for tag in TAGS]
     score = TAG_WEIGHT * sum(once)
     if all(once):

@@ -188,6 +188,9 @@ def _pairs(node: Node) -> list[tuple[str, Node, Node]]:
 
 
 def _same_relation(answer: Node, gold: Node) -> bool:
+    intervals = _interval(answer), _interval(gold)
+    if intervals[0] and intervals[1] and symbols(answer) == symbols(gold):
+        return same(*intervals)
     answers, golds = _pairs(answer), _pairs(gold)
     if len(answers) != len(golds):
         return False

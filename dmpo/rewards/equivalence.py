@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from .comparison import same, same_unordered
@@ -28,6 +29,9 @@ _TIMES = re.compile(r"(?<=[0-9)}]) ?[xX] ?(?=\(?-?[0-9])")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])|\+/-")
 _HOUR = re.compile(r"^([0-9]{1,2}):00(?= ?(?:$|[ap]\.? ?m\b\.?|\\text ?\{ ?[ap]\.?m))", re.IGNORECASE)
+_MINUS = re.compile(
+    r"^(?:\\text ?\{ ?)?(?:negative|minus)(?: ?\})? (?=[0-9\\.])|^\\text ?\{ ?(?:negative|minus) ?\}(?=[0-9\\.])", re.I
+)
 _TO = re.compile(r"(?<=[0-9]) ?(?:to|\\text ?\{ ?to ?\}) ?(?=[0-9])")
 _LISTED_WORDS = re.compile(r"\\(text|textbf|textit|mathrm|mathbf|mbox|textrm) ?\{([^{}]*)\}")
 _LED = re.compile(
@@ -95,14 +99,16 @@ def _decide(answer: str, gold: str) -> bool | None:
     if spoken[0] and (spoken[0] == spoken[1] or words(answer) == spoken[1]):
         return True
     for pattern in (_NEGATION, _RELATION, _BOUND_WORD):
-        if pattern.search(answer) and not pattern.search(gold):
+        if len(pattern.findall(answer)) > len(pattern.findall(gold)):
             return False
     unread = [text for text, read in zip(texts, (given, right), strict=True) if not read]
     return False if any(_PHRASE.search(text) for text in unread) else None
 
 
+@lru_cache(maxsize=1024)  # the right answer of a group of completions is read once
 def readings(text: str) -> list[list[Item]]:
     """The readings of a plain LaTeX text, each a list of items; [] where it has none."""
+    text = _MINUS.sub("-", text)
     text = _HOUR.sub(r"\1", _TO.sub(":", _LISTED_WORDS.sub(_listed, text)))
     text = _TIMES.sub(r" \\times ", text)
     text = _MIXED.sub(lambda m: rf"({m[1]}+{m[2]}/{m[3]})" if 0 < int(m[2]) < int(m[3]) else m[0], text)
@@ -158,7 +164,7 @@ def _unintroduced(text: str) -> str:
 
 
 def _is_words(spoken: str) -> bool:
-    return re.search(r"[a-z]{2}", spoken) is not None
+    return re.search(r"(?<![\\A-Za-z])[a-z]{2}", spoken) is not None
 
 
 def _items(text: str, tight: bool, units: bool) -> list[Item]:

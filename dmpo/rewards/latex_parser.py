@@ -113,11 +113,14 @@ class _Parser(Atoms):
         is_fraction = self.peek() == r"\frac"
         is_plain = self.kind() == "num" and self.tokens[self.place - 1].text not in ("!", ")")
         factor = self.postfix()
-        over, under = factor.args if factor.op == "div" else (None, None)
+        shared = factor.op if factor.op in ("percent", "degree") else ""  # 33\frac{1}{3}\%
+        fraction = factor.args[0] if shared else factor
+        over, under = fraction.args if fraction.op == "div" else (None, None)
         integers = all(part is not None and part.op == "num" and part.name.isdecimal() for part in (whole, over, under))
         if is_fraction and integers and over and under and int(over.name) < int(under.name):
-            total = Node("add", (whole, factor))
-            return Node("neg", (total,)) if negative else total
+            total = Node("add", (whole, fraction))
+            total = Node("neg", (total,)) if negative else total
+            return Node(shared, (total,)) if shared else total
         if is_plain:
             raise UnreadError
         return Node("mul", (node, factor))

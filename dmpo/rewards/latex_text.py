@@ -102,7 +102,11 @@ _RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
         (r"\\(?:left|right|middle)\s*\.", " "),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])", ""),
         (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|strut|nonumber|null)(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\(?:[dtcs]|nice)frac(?![A-Za-z])", r"\\frac"),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"(?<=[0-9.])\\(?:bar|dot)\s*\{(?=[0-9])", r"\\overline{"),
+        (r"(?<=[0-9])\s*o'clock$", ""),
+        (r"\{\s*([:=<>])\s*\}", r"\1"),
         (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\\(?:varnothing|empty|O)(?![A-Za-z])", r"\\emptyset"),
         (r"\\(?:leqslant|leq|leqq)(?![A-Za-z])", r"\\le"),
@@ -194,29 +198,60 @@ _WEEKDAY = {
 }
 _HALF_DAY = re.compile(r"(?<=[0-9]) ?([ap])\.? ?m(?![a-z])\.?")
 _CLOCK = re.compile(r"\b0?([0-9]{1,2}):([0-9]{2})(?![0-9])")
-_WORD_OR_SIGN = re.compile(r"[^\W\d_]{2,}|[^\W\d_]|[0-9]+(?:\.[0-9]+)?|\\.|\S", re.UNICODE)
+_WORD_OR_SIGN = re.compile(r"\\[A-Za-z]+|[^\W\d_]{2,}|[^\W\d_]|[0-9]+(?:\.[0-9]+)?|\\.|\S", re.UNICODE)
 _CHOICE = re.compile(r"\( ?([A-Z]) ?\)|([A-Z])\)|\[([A-Z])\]")
-_EMPTY_GROUP = re.compile(r"[{}]")
 _LEADING = re.compile(r"^(?:on|at|in|the|an|a) (?=[a-z]{2})")
 
 
 def without_fonts(text: str) -> str:
-    r"""A plain LaTeX text with spaces for its commands of fonts (`\text`, `\mathbf`); groups keep their braces."""
-    return FONT_COMMAND.sub(" ", text)
+    r"""A plain LaTeX text without commands of fonts and the braces of their groups: `\text{ km}^2` is ` km^2`."""
+    if "\\" not in text:
+        return text
+    flat, depths, depth, place = [], [], 0, 0
+    marked = FONT_COMMAND.sub("\x00", text.replace("\x00", ""))
+    while place < len(marked):
+        sign = marked[place]
+        if sign == "\\" and place + 1 < len(marked):
+            flat.append(marked[place : place + 2])
+            place += 2
+            continue
+        if sign == "\x00":  # a font: the group that follows loses its braces
+            rest = re.match(r" *\{", marked[place + 1 :])
+            if rest:
+                depth += 1
+                depths.append(depth)
+                place += 1 + rest.end()
+                flat.append(" ")
+                continue
+        elif sign == "{":
+            depth += 1
+            flat.append(sign)
+        elif sign == "}":
+            if depths and depths[-1] == depth:
+                depths.pop()
+            else:
+                flat.append(sign)
+            depth -= 1
+        else:
+            flat.append(sign)
+        place += 1
+    return re.sub(r" +(?=\^)", "", "".join(flat))
 
 
 def words(text: str) -> str:
-    """A plain LaTeX answer as words and signs with one space between: fonts, braces, case, forms of dates aside.
+    """A plain LaTeX answer as words and signs with one space between: fonts, case and forms of dates aside.
 
     Dates and times of day have one form ("5 March" and "March 5th", "1:03 p.m." and "1:03 PM"), days of the week and
     months their full names, a choice its letter ("(C)"). A letter alone keeps its case.
     """
-    text = _EMPTY_GROUP.sub(" ", without_fonts(text.replace(r"\{", "\\lbrace ").replace(r"\}", "\\rbrace ")))
+    text = without_fonts(text).strip()
+    while text.startswith("{") and text.endswith("}") and "{" not in text[1:]:
+        text = text[1:-1].strip()
     choice = _CHOICE.fullmatch(text.strip())
     if choice:
         return choice[1] or choice[2] or choice[3]
     text = re.sub(r"(?<=[A-Za-z]{3})\. ?(?=[0-9])", " ", text)
-    tokens = [token.lower() if len(token) > 1 else token for token in _WORD_OR_SIGN.findall(text)]
+    tokens = [token.lower() if len(token) > 1 and token[0] != "\\" else token for token in _WORD_OR_SIGN.findall(text)]
     text = " ".join(tokens)
     text = re.sub(r"(?<=[0-9]) (?=(?:st|nd|rd|th)\b)|(?<=[0-9]) (?=:)|(?<=:) (?=[0-9])", "", text)
     text = re.sub(r"\b([aApP]) ?\. ?[mM]\b ?\.?", lambda match: f"{match[1].lower()}m", text)
@@ -226,7 +261,8 @@ def words(text: str) -> str:
     text = _MONTH_FIRST.sub(lambda match: f"{_month(match[1])} {int(match[2])}", text)
     text = re.sub(r"(?<=[0-9]) ?, ?(?=[0-9]{4}$)", " ", text)
     text = _WEEKDAYS.sub(lambda match: _WEEKDAY[match[1]], text) if len(text) < 12 or "," in text else text
-    return _LEADING.sub("", text.strip(" .\"'"))
+    text = text.strip(" .\"'")
+    return _SHORT_MONTHS.get(text) or _LEADING.sub("", text)
 
 
 def _month(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from .latex_text import FONT_COMMAND
+from .latex_text import without_fonts
 
 # A name and its other spellings; plurals in s are found by themselves.
 _SPELLINGS: dict[str, str] = {
@@ -129,7 +129,7 @@ def split_unit(text: str) -> tuple[str, Counter[str] | None]:
     if after and after.start():
         unit = Counter({CURRENCIES[after[1]]: 1})
         text = text[: after.start()]
-    flat = re.sub(r" +", " ", _flat(text)).strip()
+    flat = re.sub(r" +", " ", without_fonts(text)).strip()
     for place in _BREAK.finditer(flat):
         value, rest = flat[: place.start()].rstrip(" ~"), flat[place.start() :]
         if not value or not _VALUE_END.search(value) or not re.search(r"[0-9]|\\pi", value):
@@ -142,43 +142,8 @@ def split_unit(text: str) -> tuple[str, Counter[str] | None]:
         value = f"({value}) \\cdot 10^{{{scale}}}" if scale else value
         if unit and found and unit != found:
             return text, None
-        return value, found or unit
+        return value, found or unit or Counter()
     return text, unit
-
-
-def _flat(text: str) -> str:
-    r"""A text without commands of fonts: `\text{ km}^2` is ` km^2`."""
-    if "\\" not in text:
-        return text
-    flat, depths, depth, place = [], [], 0, 0
-    marked = FONT_COMMAND.sub("\x00", text.replace("\x00", ""))
-    while place < len(marked):
-        sign = marked[place]
-        if sign == "\\" and place + 1 < len(marked):
-            flat.append(marked[place : place + 2])
-            place += 2
-            continue
-        if sign == "\x00":  # a font: the group that follows loses its braces
-            rest = re.match(r" *\{", marked[place + 1 :])
-            if rest:
-                depth += 1
-                depths.append(depth)
-                place += 1 + rest.end()
-                flat.append(" ")
-                continue
-        elif sign == "{":
-            depth += 1
-            flat.append(sign)
-        elif sign == "}":
-            if depths and depths[-1] == depth:
-                depths.pop()
-            else:
-                flat.append(sign)
-            depth -= 1
-        else:
-            flat.append(sign)
-        place += 1
-    return re.sub(r" +(?=\^)", "", "".join(flat))
 
 
 def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
@@ -212,7 +177,7 @@ def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
             direction = -1
         elif lower in _FILLER and 0 < index < len(pieces) - 1:
             continue
-        elif lower in _NO_UNIT:
+        elif lower in _NO_UNIT and (len(name) > 1 or name == lower):
             return None
         else:
             known = _NAMES.get(name) or _NAMES.get(lower if len(name) > 1 else name)
