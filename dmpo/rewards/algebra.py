@@ -20,8 +20,8 @@ _NAMED = re.compile(
 # What its grammar holds; a text with any other command or sign is not read as a whole.
 _KNOWN_TEXT = """
     frac sqrt int iint oint sum prod lim to rightarrow infty cdot times div left right binom limits pm le ge ne cup cap
-    setminus in mathbb max min gcd exp det lfloor rfloor lceil rceil bmod pmod mod equiv partial arcsin arccos arctan sinh
-    cosh tanh cot sec csc mid begin end text mathrm operatorname
+    setminus in mathbb max min gcd exp det lfloor rfloor lceil rceil bmod pmod mod equiv partial arcsin arccos arctan
+    sinh cosh tanh cot sec csc mid begin end text mathrm operatorname
 """
 _KNOWN = frozenset(_KNOWN_TEXT.split())
 _SIGNS = re.compile(r"(?:\\[A-Za-z]+|\\[\\%{}]|[\s0-9A-Za-z.,;:+\-*/^_=<>!'|&(){}\[\]])*")
