@@ -24,7 +24,7 @@ _KNOWN_TEXT = """
     sinh cosh tanh cot sec csc mid begin end text mathrm operatorname
 """
 _KNOWN = frozenset(_KNOWN_TEXT.split())
-_SIGNS = re.compile(r"(?:\\[A-Za-z]+|\\[\\%{}]|[\s0-9A-Za-z.,;:+\-*/^_=<>!'|&(){}\[\]])*")
+_SIGNS = re.compile(r"(?:\\[A-Za-z]+|\\[\\%{}]|[\s0-9A-Za-z.,;:+\-*/^_=<>!|&(){}\[\]])*")
 _WORDS = re.compile(r"\\(?:text|mbox|mathrm|operatorname|begin|end)\s*\{[^{}]*\}")
 _FRACTION = re.compile(r"\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 

@@ -166,6 +166,8 @@ def _without_assignment(node: Node, other: Node) -> Node:
     if set(signs) != {"="}:
         return node
     first, last = node.args[0], node.args[-1]
+    if len(signs) == 1 and last.op == "sym" and not symbols(first):  # 5 = x
+        return first
     rest = node.args[1:] if _is_unknown(first) else node.args
     return last if all(same(side, last) for side in rest[:-1]) else node
 
@@ -174,8 +176,10 @@ def _is_unknown(node: Node) -> bool:
     """Whether a side of an equation names what is asked for: symbols without numbers."""
     if node.op in ("sym", "word"):
         return True
-    if node.op in ("num", "pow", "percent", "inf", "matrix"):
-        return False
+    if node.op not in ("add", "mul", "div", "call", "tuple") or node.name in ("root", "cbrt", "log", "ln", "lg", "exp"):
+        return False  # of -x = 5 and ln x = 5 the answer is another number
+    if node.op == "add":
+        return all(_is_unknown(term.args[0] if term.op == "neg" else term) for term in node.args)
     return bool(node.args) and all(_is_unknown(argument) for argument in node.args)
 
 

@@ -16,7 +16,7 @@ from itertools import product
 from .comparison import same, same_unordered
 from .expressions import Node, UndecidedError, UnreadError
 from .latex_parser import parse
-from .latex_text import plain_latex, words
+from .latex_text import FONT_COMMAND, plain_latex, without_fonts, words
 from .units import same_unit, split_unit
 
 LONGEST = 600
@@ -95,7 +95,7 @@ def _decide(answer: str, gold: str) -> bool | None:
     if given and right:
         if any(_same_items(a, b) for a, b in product(given, right)):
             return True
-        return spoken[0] == spoken[1] and _is_words(spoken[1])
+        return spoken[0] == spoken[1] and (_is_words(gold) or _is_words(answer))
     if spoken[0] and (spoken[0] == spoken[1] or words(answer) == spoken[1]):
         return True
     for pattern in (_NEGATION, _RELATION, _BOUND_WORD):
@@ -148,6 +148,9 @@ def _listed(match: re.Match[str]) -> str:
 
 def _unintroduced(text: str) -> str:
     """An answer without the words before it that say nothing of its value ("So the total is")."""
+    bare = without_fonts(text).strip() if FONT_COMMAND.match(text) else text
+    if bare != text and (_LED.match(bare) or _VERB.search(bare)):
+        text = bare
     for _ in range(3):
         led = _LED.match(text)
         text = text[led.end() :] if led else text
@@ -163,8 +166,9 @@ def _unintroduced(text: str) -> str:
     return text
 
 
-def _is_words(spoken: str) -> bool:
-    return re.search(r"(?<![\\A-Za-z])[a-z]{2}", spoken) is not None
+def _is_words(text: str) -> bool:
+    """Whether a text has words in it, rather than symbols side by side (AB is not ab)."""
+    return bool(FONT_COMMAND.search(text)) or re.search(r"(?<![\\A-Za-z])[A-Za-z]{4}", text) is not None
 
 
 def _items(text: str, tight: bool, units: bool) -> list[Item]:

@@ -42,6 +42,7 @@ def parse(text: str, *, tight: bool = False) -> Node:
 class _Parser(Atoms):
     def item(self) -> Node:
         """A chain of relations, or one side alone; a side that is missing on the left makes a bound."""
+        self.accept("=")
         first = None if self.peek() in _RELATIONS else self.sets()
         sides, signs = [] if first is None else [first], []
         while self.peek() in _RELATIONS:

@@ -148,7 +148,8 @@ _SPACE = re.compile(
     r"(?![A-Za-z])|\\(?:hspace|vspace|mspace|kern|phantom|hphantom|vphantom)\*?\s*\{[^{}]*\}|\s+"
 )
 _ENDING = re.compile(r"[.,;:\s]+$|(?<!\\)\\$")
-_MARKS = ("**", "__", "`", "*")
+_SHORT_WORDS = frozenset(("no", "am", "pm", "on", "in", "at", "of", "to", "or", "is", "it", "st", "nd", "rd", "th"))
+_MARKS = ("```", "**", "__", "`", "*")
 
 
 def plain_latex(latex: str) -> str:
@@ -251,7 +252,7 @@ def words(text: str) -> str:
     if choice:
         return choice[1] or choice[2] or choice[3]
     text = re.sub(r"(?<=[A-Za-z]{3})\. ?(?=[0-9])", " ", text)
-    tokens = [token.lower() if len(token) > 1 and token[0] != "\\" else token for token in _WORD_OR_SIGN.findall(text)]
+    tokens = [token.lower() if _has_no_case(token) else token for token in _WORD_OR_SIGN.findall(text)]
     text = " ".join(tokens)
     text = re.sub(r"(?<=[0-9]) (?=(?:st|nd|rd|th)\b)|(?<=[0-9]) (?=:)|(?<=:) (?=[0-9])", "", text)
     text = re.sub(r"\b([aApP]) ?\. ?[mM]\b ?\.?", lambda match: f"{match[1].lower()}m", text)
@@ -261,8 +262,13 @@ def words(text: str) -> str:
     text = _MONTH_FIRST.sub(lambda match: f"{_month(match[1])} {int(match[2])}", text)
     text = re.sub(r"(?<=[0-9]) ?, ?(?=[0-9]{4}$)", " ", text)
     text = _WEEKDAYS.sub(lambda match: _WEEKDAY[match[1]], text) if len(text) < 12 or "," in text else text
-    text = text.strip(" .\"'")
+    text = text.strip(" .")
     return _SHORT_MONTHS.get(text) or _LEADING.sub("", text)
+
+
+def _has_no_case(token: str) -> bool:
+    """Whether capitals of a token say nothing: a command and the name AB keep theirs."""
+    return token[0] != "\\" and (len(token) > 2 or token.lower() in _SHORT_WORDS)
 
 
 def _month(name: str) -> str:

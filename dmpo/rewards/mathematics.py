@@ -40,6 +40,7 @@ _PILE = re.compile(r"(?:[-+]\s*){5}|(?:[(\[{]\s*){20}|(?:\\(?:sqrt|frac)\s*\{[^{
 # The base of a number (1A_{16}, not log_2, x_2 or _5C_2), and that a value is excluded.
 _BASE = re.compile(r"(?<![0-9A-Z_])(?=[A-F]*[0-9])([0-9A-F]+)\s*_\s*(?:\{\s*([1-3]?[0-9])\s*\}|([1-3]?[0-9])(?![0-9]))")
 _BASE_WORD = re.compile(r"(?<=[0-9A-F])\s*(?:\\text\s*\{)?\s*\(?(?:in\s)?base[\s-]*([1-3]?[0-9])\)?\s*\}?\s*$")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width
 _EXCLUDED = re.compile(r"\\(?:neq?|not|notin)(?![A-Za-z])|[≠∉]")
 
 _noted: ContextVar[list[Failure] | None] = ContextVar("noted", default=None)
@@ -68,7 +69,7 @@ def equivalent(pairs: list[tuple[str, str]]) -> Scores:
 
     What `equivalence` reads is compared here; a worker is asked, and at first started, only for the rest.
     """
-    pairs = [(answer.strip(), gold.strip()) for answer, gold in pairs]
+    pairs = [(answer.translate(_INVISIBLE).strip(), gold.strip()) for answer, gold in pairs]
     decided = {pair: _decided(*pair) for pair in pairs}
     known = {pair: Scores([float(same)]) for pair, same in decided.items() if same is not None}
     asked = [pair for pair in decided if pair not in known]

@@ -94,7 +94,7 @@ _NO_UNIT_TEXT = """
     most multiplied n nearly negative never nine ninth ninths no none nor not one only or over per pi plus positive
     power quarter quarters root roughly seven seventh sevenths six sixth sixths smaller squared squares ten tenth
     tenths than third thirds thousand thousands thousandth thousandths three times to trillion twenty two under up
-    was were when where without x y z zero
+    was were when where without tens ones x y z zero
 """
 _NO_UNIT = frozenset(_NO_UNIT_TEXT.split())
 _MOST_PIECES = 8  # words and slashes of a unit

@@ -121,7 +121,7 @@ def test_answers_of_public_reports() -> None:
 
 @pytest.mark.parametrize("task", ["math", "gsm8k"])
 def test_forms_of_answers(task: str) -> None:
-    """Some 1,500 texts that say the same as a right answer, or do not, in tags and in boxes."""
+    """Some 1,700 texts that say the same as a right answer, or do not, in tags and in boxes."""
     lines = (DATA / "answer_forms.jsonl").read_text(encoding="utf-8").splitlines()
     forms = [form for form in map(json.loads, lines) if form["task"] == task]
     cases = [(form["gold"], text, True) for form in forms for text in [*form["same"], form["gold"]]]
