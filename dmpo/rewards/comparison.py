@@ -16,6 +16,7 @@ TOLERANCE = 1e-6
 """The share by which a decimal of at least seven digits may differ from a number that is no rational."""
 
 _SIGNIFICANT = 7
+_ROUNDED = 0.05  # share by which the two sides of ≈ may differ
 _COLLECTIONS = frozenset(("list", "set", "tuple", "union", "intersection", "difference", "matrix"))
 _VALUES = frozenset(
     ("num", "sym", "word", "add", "mul", "div", "neg", "pow", "fact", "percent", "degree", "call", "ratio", "inf")
@@ -161,8 +162,13 @@ def _without_assignment(node: Node, other: Node) -> Node:
         if same_left and len(signs) > 1 and same(node.args[0], other.args[0]):
             return Node("relation", (node.args[0], node.args[-1]), "=")  # x = 2 + 3 = 5
         return node
-    if set(signs) == {r"\approx"} and node.args[0].op == "sym":
-        return node.args[-1]
+    if r"\approx" in signs:  # sqrt(2) ≈ 1.41: the exact side is the answer, unless it only names what is asked for
+        exact = signs.index(r"\approx")
+        if exact == 0:
+            if _is_unknown(node.args[0]):
+                return node.args[-1] if len(signs) == 1 else node
+            return node.args[0] if near(node.args[0], node.args[1], _ROUNDED) else node
+        return _without_assignment(Node("relation", node.args[: exact + 1], " ".join(signs[:exact])), other)
     if set(signs) != {"="}:
         return node
     first, last = node.args[0], node.args[-1]

@@ -25,9 +25,11 @@ LONGEST = 600
 _MOST_ITEMS = 60
 _THOUSANDS = re.compile(r"(?<![0-9.,_^])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9]|,[0-9])")
 _MIXED = re.compile(r"(?<![0-9.)}])([0-9]+) ([0-9]+) ?/ ?([0-9]+)(?![0-9.])")
-_TIMES = re.compile(r"(?<=[0-9)}]) ?[xX] ?(?=\(?-?[0-9])")
+_TIMES = re.compile(r"(?<=[0-9]) ?[xX] ?(?=[0-9])")
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![0-9A-Za-z.])")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])|\+/-")
+_NUMBER_NAMES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_NUMBER_WORDS = {name: str(value) for value, name in enumerate(_NUMBER_NAMES.split())}
 _HOUR = re.compile(r"^([0-9]{1,2}):00(?= ?(?:$|[ap]\.? ?m\b\.?|\\text ?\{ ?[ap]\.?m))", re.IGNORECASE)
 _MINUS = re.compile(
     r"^(?:\\text ?\{ ?)?(?:negative|minus)(?: ?\})? (?=[0-9\\.])|^\\text ?\{ ?(?:negative|minus) ?\}(?=[0-9\\.])", re.I
@@ -108,7 +110,7 @@ def _decide(answer: str, gold: str) -> bool | None:
 @lru_cache(maxsize=1024)  # the right answer of a group of completions is read once
 def readings(text: str) -> list[list[Item]]:
     """The readings of a plain LaTeX text, each a list of items; [] where it has none."""
-    text = _MINUS.sub("-", text)
+    text = _MINUS.sub("-", _NUMBER_WORDS.get(text.lower(), text))
     text = _HOUR.sub(r"\1", _TO.sub(":", _LISTED_WORDS.sub(_listed, text)))
     text = _TIMES.sub(r" \\times ", text)
     text = _MIXED.sub(lambda m: rf"({m[1]}+{m[2]}/{m[3]})" if 0 < int(m[2]) < int(m[3]) else m[0], text)

@@ -119,6 +119,7 @@ def split_unit(text: str) -> tuple[str, Counter[str] | None]:
     A scale ("2 million") becomes a power of ten in the number. Words that make another number
     ("5 squared", "5 or more") are no unit.
     """
+    whole, text = text, re.sub(r" +", " ", without_fonts(text)).strip()
     sign = _CURRENCY.match(text)
     unit: Counter[str] | None = None
     if sign and sign.end() < len(text):
@@ -129,21 +130,20 @@ def split_unit(text: str) -> tuple[str, Counter[str] | None]:
     if after and after.start():
         unit = Counter({CURRENCIES[after[1]]: 1})
         text = text[: after.start()]
-    flat = re.sub(r" +", " ", without_fonts(text)).strip()
-    for place in _BREAK.finditer(flat):
-        value, rest = flat[: place.start()].rstrip(" ~"), flat[place.start() :]
+    for place in _BREAK.finditer(text):
+        value, rest = text[: place.start()].rstrip(" ~"), text[place.start() :]
         if not value or not _VALUE_END.search(value) or not re.search(r"[0-9]|\\pi", value):
             continue
-        spaced = flat[place.start() - 1] == " " or flat[place.start()] == "/"
+        spaced = text[place.start() - 1] == " " or text[place.start()] == "/"
         parsed = _parsed_unit(rest, spaced=spaced)
         if parsed is None:
             continue
         scale, found = parsed
         value = f"({value}) \\cdot 10^{{{scale}}}" if scale else value
         if unit and found and unit != found:
-            return text, None
+            return whole, None
         return value, found or unit or Counter()
-    return text, unit
+    return (whole, None) if unit is None else (text, unit)
 
 
 def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:

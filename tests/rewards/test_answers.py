@@ -129,4 +129,5 @@ def test_forms_of_answers(task: str) -> None:
     reward = {"math": math, "gsm8k": gsm8k}[task]
     for wrap in ("<answer>{}</answer>", "<reasoning>so</reasoning>\n<answer>\n{}\n</answer>"):
         scores = reward([wrap.replace("{}", text) for _, text, _ in cases], answer=[gold for gold, _, _ in cases])
-        assert [case for case, score in zip(cases, scores, strict=True) if (score >= 2) != case[2]] == []
+        # A wrong number in the whole form has 2.
+        assert [case for case, score in zip(cases, scores, strict=True) if (score > 2) != case[2]] == []
