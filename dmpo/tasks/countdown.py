@@ -181,9 +181,7 @@ def _puzzle(row: Row) -> tuple[list[int], int]:
     try:
         return [_integer(number) for number in numbers], _integer(target)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"columns nums and target must be integers, got {numbers!r:.80} and {target!r:.80}"
-        ) from None
+        raise ValueError(f"columns nums and target must be integers, got {numbers!r:.80} and {target!r:.80}") from None
 
 
 def _integer(value: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..rewards import math
-from ..rewards.answers import boxed_answer
+from ..rewards.answers import gold_of_solution
 from ..rewards.mathematics import math_answer, math_correct
 from .questions import Questions, as_text, shown
 from .splits import Row
@@ -29,10 +29,10 @@ class Mathematics(Questions):
     )
 
     def answer(self, source: dict[str, Any]) -> str:
-        """The column `answer`, or where it is empty what the column `solution` boxes."""
+        """The column `answer`; where that is empty, what the column `solution` boxes: of several a list, `1,9`."""
         answer = as_text(source.get("answer"))
         if answer is None:
-            answer = boxed_answer(str(source.get("solution") or ""))
+            answer = gold_of_solution(str(source.get("solution") or ""))
         if not answer:
             given = [f"column {name}: {shown(source[name])}" for name in self.ANSWERS if name in source]
             raise ValueError(f"no right answer in {', '.join(given)}; wanted is {self.WANTED}")

@@ -31,8 +31,8 @@ class Questions:
         template, template_file: in place of the task's own prompt; `{question}` is replaced.
 
     Raises:
-        ValueError: data that cannot be read, rows of which most cannot, or a template without its field. Fewer rows that
-            cannot be read are left out, and a warning names them.
+        ValueError: data that cannot be read, or most of whose rows cannot, or a template without its field. Where fewer
+            rows cannot be read, they are left out, and a warning names them.
     """
 
     TRAIN: ClassVar[str]
