@@ -11,6 +11,7 @@ from .records import FORMATS, Record, read_table
 
 log = logging.getLogger("dmpo")
 
+S = TypeVar("S")
 T = TypeVar("T")
 _NAMED = 5  # rows that a warning names
 
@@ -48,7 +49,7 @@ def read_rows(
     return rows
 
 
-def read_each(rows: Sequence[Record], source: str, read: Callable[[Record], T], what: str = "row") -> list[T]:
+def read_each(rows: Sequence[S], source: str, read: Callable[[S], T], what: str = "row") -> list[T]:
     """`read` of each row, less those that it refuses with a ValueError: they are left out, and one warning counts and
     names them.
 
