@@ -6,9 +6,7 @@ texts that the model gave; and `filter`, as each document is written once for ea
 
 from __future__ import annotations
 
-from typing import Any
-
-Record = dict[str, Any]
+from ..tasks.records import Record
 
 
 def is_sample(record: Record) -> bool:
