@@ -62,10 +62,11 @@ def load_adapter(model: MaskedLM, path: str | Path, *, trainable: bool = False) 
 
     Raises:
         ValueError: no adapter there, or a pickled one; not LoRA, or a variant that is not supported; weights that are
-            missing, misshapen, or have no place in the model, by name; an adapter on the head, which losses and
-            decoders use as it is: `dmpo merge` it first.
+            missing, misshapen, or have no place in the model, by name; another vocabulary; an adapter on the head,
+            which losses and decoders use as it is: `dmpo merge` it first.
     """
     adapter = read_adapter(path)
+    _check_vocabulary(model, adapter)
     if head := [name for name in adapter.weights if _module(name) == "lm_head"]:
         raise ValueError(
             f"adapter {adapter.folder} touches the head ({adapter.names[head[0]]}), which losses and decoders use "
@@ -98,6 +99,7 @@ def read_adapter(path: str | Path) -> _Adapter:
 
 def attach_adapter(model: MaskedLM, adapter: _Adapter) -> PeftModel:
     """The model with the adapter on it, wherever that sits. Raises ValueError as `load_adapter` does."""
+    _check_vocabulary(model, adapter)
     modules = dict(model.named_modules())
     if lost := sorted(name for new, name in adapter.names.items() if _module(new) not in modules):
         raise ValueError(f"adapter {adapter.folder} holds weights that the model has no place for: {first_names(lost)}")
@@ -106,7 +108,8 @@ def attach_adapter(model: MaskedLM, adapter: _Adapter) -> PeftModel:
             if _module(new) in ("lm_head", "model.embed_tokens"):
                 raise ValueError(f"adapter {adapter.folder} changes {name}, which is tied to the other embedding")
     adapted = adapt(model, _peft_config(model, adapter))
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    # With a state_dict of our own, as peft would take the biases of lora_bias for shards of DeepSpeed's.
+    expected = get_peft_model_state_dict(adapted, adapted.state_dict(), save_embedding_layers=False)
     # peft stores the weight under an adapted embedding or head as well
     below = {f"{name}.base_layer.weight" for name in {_PREFIX + _module(new) for new in adapter.weights}}
     parameters = dict(adapted.named_parameters())
@@ -136,6 +139,22 @@ def adapter_base(fields: Mapping[str, Any]) -> str:
     if revision not in (None, "main"):
         raise ValueError(f"{CONFIG} names revision {revision!r} of {base}: download it and name the folder with base")
     return base
+
+
+def _check_vocabulary(model: MaskedLM, adapter: _Adapter) -> None:
+    """Raise ValueError for an adapter that was trained after its base's embeddings were resized."""
+    size = model.config.vocab_size
+    for new, weight in adapter.weights.items():
+        if _module(new) not in ("model.embed_tokens", "lm_head") or weight.dim() != 2:
+            continue
+        rows = {"lora_A": None, "lora_B": 0, "lora_embedding_A": 1, "lora_embedding_B": None}
+        _, adapts, of_lora = new.partition(".lora_")
+        axis = rows.get(f"lora_{of_lora.partition('.')[0]}") if adapts else 0
+        if axis is not None and weight.shape[axis] != size:
+            raise ValueError(
+                f"adapter {adapter.folder} has a vocabulary of {weight.shape[axis]} tokens ({adapter.names[new]}), its "
+                f"base one of {size}: give the base whose embeddings were resized as the adapter's were"
+            )
 
 
 def _peft_config(model: MaskedLM, adapter: _Adapter) -> LoraConfig:

@@ -73,7 +73,11 @@ def sequence_log_prob(
 
     Returns:
         float32 [B].
+
+    Raises:
+        ValueError: a prompt is padded elsewhere than on its left.
     """
+    _check_padding(completions.prompt_mask)
     replicates = len(views) // len(completions)
     rows = completions.repeat(replicates)
     parts = []
@@ -107,8 +111,9 @@ def ordered_log_probs(
         float32 [B, L], nats, untempered.
 
     Raises:
-        ValueError: order does not have the shape of the tokens.
+        ValueError: order does not have the shape of the tokens; a prompt is padded elsewhere than on its left.
     """
+    _check_padding(completions.prompt_mask)
     if order.shape != completions.tokens.shape:
         raise ValueError(f"order has shape {tuple(order.shape)}, the tokens {tuple(completions.tokens.shape)}")
     steps = int(order.max()) + 1
@@ -145,6 +150,14 @@ def spaced(total: int, most: int, device: torch.device) -> Tensor:
     """At most `most` of the indices 0..total-1, evenly spaced; int64."""
     count = min(total, most)
     return torch.arange(count, device=device) * total // max(1, count)
+
+
+def _check_padding(prompt_mask: Tensor) -> None:
+    """Raise ValueError for padding after a prompt's first token: the completion would not follow on its last one."""
+    misplaced = (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any(-1)
+    if bool(misplaced.any()):
+        row = int(misplaced.nonzero()[0])
+        raise ValueError(f"prompt_mask must be left padding (False, then True), got padding after a token in row {row}")
 
 
 def _log_probs(

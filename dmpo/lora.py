@@ -22,6 +22,7 @@ def adapt(model: nn.Module, config: LoraConfig) -> PeftModel:
     """`peft.get_peft_model`, with `narrow_products`."""
     with warnings.catch_warnings():  # peft 0.21 asks transformers 5.23 by a name that the latter deprecates
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing. is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", ".lora_bias=True. was passed")  # dmpo.merge refuses it
         return narrow_products(get_peft_model(model, config))
 
 

@@ -164,10 +164,9 @@ def make_bidirectional(config: PreTrainedConfig, mask_id: int | None) -> None:
         mask_id = getattr(config, "mask_token_id", None)
     if mask_id is None:
         raise ValueError("mask_token_id is not set; pass mask_id, the id of the mask token")
-    eos_id = config.eos_token_id
     config.mask_token_id = mask_id
     if config.pad_token_id is None:
-        config.pad_token_id = eos_id[0] if isinstance(eos_id, list) else eos_id
+        config.pad_token_id = next(iter(listed_ids(config.eos_token_id)), None)
     for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
         for token_id in value if isinstance(value, list) else [value]:
@@ -262,11 +261,17 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def special_ids(model: nn.Module) -> tuple[int, int | None]:
-    """Ids of the mask token and of EOS in the model's config; of several EOS ids the first, None without one."""
+def special_ids(model: nn.Module) -> tuple[int, tuple[int, ...]]:
+    """Ids of the mask token and of every EOS in the model's config; an empty tuple without one."""
     config = unwrap(model).config
-    eos_id = config.eos_token_id
-    return config.mask_token_id, eos_id[0] if isinstance(eos_id, list) else eos_id
+    return config.mask_token_id, listed_ids(config.eos_token_id)
+
+
+def listed_ids(value: Any) -> tuple[int, ...]:
+    """Token ids that are given as one, as several or as None, each once."""
+    if value is None:
+        return ()
+    return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else (value,)
 
 
 def lora_target_modules(model: nn.Module) -> list[str]:

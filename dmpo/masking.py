@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,12 +66,21 @@ def sample_views(
     return torch.cat(views)
 
 
-def completion_mask(completions: Tensor, eos_id: int | None) -> Tensor:
-    """True up to and including the first EOS of each row (everywhere without one); int64 [B, L] -> bool [B, L]."""
-    if eos_id is None:
-        return torch.ones_like(completions, dtype=torch.bool)
-    is_eos = completions == eos_id
+def completion_mask(completions: Tensor, eos_ids: Sequence[int]) -> Tensor:
+    """True up to and including the first EOS of each row (everywhere without one); int64 [B, L] -> bool [B, L].
+
+    eos_ids: each of them ends a row.
+    """
+    is_eos = one_of(completions, eos_ids)
     return is_eos.cumsum(-1) - is_eos.long() == 0
+
+
+def one_of(tokens: Tensor, ids: Sequence[int]) -> Tensor:
+    """Whether each token is one of a few ids; int64 [...] -> bool [...]. Nothing is copied to the device."""
+    result = torch.zeros_like(tokens, dtype=torch.bool)
+    for token_id in ids:
+        result |= tokens == token_id
+    return result
 
 
 def _nth_eligible(eligible: Tensor, n: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
-from .checkpoint_files import checkpoint_folder, read_json
+from .checkpoint_files import checkpoint_folder, first_names, read_json
 from .masked_lm import MaskedLM
 from .models import load_model, save_model
 from .run.selection import newest_checkpoint
@@ -92,18 +92,29 @@ def merge_adapter(adapted: PeftModel) -> MaskedLM:
     """The base model with its adapter added, in place: W + scale·BA (DoRA: as peft defines it) in float32, rounded once
     to W's dtype. In W's own dtype, as peft adds by itself, bfloat16 would round twice.
 
-    Raises ValueError where the merged weights are not finite.
+    Raises ValueError where the merged weights are not finite, or the adapter adds a bias to layers that have none.
     """
+    layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
+    if without := [name for name, layer in layers.items() if _adds_bias(layer)]:
+        names = first_names([name.removeprefix("base_model.model.") for name in without])
+        raise ValueError(
+            f"adapter has lora_bias, and its base has no bias in {names}: a plain checkpoint has no place for it. "
+            "Leave the adapter unmerged, as dmpo eval takes it"
+        )
     with torch.no_grad():
-        for layer in adapted.modules():
-            if isinstance(layer, BaseTunerLayer):
-                weights = layer.get_base_layer()
-                dtype: torch.dtype = next(weights.parameters()).dtype
-                weights.to(torch.promote_types(dtype, torch.float32))
-                layer.merge(safe_merge=True)
-                weights.to(dtype)
+        for layer in layers.values():
+            weights = layer.get_base_layer()
+            dtype: torch.dtype = next(weights.parameters()).dtype
+            weights.to(torch.promote_types(dtype, torch.float32))
+            layer.merge(safe_merge=True)
+            weights.to(dtype)
     model: MaskedLM = adapted.unload()
     return model.requires_grad_(True)
+
+
+def _adds_bias(layer: BaseTunerLayer) -> bool:
+    added = any(getattr(layer, "lora_bias", {}).values())
+    return added and getattr(layer.get_base_layer(), "bias", None) is None
 
 
 def trained_folder(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,8 @@ __all__ = [
     "save_model",
     "unwrap",
 ]
+
+log = logging.getLogger("dmpo")
 
 _CLASSES: dict[str, type[MaskedLM]] = {
     "llama": MaskedLlama,
@@ -143,6 +146,7 @@ def load_model(
     model, report = loaded
     if report["missing_keys"]:
         raise ValueError(f"checkpoint {folder}: {sorted(report['missing_keys'])} did not find their weights")
+    _untie(model, folder)
     # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
     model._weight_conversions = None  # with it, save_pretrained would write LLaDA's names beside a Llama config
@@ -226,6 +230,8 @@ def save_model(
             held before are removed.
         state: its weights by name, where the model's own are spread over ranks; None for the model's own.
 
+    A head that is tied to the embedding by name and differs from it is kept; the config then says that it is not tied.
+
     Raises:
         ValueError: unknown layout, a model that the layout cannot express or that is quantised, adapters not merged.
     """
@@ -235,15 +241,18 @@ def save_model(
         raise ValueError("model was loaded in 4 bits, which no layout stores: save the adapter alone and merge it")
     if any("lora_" in name or ".base_layer." in name or ".modules_to_save." in name for name in state):
         raise ValueError("model carries adapters: merge them first (merge_and_unload), or save the adapter alone")
-    if inner.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
+    config: Any = copy.deepcopy(inner.config)
+    if config.tie_word_embeddings and "lm_head.weight" in state:
+        head = state["lm_head.weight"]
+        config.tie_word_embeddings = torch.equal(head, state.get("model.embed_tokens.weight", head))
+        if config.tie_word_embeddings:
+            state.pop("lm_head.weight")
     if layout == "llada":
         if not isinstance(inner, MaskedLlama):
             raise ValueError(f"layout 'llada' needs a Llama-type model, got {type(inner).__name__}")
-        fields = json.dumps(llada_config_from_llama(inner.config), indent=2)
+        fields = json.dumps(llada_config_from_llama(config), indent=2)
         state = {llama_to_llada_name(name): weight for name, weight in state.items()}
     elif layout == "transformers":
-        config = copy.deepcopy(inner.config)
         config.architectures, config.dtype = [inner.official_architecture], inner.dtype
         fields = config.to_json_string()
     else:
@@ -278,6 +287,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrainedConfig:
     model_type = fields.get("model_type")
+    fields = fields | {name: _stated_dtype(name, fields[name]) for name in ("dtype", "torch_dtype") if name in fields}
     if model_type == "llada":
         config: PreTrainedConfig = llama_config_from_llada(fields)
     elif model_type in _CLASSES:
@@ -289,6 +299,27 @@ def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrai
         raise ValueError(f"model_type {model_type!r} is not supported; these are: llada, {', '.join(_CLASSES)}")
     make_bidirectional(config, mask_id)
     return config
+
+
+def _stated_dtype(name: str, value: Any) -> str | None:
+    """The name of a dtype as transformers takes it; config.json may say "torch.bfloat16", too."""
+    try:
+        dtype = parse_dtype(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("dtype", name, 1)) from None
+    return None if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+
+
+def _untie(model: MaskedLM, folder: Path) -> None:
+    """Set `tie_word_embeddings` false, with a warning, where the checkpoint says true and holds a head of its own."""
+    embeddings: Any = model.get_input_embeddings()
+    if model.config.tie_word_embeddings and model.lm_head.weight is not embeddings.weight:
+        model.config.tie_word_embeddings = False
+        log.warning(
+            "checkpoint %s says tie_word_embeddings true, and holds a head that differs from the embedding: both are "
+            "kept, and a saved model says false",
+            folder,
+        )
 
 
 @contextmanager

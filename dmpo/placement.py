@@ -9,10 +9,13 @@ from transformers import BitsAndBytesConfig
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
-    """A floating-point dtype given by name or itself; "auto" for None. Raises ValueError for anything else."""
+    """A floating-point dtype given by name ("bfloat16" or "torch.bfloat16") or itself; "auto" for None.
+
+    Raises ValueError for anything else.
+    """
     if dtype is None or dtype == "auto":
         return "auto"
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
         raise ValueError(f"dtype must be a floating-point torch dtype or its name, got {dtype!r}")
     return parsed

@@ -64,7 +64,7 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
         limit = model.config.max_position_embeddings
         raise ValueError(f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens")
     for name in ("early_stop", "truncate_at_eos"):
-        if getattr(config, name) and special_ids(model)[1] is None:
+        if getattr(config, name) and not special_ids(model)[1]:
             raise ValueError(f"{name} needs an EOS token, and the model's config names none")
     if not config.lora_r and config.dtype != "float32":
         log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)

@@ -105,8 +105,8 @@ def collect(
         scores = together(lambda: reward.score(decode_text(tokenizer, tokens), columns))
         rewards = torch.tensor(scores.values, device=device)
     with clock("score"):
-        mask_id, eos_id = special_ids(model)
-        eligible = completion_mask(tokens, eos_id if config.truncate_at_eos else None)
+        mask_id, eos_ids = special_ids(model)
+        eligible = completion_mask(tokens, eos_ids if config.truncate_at_eos else ())
         completions = Completions(prompt_ids, prompt_mask, tokens, eligible)
 
         def path_log_prob(policy: nn.Module) -> list[Tensor]:

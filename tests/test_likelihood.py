@@ -62,6 +62,20 @@ def test_left_padding_changes_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 1, 0, 1, 1]])
+def test_padding_elsewhere_is_refused(mask: list[int]) -> None:
+    rows = completions()
+    prompt_mask = rows.prompt_mask.clone()
+    prompt_mask[1] = torch.tensor(mask).bool()
+    padded = Completions(rows.prompt_ids, prompt_mask, rows.tokens, rows.eligible)
+    views = sample_views(rows.eligible, 2, key=0)
+    with pytest.raises(ValueError, match=r"prompt_mask must be left padding .* in row 1"):
+        sequence_log_prob(tiny(), padded, views, mask_id=MASK, batch_size=8)
+    order = torch.arange(rows.tokens.shape[1]).expand_as(rows.tokens)
+    with pytest.raises(ValueError, match=r"prompt_mask must be left padding .* in row 1"):
+        ordered_log_probs(tiny(), padded, order, mask_id=MASK, batch_size=8)
+
+
 def test_no_dropout_while_scoring() -> None:
     model = add_lora(tiny(), rank=2, alpha=4, dropout=0.5)
     for name, parameter in model.named_parameters():

@@ -60,8 +60,14 @@ def test_rate_limits_hold() -> None:
 
 def test_completion_mask_ends_with_the_first_eos() -> None:
     tokens = torch.tensor([[5, 0, 5, 0], [5, 5, 5, 5], [0, 0, 0, 0]])
-    assert completion_mask(tokens, 0).tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
-    assert completion_mask(tokens, None).all()
+    assert completion_mask(tokens, [0]).tolist() == [
+        [True, True, False, False],
+        [True] * 4,
+        [True, False, False, False],
+    ]
+    assert completion_mask(tokens, []).all()
+    several = completion_mask(torch.tensor([[5, 7, 0, 7], [5, 0, 7, 5], [5, 5, 5, 7]]), [0, 7])
+    assert several.sum(-1).tolist() == [2, 2, 4]
 
 
 def test_bad_input_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dmpo.merge import merge, trained_folder
 from dmpo.models import load_model, load_tokenizer, save_model
 from dmpo.run.selection import list_checkpoints
 from tests.test_adapters import HEAD, LINEAR, LLADA, SHAPES, merged_by_hand, write_adapter
-from tests.tiny_models import plain_checkpoint, tokens
+from tests.tiny_models import edit_config, plain_checkpoint, tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -66,8 +67,83 @@ def test_other_kinds_of_adapters(tmp_path: Path, fields: dict[str, Any]) -> None
         assert (load_model(tmp_path / "base")(ids).logits - expected).abs().max() > 0.5
 
 
-def test_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The newest whole checkpoint of a real run, or the one named; its tokenizer where the base has none."""
+def test_a_base_whose_flag_says_tied_and_whose_head_differs(tmp_path: Path) -> None:
+    """The merged checkpoint keeps the head."""
+    plain_checkpoint(tmp_path / "base", "qwen2", mask_token_id=3, tie_word_embeddings=False)
+    edit_config(tmp_path / "base", tie_word_embeddings=True)
+    model = peft.get_peft_model(load_model(tmp_path / "base"), peft.LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    ids = tokens(2, 7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+        expected = model(input_ids=ids).logits
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    merge(tmp_path / "adapter", tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(tmp_path / "out")(ids).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_biases_that_the_base_has_no_place_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain_checkpoint(tmp_path / "base", "qwen2", mask_token_id=3)  # biases of q, k and v alone
+    for name, modules in (("some", ["q_proj", "k_proj"]), ("more", ["q_proj", "o_proj", "up_proj"])):
+        config = peft.LoraConfig(r=2, lora_bias=True, target_modules=modules)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = peft.get_peft_model(load_model(tmp_path / "base"), config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+        model.save_pretrained(tmp_path / name, save_embedding_layers=False)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = load_adapter(load_model(tmp_path / "base"), tmp_path / name)
+            expected = model(input_ids=tokens(2, 7)).logits
+            torch.testing.assert_close(loaded(input_ids=tokens(2, 7)).logits, expected, atol=1e-4, rtol=1e-4)
+        status = main(["merge", str(tmp_path / name), "--output", str(tmp_path / "out" / name)])
+        if name == "some":
+            merged = load_model(tmp_path / "out" / name)
+            with torch.no_grad():
+                torch.testing.assert_close(merged(tokens(2, 7)).logits, expected, atol=1e-3, rtol=1e-4)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2
+    assert (
+        "lora_bias, and its base has no bias in model.layers.0.self_attn.o_proj, model.layers.0.mlp.up_proj, " in line
+    )
+    assert not (tmp_path / "out" / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "weight"),
+    [
+        ({"target_modules": ["q_proj"]}, r"(lm_head|model\.embed_tokens)\.weight"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, r"model\.embed_tokens\."),
+        ({"target_modules": ["q_proj", "lm_head"]}, r"lm_head\."),
+    ],
+)
+def test_another_vocabulary(fields: dict[str, Any], weight: str, tmp_path: Path) -> None:
+    """Two tokens were added to the base before the adapter was trained."""
+    plain_checkpoint(tmp_path / "base", "llama", mask_token_id=3)
+    plain_checkpoint(tmp_path / "wide", "llama", mask_token_id=3, vocab_size=50)
+    model = peft.get_peft_model(load_model(tmp_path / "wide"), peft.LoraConfig(r=2, **fields))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=fields["target_modules"] == ["q_proj"])
+    message = rf"adapter .* has a vocabulary of 50 tokens \(base_model\.model\.{weight}.*\), its base one of 48"
+    with pytest.raises(ValueError, match=message):
+        load_adapter(load_model(tmp_path / "base"), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=message):
+        merge(tmp_path / "adapter", tmp_path / "out", base=tmp_path / "base")
+
+
+def test_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest whole checkpoint of a real run, or the one named; its tokenizer where the base has none. Nothing is
+    asked of the network, not by peft's look for embeddings either."""
+
+    def asked(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError(f"the network is asked: {arguments}")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
+    monkeypatch.setattr("socket.getaddrinfo", asked)
     run, bare = tmp_path / "run", tmp_path / "bare"
     quick = ["max_steps=2", "save_steps=1", "num_prompts=1", "num_generations=2", "eval_prompts=2", "eval_steps=0"]
     assert main(["train", "sudoku-tiny", f"output_dir={run}", "lora_r=2", "learning_rate=0.1", *quick]) == 0

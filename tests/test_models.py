@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dmpo.checkpoint_layout import llada_to_llama_name, llama_to_llada_name
+from dmpo.masked_lm import special_ids
 from dmpo.models import (
     head_weight,
     hidden_states,
@@ -181,7 +182,51 @@ def test_token_ids_that_the_checkpoint_does_not_name_stay_unset(tmp_path: Path) 
 
 def test_several_eos_ids(tmp_path: Path) -> None:
     plain_checkpoint(tmp_path, "llama", eos_token_id=[5, 6])
-    assert load_model(tmp_path, mask_id=3).config.pad_token_id == 5
+    model = load_model(tmp_path, mask_id=3)
+    assert model.config.pad_token_id == 5
+    assert special_ids(model) == (3, (5, 6))
+    save_model(model, tmp_path / "again", "llada")
+    assert special_ids(load_model(tmp_path / "again")) == (3, (5, 6))
+    edit_config(tmp_path, eos_token_id=[])
+    assert special_ids(load_model(tmp_path, mask_id=3)) == (3, ())
+
+
+@pytest.mark.parametrize("layout", ["transformers", "llada"])
+def test_a_head_beside_a_flag_that_says_tied(tmp_path: Path, layout: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The file holds both weights: both are kept, loaded and saved."""
+    plain_checkpoint(tmp_path / "a", "llama", tie_word_embeddings=False)
+    ids, expected = tokens(2, 7), load_model(tmp_path / "a", mask_id=3)(tokens(2, 7)).logits
+    edit_config(tmp_path / "a", tie_word_embeddings=True)
+    model = load_model(tmp_path / "a", mask_id=3)
+    assert "says tie_word_embeddings true, and holds a head that differs" in caplog.text
+    assert torch.equal(model(ids).logits, expected)
+    save_model(model, tmp_path / "b", layout)
+    assert torch.equal(load_model(tmp_path / "b")(ids).logits, expected)
+    fields = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert fields["weight_tying" if layout == "llada" else "tie_word_embeddings"] is False
+    model.config.tie_word_embeddings = True  # as of a model that something else has loaded
+    save_model(model, tmp_path / "c", layout)
+    assert torch.equal(load_model(tmp_path / "c")(ids).logits, expected)
+
+
+def test_a_head_that_is_the_embedding_is_stored_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_model(tiny(tie_embeddings=True), tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert load_model(tmp_path).config.tie_word_embeddings
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+@pytest.mark.parametrize("layout", ["transformers", "llada"])
+def test_dtypes_as_config_json_writes_them(key: str, layout: Any, tmp_path: Path) -> None:
+    save_model(tiny().bfloat16(), tmp_path, layout)
+    for value in ("torch.bfloat16", "bfloat16", None, "auto"):
+        edit_config(tmp_path, **{"dtype": ..., "torch_dtype": ..., key: value})
+        assert load_model(tmp_path).dtype == torch.bfloat16
+    for wrong in ("torch.bfloat17", "int8", 3, {}):
+        edit_config(tmp_path, **{key: wrong})
+        with pytest.raises(ValueError, match=rf"config\.json: {key} must be a floating-point torch dtype"):
+            load_model(tmp_path)
 
 
 def test_mask_token_is_required(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
-from ..masked_lm import special_ids, unwrap, without_dropout
+from ..masked_lm import listed_ids, special_ids, unwrap, without_dropout
 from ..prompts import padding
 from .canvas import Canvas
 from .loop import BlockLoop
@@ -61,7 +62,7 @@ def generate(
     remasking: Remasking = "low_confidence",
     attention_mask: Tensor | None = None,
     mask_id: int | None = None,
-    eos_id: int | None = None,
+    eos_id: int | list[int] | tuple[int, ...] | None = None,
     early_stop: bool = False,
     seed: int = 0,
     row_ids: Tensor | None = None,
@@ -97,16 +98,17 @@ def generate(
         cfg_scale: classifier-free guidance, logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u.
         wino_threshold, wino_threshold_back: unmask above the first, take back below the second; None: 0.6 and 0.9.
         remasking: rank candidates by their untempered probability, or at random.
-        attention_mask: bool or int [B, P], 0 for left padding; every row needs a 1.
-        mask_id, eos_id: default to the model's config.
-        early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS.
+        attention_mask: bool or int [B, P], 0 for padding; every row needs a 1. The tokens at the 1s are the prompt, in
+            their order: padding on the left, on the right or between them gives the same completions, up to rounding.
+        mask_id, eos_id: default to the model's config. Of several EOS ids each ends a row.
+        early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS (the first of several).
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
         compiled: of dual_cache, compile the steps that run on the block alone (on a GPU in the mode that captures CUDA
             graphs where torch finds it can; not run on a GPU yet). Costs a compilation for each shape; where it fails,
             the steps run as they are and a log line says why.
 
     Raises:
-        ValueError: an argument out of range, named.
+        ValueError: an argument out of range, named; prompt and completion are longer than the model takes.
         TypeError: prompt_ids is not an integer tensor.
     """
     settings = DecodingOptions(
@@ -125,30 +127,42 @@ def generate(
         seed=seed,
         compiled=compiled,
     )
-    config_mask_id, config_eos_id = special_ids(model)
+    config_mask_id, config_eos_ids = special_ids(model)
     mask_id = config_mask_id if mask_id is None else mask_id
-    eos_id = config_eos_id if eos_id is None else eos_id
-    if early_stop and eos_id is None:
+    eos_ids = config_eos_ids if eos_id is None else listed_ids(eos_id)
+    if early_stop and not eos_ids:
         raise ValueError("early_stop needs eos_id, and the model's config has none")
-    _check(prompt_ids, attention_mask, row_ids, mask_id, eos_id, unwrap(model).config.vocab_size)
+    config = unwrap(model).config
+    _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
         model = model.module  # its hooks would wait for ranks that need fewer calls
     start = time.perf_counter()
     batch, prompt_length = prompt_ids.shape
     attended = position_ids = None
-    blank, padded = (0, False) if attention_mask is None else padding(attention_mask)
-    if attention_mask is not None and padded:
-        attended = torch.cat([attention_mask[:, blank:].bool(), attention_mask.new_ones(batch, gen_length).bool()], 1)
+    prompt, blank, padded = prompt_ids, 0, False
+    if attention_mask is not None:
+        # A model that predicts at the left neighbour needs the prompt's last token right before the completion.
+        places = attention_mask.int().argsort(dim=1, stable=True)  # padding first, then the tokens in order
+        prompt, of_prompt = prompt_ids.gather(1, places), attention_mask.bool().gather(1, places)
+        blank, padded = padding(of_prompt)
+    longest = prompt_length - blank
+    if longest + gen_length > config.max_position_embeddings:
+        raise ValueError(
+            f"prompt_ids and gen_length are {longest} + {gen_length} tokens, the model takes "
+            f"{config.max_position_embeddings}: shorten the prompt or gen_length"
+        )
+    if padded:
+        attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, gen_length)], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
     # A canvas begins where the longest prompt does: no pass runs on columns that hold no token.
-    tokens = torch.cat([prompt_ids[:, blank:], prompt_ids.new_full((batch, gen_length), mask_id)], 1)
-    canvas = Canvas(model, tokens, attended, position_ids, prompt_length - blank, cfg_scale, mask_id)
+    tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, gen_length), mask_id)], 1)
+    canvas = Canvas(model, tokens, attended, position_ids, longest, cfg_scale, mask_id)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
-        loop = BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
+        loop = BlockLoop(canvas, settings, row_ids, eos_ids if early_stop else ())
         loop.run()
     seconds = time.perf_counter() - start
-    tokens = torch.cat([prompt_ids[:, :blank], tokens], 1)
+    tokens = torch.cat([prompt_ids, tokens[:, longest:]], 1)  # the prompt as it was given
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order, loop.steps)
 
 
@@ -157,20 +171,20 @@ def _check(
     attention_mask: Tensor | None,
     row_ids: Tensor | None,
     mask_id: int | None,
-    eos_id: int | None,
+    eos_ids: Sequence[int],
     vocab: int,
 ) -> None:
     for name, tensor in (("prompt_ids", prompt_ids), ("attention_mask", attention_mask), ("row_ids", row_ids)):
         if not isinstance(tensor, Tensor) and (tensor is not None or name == "prompt_ids"):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    for name, token in (("mask_id", mask_id), ("eos_id", eos_id)):
+    for name, token in (("mask_id", mask_id), *(("eos_id", eos_id) for eos_id in eos_ids)):
         if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
             raise TypeError(f"{name} must be an int, got {type(token).__name__}")
         if token is not None and not 0 <= token < vocab:
             raise ValueError(f"{name} must be in [0, {vocab}), the vocabulary, got {token}")
     if mask_id is None:
         raise ValueError("mask_id is None and the model's config has no mask_token_id")
-    if mask_id == eos_id:
+    if mask_id in eos_ids:
         raise ValueError(f"mask_id and eos_id must differ, got {mask_id} for both")
     if prompt_ids.dtype != torch.int64:
         raise TypeError(f"prompt_ids must be int64, got {prompt_ids.dtype}")
@@ -181,6 +195,9 @@ def _check(
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, prompt_ids {tuple(prompt_ids.shape)}"
             )
+        if bool(((attention_mask != 0) & (attention_mask != 1)).any()):
+            wanted = "1 at the tokens of the prompt and 0 at padding"
+            raise ValueError(f"attention_mask must be {wanted}, got {attention_mask.min()} to {attention_mask.max()}")
         empty = (~attention_mask.bool().any(1)).nonzero().flatten().tolist()
         if empty and prompt_ids.shape[1]:
             raise ValueError(f"attention_mask has no token in row {empty[0]}: the prompt is all padding")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..decoding_options import DecodingOptions
 from ..kernels import linear_sample_tokens, linear_token_logprobs
 from ..masked_lm import head_weight
+from ..masking import one_of
 from ..randomness import derive_key, uniforms
 from .canvas import Canvas
 from .factory import make_pass, make_policy
@@ -17,8 +20,9 @@ from .policies import Row, Step
 class BlockLoop:
     """State of one `generate`; a row's place is on the host, its tokens are on the device."""
 
-    def __init__(self, canvas: Canvas, settings: DecodingOptions, row_ids: Tensor, eos_id: int | None) -> None:
-        self.canvas, self.settings, self.row_ids, self.eos_id = canvas, settings, row_ids, eos_id
+    def __init__(self, canvas: Canvas, settings: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
+        """eos_ids: what ends a row early; none where nothing does."""
+        self.canvas, self.settings, self.row_ids, self.eos_ids = canvas, settings, row_ids, eos_ids
         self.policy, self.model_pass = make_policy(settings), make_pass(settings, canvas)
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
@@ -120,9 +124,9 @@ class BlockLoop:
         if moved:
             back = [0] * len(group)
             block_done = all(row.left == count for row, count in zip(group, moved, strict=True))
-            ended = self._end(index).tolist() if block_done and self.eos_id is not None else back
+            ended = self._end(index).tolist() if block_done and self.eos_ids else back
         else:
-            ends = torch.zeros_like(unmasked) if self.eos_id is None else self._end(index).int()
+            ends = self._end(index).int() if self.eos_ids else torch.zeros_like(unmasked)
             looked = torch.stack([unmasked, torch.zeros_like(unmasked) if revoked is None else revoked, ends])
             moved, back, ended = looked.tolist()
         for row, new, old in zip(group, moved, back, strict=True):
@@ -135,18 +139,18 @@ class BlockLoop:
     def _end(self, index: Tensor) -> Tensor:
         """Fill with EOS what follows an EOS that has no mask before it; whether a row has one, bool [R].
 
-        Where tokens can be taken back, only once the EOS's block holds no mask at all.
+        Of several EOS ids each ends a row, and the first fills it. Where tokens can be taken back, only once the EOS's
+        block holds no mask at all.
         """
-        assert self.eos_id is not None
         completion = self.canvas.tokens[index, self.canvas.prompt_length :]
         masked = completion == self.canvas.mask_id
         settled = masked.cumsum(1) == 0
         if self.policy.revokes:
             settled = settled.view(len(index), -1, self.settings.block_length).all(-1, keepdim=True)
             settled = settled.expand(-1, -1, self.settings.block_length).flatten(1)
-        ended = ((completion == self.eos_id) & settled).cumsum(1) > 0
+        ended = (one_of(completion, self.eos_ids) & settled).cumsum(1) > 0
         after = ended.cumsum(1) > 1
-        self.canvas.tokens[index, self.canvas.prompt_length :] = completion.masked_fill(after, self.eos_id)
+        self.canvas.tokens[index, self.canvas.prompt_length :] = completion.masked_fill(after, self.eos_ids[0])
         self.log_probs[index] = self.log_probs[index].masked_fill(after, 0.0)
         self.order[index] = self.order[index].masked_fill(after, -1)
         return ended.any(1)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
+from ..rewards.answers import without_special_tokens
+from ..tasks import Row
+from ..tasks.records import Record
+from ..tasks.sources import read_each
 from .attempts import Verdict, judge, tell_exceptions
 from .results import show_table, summarise_cells, write_results
 from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
@@ -19,8 +24,10 @@ from .settings import listed
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
 
-    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, or a folder of them,
-        or the output_dir of a `dmpo eval`. Records of different `gen_length` are counted apart.
+    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, samples of lm-eval
+        (`samples_*.jsonl`), or a folder of them, or the output_dir of a `dmpo eval`. Records of different `gen_length`
+        are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no part of it. Records without a
+        right answer are left out, and a warning names them; in results.json `left_out` counts them.
     task: whose parser and score to use. task_options: its arguments.
     completion, answer, prompt: fields of a record; null takes the usual names (`saved.COMPLETIONS`, ...). A completion
         may be a list: samples of one example. Results of `dmpo eval` need none of these.
@@ -42,20 +49,25 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     """Score a file's completions, print the table and return what results.json holds.
 
     Raises:
-        ValueError: a file, record or task that cannot be used, named; or an output_dir that is not empty.
+        ValueError: a file, record or task that cannot be used, named; a file most of whose records have no right answer
+            that can be read; or an output_dir that is not empty.
     """
     folder = None if config.output_dir is None else Path(config.output_dir)
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output_dir {folder} exists and is not an empty folder")
     task = scorer(config.task, config.task_options)
+    records = [
+        (number, record)
+        for number, record in enumerate(read_records(Path(config.file)))
+        if "columns" not in record or record.get("task") == config.task  # of `dmpo eval`, perhaps with other tasks
+    ]
+    scored = read_each(records, f"file {config.file}", partial(_with_row, config), "record")
     lines: list[dict[str, Any]] = []
     verdicts: list[Verdict] = []
-    for number, record in enumerate(read_records(Path(config.file))):
-        own = "columns" in record  # of `dmpo eval`, perhaps with other tasks beside this one
-        if own and record.get("task") != config.task:
-            continue
+    for number, record, row in scored:
+        own = "columns" in record
         try:
-            row, texts = row_of(config.task, record, config.answer), completions_of(record, config.completion)
+            texts = completions_of(record, config.completion)
             prompt = None if config.prompt is None else field_of(record, config.prompt, (), "prompt")
         except ValueError as error:
             raise ValueError(f"file {config.file}, record {number}: {error}") from None
@@ -67,7 +79,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             place |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
             if own:
                 place |= {name: record[name] for name in place if name in record}
-            verdicts.append(verdict := judge(task, text, row))
+            verdicts.append(verdict := judge(task, text if own else without_special_tokens(text), row))
             line = {**place, "prompt": prompt, "completion": text, "answer": verdict.answer}
             lines.append({**line, "score": float(verdict.solved), "failure": verdict.failure})
     if not lines:
@@ -77,9 +89,15 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     tell_exceptions(task, verdicts)
     summarised = summarise_cells(lines, config.pass_at)
     title = f"{config.file}, {config.task}"
-    summary = {"file": config.file, "task": config.task, "cells": summarised}
+    left_out = len(records) - len(scored)
+    summary = {"file": config.file, "task": config.task, "left_out": left_out, "cells": summarised}
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         write_results(folder, lines, summary, title)
-        show_table(summarised, f"{title}, 95 % intervals")
+    show_table(summarised, f"{title}, 95 % intervals")
     return summary
+
+
+def _with_row(config: RescoreConfig, numbered: tuple[int, Record]) -> tuple[int, Record, Row]:
+    number, record = numbered
+    return number, record, row_of(config.task, record, config.answer)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..rewards.answers import boxed_answers, gold_of_solution
 from ..rewards.numbers import gold_number
 from ..tasks import TASKS, Row, Task, load_task
+from ..tasks.questions import as_text, shown
+from ..tasks.records import Record, read_json_records
 from .ledger import FINGERPRINT
+from .lm_eval import is_sample, sample_records
 
 COMPLETIONS = ("completion", "completions", "generations", "generation", "response", "output", "prediction")
 ANSWERS = ("ground_truth", "answer", "gold", "target", "solution")
 PROMPTS = ("prompt", "question", "problem", "input")
-_LISTS = ("generations", "results", "samples", "data", "records")  # where a JSON object keeps its records
-
-Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
     """The records of a JSON file (a list, or an object with a list of them), of JSON lines, or of all in a folder; of a
-    folder of `dmpo eval` its results.jsonl.
+    folder of `dmpo eval` its results.jsonl, of lm-eval its samples.
 
     An object's `gen_length` is that of its records, where they have none of their own.
 
@@ -33,31 +33,19 @@ def read_records(path: Path) -> list[Record]:
         return read_records(path / "results.jsonl")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl"))
-        records = [record for file in files for record in read_records(file)]
+        samples = [file for file in files if file.name.startswith("samples_") and file.suffix == ".jsonl"]
+        records = [record for file in samples or files for record in read_records(file)]
         if not records:
             raise ValueError(f"folder {path} holds no .json or .jsonl file")
         return records
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"file {path} cannot be read: {error}") from error
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = _json_lines(path, text)
-    if isinstance(found, dict):
-        held = next((found[name] for name in _LISTS if isinstance(found.get(name), list)), None)
-        if held is None or not all(isinstance(record, dict) for record in held):
-            found = [found]
-        else:
-            shared = {"gen_length": found["gen_length"]} if "gen_length" in found else {}
-            found = [shared | record for record in held]
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"file {path} holds no records")
-    for number, record in enumerate(found):
-        if not isinstance(record, dict):
-            raise ValueError(f"file {path}, record {number}: must be a JSON object, got {type(record).__name__}")
-    return found
+    records, around = read_json_records(path)
+    if is_sample(records[0]):
+        try:
+            return sample_records(records)
+        except ValueError as error:
+            raise ValueError(f"file {path}, {error}") from None
+    shared = {"gen_length": around["gen_length"]} if "gen_length" in around else {}
+    return [shared | record for record in records]
 
 
 def field_of(record: Record, name: str | None, candidates: Sequence[str], what: str) -> Any:
@@ -112,15 +100,29 @@ def _any_row(record: Record, answer: str | None) -> Row:
     return record | {"answer": field_of(record, answer, ANSWERS, "right answer")}
 
 
+def _stated(record: Record, answer: str | None) -> str:
+    """The first right answer of a record that is a text or a number; for one that is empty, another may stand in."""
+    fields = [name for name in ((answer,) if answer is not None else ANSWERS) if name in record]
+    for name in fields:
+        if (text := as_text(record[name])) is not None:
+            return text
+    value = field_of(record, answer, ANSWERS, "right answer") if not fields else record[fields[0]]
+    raise ValueError(f"right answer {fields[0]}: must be a text or a number, got {shown(value)}")
+
+
 def _number_row(record: Record, answer: str | None) -> Row:
-    value = field_of(record, answer, ANSWERS, "right answer")
-    if gold_number(value) is None:
-        raise ValueError(f"right answer states no number: {value!r:.80}")
-    return {"answer": value}
+    text = _stated(record, answer)
+    if gold_number(text) is None:
+        raise ValueError(f"right answer states no number: {shown(text)}")
+    return {"answer": text}
 
 
 def _latex_row(record: Record, answer: str | None) -> Row:
-    return {"answer": str(field_of(record, answer, ANSWERS, "right answer"))}
+    text = _stated(record, answer)
+    latex = gold_of_solution(text) if boxed_answers(text) else text
+    if not latex:
+        raise ValueError(f"right answer is an empty box: {shown(text)}")
+    return {"answer": latex}
 
 
 def _countdown_row(record: Record, answer: str | None) -> Row:
@@ -152,17 +154,6 @@ def _sudoku_row(size: int) -> Callable[[Record, str | None], Row]:
         return {"puzzle": found[-1]}
 
     return row
-
-
-def _json_lines(path: Path, text: str) -> list[Any]:
-    records = []  # other ends of lines than \n may stand in a text
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"file {path}, line {number}: is no JSON: {error}") from error
-    return records
 
 
 _ROWS: dict[str, Callable[[Record, str | None], Row]] = {

@@ -79,7 +79,8 @@ def save_checkpoint(
 
     def write_model(weights: dict[str, Tensor]) -> None:
         if main and isinstance(policy, PeftModel):
-            policy.save_pretrained(str(aside / "adapter"), state_dict=weights)
+            # Not "auto": peft would ask the hub for the base's config at each save.
+            policy.save_pretrained(str(aside / "adapter"), state_dict=weights, save_embedding_layers=False)
             tokenizer.save_pretrained(str(aside / "adapter"))
         elif main:
             save_model(policy, aside / "model", state=weights)

@@ -5,7 +5,9 @@ A task has one prompt template and one parser, which training and evaluation sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..rewards import load_object
@@ -82,11 +84,29 @@ def load_task(name: str, **options: Any) -> Task:
     """
     check_task_name(name)
     kind = TASKS.get(name) or load_object(name, "task")
+    _check_options(name, kind, options)
     try:
         task: Task = kind(**options)
     except TypeError as error:
         raise ValueError(f"task_options of {name}: {error}") from error
     return task
+
+
+def _check_options(name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that the task does not take, with the nearest one and all that there are."""
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (TypeError, ValueError):  # a class of C code, whose own error must do
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(str(option), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            there_are = f"The options are {', '.join(known)}" if known else "The task has no options"
+            raise ValueError(f"task_options of {name}: unknown option {option!r}{hint} {there_are}")
 
 
 def answer_of(task: Task, completion: str, row: Row) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ from ..rewards import countdown
 from ..rewards.arithmetic import countdown_answer, countdown_solved
 from .countdown_expressions import SIGNS, apply_sign, find_expression
 from .options import check_integers, check_texts
-from .sources import read_rows
+from .sources import read_each, read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
 from .templates import choose_template, fill, worked
 
@@ -84,7 +84,11 @@ class Countdown:
             self.rows = _divide(self._read(train, "train", revision), tested, held_out)
             for split in SPLITS:
                 if not self.rows[split]:
-                    raise ValueError(f"data set {train} leaves no row with {self._counts()} numbers for {split}")
+                    raise ValueError(
+                        f"data set {train} leaves no row with {self._counts()} numbers for {split}: of each held_out "
+                        f"{held_out} multisets of numbers one is for test and one for validation; give more rows, or a "
+                        "smaller held_out"
+                    )
 
     def row(self, split: str, index: int) -> Row:
         """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone.
@@ -160,25 +164,24 @@ class Countdown:
         )
 
     def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
-        rows = []
-        table = read_rows(source, split, ["nums", "target"], revision=revision)
-        pairs = (pair for some in table.iter(1000) for pair in zip(some["nums"], some["target"], strict=True))
-        for place, (numbers, target) in enumerate(pairs):
-            if isinstance(numbers, str):  # a csv file has no lists
-                numbers = numbers.strip("[] ").replace(",", " ").split()
-            try:
-                row = [_integer(number) for number in numbers], _integer(target)
-            except (TypeError, ValueError):
-                got = f"{numbers!r} and {target!r}"
-                raise ValueError(
-                    f"data set {source}, row {place}: nums and target must be integers, got {got}"
-                ) from None
-            if len(row[0]) in self.counts:
-                rows.append(row)
-        return rows
+        integers = "a list of integers, such as [1, 2, 3]"
+        columns: Mapping[tuple[str, ...], str] = {("nums",): integers, ("target",): "an integer"}
+        rows = read_rows(source, split, columns, revision=revision)
+        puzzles = read_each(rows, f"data set {source}", _puzzle)
+        return [(numbers, target) for numbers, target in puzzles if len(numbers) in self.counts]
 
     def _counts(self) -> str:
         return " or ".join(map(str, self.counts))
+
+
+def _puzzle(row: Row) -> tuple[list[int], int]:
+    numbers, target = row["nums"], row["target"]
+    if isinstance(numbers, str):  # a csv file has no lists
+        numbers = numbers.strip("[] ").replace(",", " ").split()
+    try:
+        return [_integer(number) for number in numbers], _integer(target)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"columns nums and target must be integers, got {numbers!r:.80} and {target!r:.80}") from None
 
 
 def _integer(value: Any) -> int:

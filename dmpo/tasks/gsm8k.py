@@ -7,7 +7,7 @@ from typing import Any
 
 from ..rewards import gsm8k
 from ..rewards.numbers import gold_number, gsm8k_answer
-from .questions import Questions
+from .questions import Questions, as_text, shown
 from .splits import Row
 
 
@@ -16,17 +16,19 @@ class GSM8K(Questions):
 
     TRAIN = TEST = "openai/gsm8k:main"
     QUESTION = "question"
+    ANSWERS = ("answer",)
+    WANTED = 'a number, or a text that ends in "#### 72"'
     TEMPLATE = (
         "{question}\n\nThink step by step, then give the answer as a number alone. Write exactly in this form:\n"
         "<reasoning>\nyour steps\n</reasoning>\n<answer>\nthe number\n</answer>"
     )
 
     def answer(self, source: dict[str, Any]) -> str:
-        """What follows "####"."""
-        answer = source["answer"]
-        if gold_number(answer) is None:
-            raise ValueError(f"answer states no number: {str(answer)[-80:]!r}")
-        return str(answer).rpartition("####")[2].strip()
+        """What follows "####", or the number that is all of it."""
+        answer = as_text(source["answer"])
+        if answer is None or gold_number(answer) is None:
+            raise ValueError(f"column answer: states no number: {shown(source['answer'])}; wanted is {self.WANTED}")
+        return answer.rpartition("####")[2].strip()
 
     def steps(self, source: dict[str, Any]) -> str:
         """What precedes "####", without the calculator's notes (`<<2*3=6>>`)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..rewards import math
-from ..rewards.answers import boxed_answer
+from ..rewards.answers import gold_of_solution
 from ..rewards.mathematics import math_answer, math_correct
-from .questions import Questions
+from .questions import Questions, as_text, shown
 from .splits import Row
 from .templates import worked
 
@@ -21,19 +21,22 @@ class Mathematics(Questions):
     TRAIN = "DigitalLearningGmbH/MATH-lighteval"
     TEST = "HuggingFaceH4/MATH-500"
     QUESTION = "problem"
+    ANSWERS = ("answer", "solution")
+    WANTED = r"an answer in LaTeX or a number, or a solution that ends in \boxed{...}"
     TEMPLATE = (
         "{question}\n\nThink step by step, then give the answer in LaTeX in a \\boxed{}. Write exactly in this form:\n"
         "<reasoning>\nyour steps\n</reasoning>\n<answer>\n\\boxed{the answer}\n</answer>"
     )
 
     def answer(self, source: dict[str, Any]) -> str:
-        r"""The column `answer`, or what the solution boxes."""
-        answer = source.get("answer")
+        """The column `answer`; where that is empty, what the column `solution` boxes: of several a list, `1,9`."""
+        answer = as_text(source.get("answer"))
         if answer is None:
-            answer = boxed_answer(str(source.get("solution") or ""))
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError(r"has neither an answer nor a solution with a \boxed")
-        return answer.strip()
+            answer = gold_of_solution(str(source.get("solution") or ""))
+        if not answer:
+            given = [f"column {name}: {shown(source[name])}" for name in self.ANSWERS if name in source]
+            raise ValueError(f"no right answer in {', '.join(given)}; wanted is {self.WANTED}")
+        return answer
 
     def steps(self, source: dict[str, Any]) -> str:
         """The column `solution`."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.markup import escape
 
 from .options import check_integers, check_texts
-from .sources import read_rows
+from .sources import read_each, read_rows
 from .splits import Row, check_split, hold_out, text_key
 from .templates import choose_template, fill, worked
 
@@ -29,12 +31,15 @@ class Questions:
         template, template_file: in place of the task's own prompt; `{question}` is replaced.
 
     Raises:
-        ValueError: data that cannot be read, a right answer that cannot, or a template without its field.
+        ValueError: data that cannot be read, or most of whose rows cannot, or a template without its field. Where fewer
+            rows cannot be read, they are left out, and a warning names them.
     """
 
     TRAIN: ClassVar[str]
     TEST: ClassVar[str]
     QUESTION: ClassVar[str]  # the column of the question
+    ANSWERS: ClassVar[tuple[str, ...]]  # the columns that the right answer is read from
+    WANTED: ClassVar[str]  # what a right answer looks like, for messages
     TEMPLATE: ClassVar[str]
 
     def __init__(
@@ -57,11 +62,7 @@ class Questions:
         train, test = train or self.TRAIN, test or self.TEST
         if test == train and test_revision is None:
             test_revision = revision
-        sources = {
-            "train": read_rows(train, "train", [self.QUESTION], revision=revision),
-            "test": read_rows(test, "test", [self.QUESTION], revision=test_revision),
-        }
-        self.rows = {"train": self._readable(sources["train"], train), "test": self._readable(sources["test"], test)}
+        self.rows = {"train": self._rows(train, "train", revision), "test": self._rows(test, "test", test_revision)}
         if longest is not None:
             self.rows["train"] = [row for row in self.rows["train"] if len(row["question"]) <= longest]
         keys = {name: [text_key(row["question"]) for row in rows] for name, rows in self.rows.items()}
@@ -71,7 +72,7 @@ class Questions:
             log.warning("%d training rows of %s are also in the test set %s and are left out", dropped, train, test)
 
     def answer(self, source: dict[str, Any]) -> str:
-        """The right answer of a row of the data set. Raises ValueError where it cannot be read."""
+        """The right answer of a row of the data set. Raises ValueError where it cannot be read; names the column."""
         raise NotImplementedError
 
     def steps(self, source: dict[str, Any]) -> str:
@@ -110,16 +111,30 @@ class Questions:
         """The answer as read."""
         raise NotImplementedError
 
-    def _readable(self, rows: Any, source: str) -> list[Row]:
-        made = []
-        for number, row in enumerate(rows):
-            question = row[self.QUESTION]
-            if not isinstance(question, str) or not question.strip():
-                raise ValueError(f"data set {source}, row {number}: {self.QUESTION} must be a text, got {question!r}")
-            try:
-                answer = self.answer(row)
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"data set {source}, row {number}: {error}") from error
-            prompt = fill(self.template, {"question": question})
-            made.append({"prompt": prompt, "question": question, "answer": answer, "solution": self.steps(row)})
-        return made
+    def _rows(self, source: str, split: str, revision: str | None) -> list[Row]:
+        columns: Mapping[tuple[str, ...], str] = {(self.QUESTION,): "the question, a text", self.ANSWERS: self.WANTED}
+        return read_each(read_rows(source, split, columns, revision=revision), f"data set {source}", self._row)
+
+    def _row(self, source: dict[str, Any]) -> Row:
+        question = source[self.QUESTION]
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError(f"column {self.QUESTION}: must be a text, got {shown(question)}")
+        answer = self.answer(source)
+        prompt = fill(self.template, {"question": question})
+        return {"prompt": prompt, "question": question, "answer": answer, "solution": self.steps(source)}
+
+
+def as_text(value: Any) -> str | None:
+    """A right answer as a text: a text without white space around it, a number in digits; None for anything else."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return str(int(value) if value == int(value) else value)
+
+
+def shown(value: Any) -> str:
+    """A value for a message, in at most 80 characters; of a text the end, where the answer is."""
+    if value is None:
+        return "null"
+    return repr(value[-80:]) if isinstance(value, str) else f"{value!r:.80}"

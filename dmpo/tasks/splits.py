@@ -52,8 +52,9 @@ def hold_out(train: list[str], test: list[str], count: int, what: str) -> dict[s
         if key not in tested:
             places["validation" if key in validation else "train"].append(place)
     if not places["train"]:
+        leaked = sum(key in tested for key in train)
         raise ValueError(
-            f"{what}: {len(train)} rows, {len(train) - sum(k not in tested for k in train)} of them also in the test "
-            f"set, and {count} for validation leave none to train on"
+            f"{what}: {len(train)} rows, {leaked} of them also in the test set, and validation_rows {count} leave none "
+            f"to train on; give more rows, or fewer validation_rows"
         )
     return places

@@ -100,6 +100,20 @@ def test_left_padding_changes_nothing(make: Any, case: dict[str, Any], attention
     assert not torch.equal(generate(model, padded, **SHAPE | case).sequences[:, 9:], plain), "padding went unnoticed"
 
 
+PADDING = {"right": [1] * 6 + [0] * 3, "both": [0, 0] + [1] * 6 + [0], "holes": [1, 0, 1, 1, 0, 0, 1, 1, 1]}
+
+
+@every_case
+def test_padding_anywhere_changes_nothing(make: Any, case: dict[str, Any]) -> None:
+    """On the right, on both sides, between the tokens: the completion follows on the prompt's last token."""
+    model, prompt, mask = make(), tokens(3, 6), torch.tensor(list(PADDING.values()))
+    padded = torch.full((3, 9), EOS).masked_scatter(mask.bool(), prompt)
+    plain = generate(model, prompt, **SHAPE | case)
+    made = generate(model, padded, attention_mask=mask, **SHAPE | case)
+    assert torch.equal(made.sequences, torch.cat([padded, plain.sequences[:, 6:]], 1)), "the prompt is as it was given"
+    torch.testing.assert_close(made.log_probs, plain.log_probs, rtol=1e-3, atol=1e-4)
+
+
 @every_case
 def test_mask_token_is_never_drawn(case: dict[str, Any]) -> None:
     model = tiny()
@@ -133,6 +147,26 @@ def test_early_stop_fills_with_eos(case: dict[str, Any]) -> None:
         assert set(log_probs[end:]) <= {0.0}
     assert ended > 8
     assert stopped.row_forwards < plain.row_forwards
+
+
+@every_case
+def test_each_of_several_eos_ends_a_row(case: dict[str, Any]) -> None:
+    """The config's, or those given; what follows is filled with the first."""
+    model, prompt = tiny(vocab_size=8, init_std=0.2), tokens(32, 4, vocab_size=8)
+    options = SHAPE | case | {"temperature": 1.0}
+    plain = generate(model, prompt, **options).sequences[:, 4:].tolist()
+    given = generate(model, prompt, early_stop=True, eos_id=[EOS, 5], **options)
+    model.config.eos_token_id = [EOS, 5]
+    stopped = generate(model, prompt, early_stop=True, **options)
+    assert torch.equal(stopped.sequences, given.sequences)
+    ends = []
+    for row, order, free in zip(stopped.sequences[:, 4:].tolist(), stopped.order.tolist(), plain, strict=True):
+        end = next((i + 1 for i, token in enumerate(row) if token in (EOS, 5)), len(row))
+        assert row[:end] == free[:end]
+        assert set(row[end:]) <= {EOS}
+        assert set(order[end:]) <= {-1}
+        ends.append(row[end - 1])
+    assert min(ends.count(EOS), ends.count(5)) > 4
 
 
 @pytest.mark.parametrize("decoder", BY_CONFIDENCE[1:])

@@ -101,6 +101,11 @@ def good() -> dict[str, Any]:
         ({"prompt_ids": torch.full((1, 4), MASK)}, "mask token"),
         ({"prompt_ids": torch.zeros(4, dtype=torch.long)}, "prompt_ids"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask"),
+        ({"attention_mask": torch.tensor([[0.0, -1e9, 0, 0]])}, "attention_mask must be 1 at the tokens of the prompt"),
+        ({"attention_mask": torch.tensor([[0, 1, 2, 3]])}, "attention_mask must be 1 .* got 0 to 3"),
+        ({"eos_id": [2, 48]}, r"eos_id must be in \[0, 48\), the vocabulary, got 48"),
+        ({"eos_id": [2, MASK]}, "mask_id and eos_id must differ"),
+        ({"eos_id": [], "early_stop": True}, "early_stop needs eos_id"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
@@ -125,7 +130,7 @@ def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
         ({"seed": 1.5}, "seed must be an int"),
         ({"early_stop": "no"}, "early_stop must be True or False"),
         ({"mask_id": 3.0}, "mask_id must be an int"),
-        ({"eos_id": [2, 7]}, "eos_id must be an int"),
+        ({"eos_id": [2, "7"]}, "eos_id must be an int"),
         ({"prompt_ids": [[5, 6]]}, "prompt_ids must be a tensor"),
         ({"attention_mask": [[1, 1]]}, "attention_mask must be a tensor"),
     ],
@@ -133,6 +138,18 @@ def test_prompt_of_another_type_is_a_type_error(dtype: torch.dtype) -> None:
 def test_wrong_type_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         generate(tiny(), **(good() | change))
+
+
+@pytest.mark.parametrize("decoder", ["topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"])
+def test_no_more_tokens_than_the_model_takes(decoder: Any) -> None:
+    """Padding has no position of its own, so it does not count."""
+    model, options = tiny(max_length=12), good() | {"decoder": decoder}
+    assert generate(model, **options).sequences.shape == (1, 12)
+    padded: dict[str, Any] = {"prompt_ids": tokens(1, 6), "attention_mask": torch.tensor([[0, 0, 1, 1, 1, 1]])}
+    assert generate(model, **options | padded).sequences.shape == (1, 14)
+    for longer in ({"prompt_ids": tokens(1, 5)}, padded | {"attention_mask": torch.tensor([[0, 1, 1, 1, 1, 1]])}):
+        with pytest.raises(ValueError, match=r"prompt_ids and gen_length are 5 \+ 8 tokens, the model takes 12"):
+            generate(model, **options | longer)
 
 
 def test_mask_token_may_be_padding() -> None:

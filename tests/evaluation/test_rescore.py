@@ -116,6 +116,112 @@ def test_output_of_an_evaluation(tmp_path: Path) -> None:
     assert (cell["gen_length"], cell["decoder"], cell["examples"], cell["pass@1"]["value"]) == (8, "topk", 4, 0.25)
 
 
+def sample(number: int, text: str, right: str, **changes: Any) -> dict[str, Any]:
+    """A line of lm-eval's samples_gsm8k_*.jsonl."""
+    question = f"What is {number}?"
+    return {
+        "doc_id": number,
+        "doc": {"question": question, "answer": f"so #### {right}"},
+        "target": f"so #### {right}",
+        "arguments": [[f"Q: {question}\nA:", {"until": ["Q:"]}]],
+        "resps": [[text]],
+        "filtered_resps": [text[-2:]],
+        "exact_match": 1.0,
+    } | changes
+
+
+def test_samples_of_lm_eval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [sample(0, "The answer is 4.<|eot_id|>", "4"), sample(1, "The answer is 7.", "6")]
+    file = file_of(tmp_path, samples, "samples_gsm8k_2026.jsonl")
+    assert main(["eval", "--rescore", file, "task=gsm8k"]) == 0
+    printed = capsys.readouterr().out
+    assert "50.0% [9.5%, 90.5%]" in printed, "the table is printed without an output_dir, too"
+    file_of(tmp_path, {"results": {"gsm8k": {"exact_match,strict-match": 0.5}}}, "results_2026.json")
+    summary = rescore(RescoreConfig(file=str(tmp_path), task="gsm8k"))
+    assert (summary["left_out"], summary["cells"][0]["examples"]) == (0, 2), "of a folder the samples alone"
+    rescore(RescoreConfig(file=file, task="gsm8k", output_dir=str(tmp_path / "out")))
+    line = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[0])
+    assert (line["prompt"], line["completion"]) == ("Q: What is 0?\nA:", "The answer is 4.<|eot_id|>")
+
+
+def test_each_document_of_lm_eval_counts_once(tmp_path: Path) -> None:
+    """A task with two filters has each document twice, with the same texts; the filters' own readings do not count."""
+    samples = [
+        sample(number, f"#### {number}", "1", filter=name, filtered_resps=["[invalid]"])
+        for name in ("strict-match", "flexible-extract")
+        for number in range(4)
+    ]
+    file = file_of(tmp_path, samples, "samples.jsonl")
+    cell = rescore(RescoreConfig(file=file, task="gsm8k"))["cells"][0]
+    assert (cell["examples"], cell["pass@1"]["value"]) == (4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "right"),
+    [
+        ("gsm8k", {"resps": ["#### 3"]}, 1),
+        ("gsm8k", {"resps": [["#### 3", "#### 4"]]}, 0.5),
+        ("gsm8k", {"resps": [[None]]}, 0),
+        ("gsm8k", {"target": None}, 1),
+        ("gsm8k", {"doc": "?"}, 1),
+        ("gsm8k", {"arguments": {"gen_args_0": {"arg_0": "Q"}}, "doc": {}}, 1),
+        (
+            "math",
+            {"doc": {"problem": "?"}, "target": r"so $\boxed{3}$ or $\boxed{9}$", "resps": [[r"\boxed{9, 3}"]]},
+            1,
+        ),
+        ("math", {"doc": {"problem": "?"}, "target": "3", "resps": [[r"so \boxed{3}.<|im_end|>"]]}, 1),
+        ("countdown", {"doc": {"nums": [3, 5, 2], "target": 17}, "target": "17", "resps": [["3*5+2"]]}, 1),
+        ("sudoku4", {"doc": {"puzzle": "123434122143432."}, "resps": [["1234341221434321"]]}, 1),
+    ],
+)
+def test_forms_of_samples(task: str, changes: dict[str, Any], right: float, tmp_path: Path) -> None:
+    file = file_of(tmp_path, [sample(3, "#### 3", "3", **changes)], "samples.jsonl")
+    assert shares(RescoreConfig(file=file, task=task))[0] == right
+
+
+def test_right_answers_that_are_null(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are left out, counted and named; a file is refused where most are null."""
+    records = [
+        {"generations": f"<answer>{number}</answer><|eot_id|>", "ground_truth": right}
+        for number, right in enumerate((0.0, None, 2.0, "", 9.0, "many"))
+    ]
+    config = RescoreConfig(file=file_of(tmp_path, records), task="gsm8k", output_dir=str(tmp_path / "out"))
+    summary = rescore(config)
+    assert (summary["left_out"], summary["cells"][0]["examples"]) == (3, 3)
+    assert summary["cells"][0]["pass@1"]["value"] == pytest.approx(2 / 3)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"file {config.file}: 3 of 6 records cannot be read and are left out")
+    assert "record 1: right answer ground_truth: must be a text or a number, got null; record 3: " in warning
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 2, 4], "the places in the file"
+    worse = file_of(tmp_path, [*records, records[1]], "worse.json")
+    with pytest.raises(ValueError, match=r"worse\.json: 4 of 7 records cannot be read\. The first is record 1: right "):
+        rescore(RescoreConfig(file=worse, task="gsm8k"))
+
+
+@pytest.mark.parametrize("ending", ["<|eot_id|>", "<|endoftext|>" * 3, "</s>", " <eos>\n", "<|im_end|>\n<|endoftext|>"])
+@pytest.mark.parametrize(
+    ("task", "record"),
+    [
+        ("gsm8k", {"completion": "42", "answer": 42}),
+        ("gsm8k", {"completion": "<answer>42", "answer": 42}),
+        ("math", {"completion": r"\frac12", "answer": "0.5"}),
+        ("math", {"completion": r"<answer>\boxed{0.5}</answer>", "answer": "0.5"}),
+        ("countdown", {"completion": "3*5+2", "nums": [3, 5, 2], "target": 17}),
+        ("sudoku4", {"completion": "1234341221434321", "puzzle": "123434122143432."}),
+    ],
+)
+def test_special_tokens_at_the_end(task: str, record: dict[str, Any], ending: str, tmp_path: Path) -> None:
+    record["completion"] += ending
+    assert shares(RescoreConfig(file=file_of(tmp_path, [record]), task=task)) == (1, 1)
+
+
+def test_an_empty_answer_beside_a_boxed_solution(tmp_path: Path) -> None:
+    record = {"completion": r"\boxed{72}", "answer": "", "solution": r"so $\boxed{72}$"}
+    assert shares(RescoreConfig(file=file_of(tmp_path, [record]), task="math"))[0] == 1
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u0085", "\ufeff"])
 def test_signs_that_end_a_line_elsewhere(mark: str, tmp_path: Path) -> None:
     records = [{"completion": f"so{mark}<answer>{i}</answer>", "answer": 1} for i in range(2)]
@@ -154,6 +260,17 @@ def test_hostile_text(tmp_path: Path) -> None:
         ([], ["task=gsm8k"], "holds no records"),
         ([1], ["task=gsm8k"], "record 0: must be a JSON object, got int"),
         ("{", ["task=gsm8k"], "line 1: is no JSON"),
+        (
+            [sample(0, "", "1", resps=[[["-1.5", "False"]]])],
+            ["task=gsm8k"],
+            "record 0: resps must hold texts, got [[['-1",
+        ),
+        (
+            [{"completion": "1", "answer": None}],
+            ["task=gsm8k"],
+            "right answer answer: must be a text or a number, got n",
+        ),
+        ([{"completion": "1", "solution": "\\boxed{}"}], ["task=math"], "right answer is an empty box"),
         ([{"completion": "1", "answer": 1}], ["task=gsm8k", "pass_at=2"], "k ≤ samples"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from dmpo import DMPOConfig
 from dmpo.config_files import load_config
 from dmpo.rewards.arithmetic import parse_expression
-from dmpo.tasks import load_task
+from dmpo.tasks import load_task, size_of
 from dmpo.tasks.countdown_expressions import SIGNS, expressions, find_expression
 from dmpo.tasks.splits import SPLITS
 from tests.tasks.data_files import countdown_rows, write
@@ -181,13 +182,22 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         load_task("countdown", **options)
 
 
-def test_bad_rows(tmp_path: Path) -> None:
+def test_bad_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bad = write(tmp_path / "bad.jsonl", [{"nums": [1, 2, 3], "target": "many"}])
-    with pytest.raises(ValueError, match=r"row 0: nums and target must be integers, got \[1, 2, 3\] and 'many'"):
+    with pytest.raises(
+        ValueError, match=r"row 0: columns nums and target must be integers, got \[1, 2, 3\] and 'many'"
+    ):
         load_task("countdown", train=bad)
     half = write(tmp_path / "half.jsonl", [{"nums": [1, 2.5, 3], "target": 6}])
-    with pytest.raises(ValueError, match="row 0: nums and target must be integers"):
+    with pytest.raises(ValueError, match="row 0: columns nums and target must be integers"):
         load_task("countdown", train=half)
+    bad = write(tmp_path / "some.jsonl", [*countdown_rows(300), {"nums": None, "target": 6}])
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        task = load_task("countdown", train=bad)
+    assert sum(size_of(task, split) or 0 for split in SPLITS) == 300
+    assert f"data set {bad}: 1 of 301 rows cannot be read and are left out, counted from 0: row 300: col" in caplog.text
+    with pytest.raises(ValueError, match="has columns nums, but no target: it would be read as an integer"):
+        load_task("countdown", train=write(tmp_path / "half.jsonl", [{"nums": [1, 2, 3]}]))
     few = write(tmp_path / "few.jsonl", countdown_rows(1))
-    with pytest.raises(ValueError, match="leaves no row with 3 or 4 numbers for"):
+    with pytest.raises(ValueError, match=r"leaves no row with 3 or 4 numbers for .* smaller held_out"):
         load_task("countdown", train=few)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dmpo.tasks import load_task
+from dmpo.tasks.questions import as_text
 from dmpo.tasks.splits import SPLITS, text_key
 from tests.tasks.data_files import gsm8k_rows, math500_rows, math_rows, write
 
@@ -50,6 +51,104 @@ def test_math_from_files(tmp_path: Path) -> None:
     assert task.parse(r"so \boxed{51.5}", row) == "51.5"
     assert task.reward([task.demonstrate(row)], answer=[row["answer"]]) == [3.0]
     assert "\\boxed{}" in row["prompt"]
+
+
+def test_math_as_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """MATH's train split has 7,500 rows: two end in a box without braces, two in an empty one, some in several."""
+    rows = math_rows(7500)
+    endings = {
+        888: (r"Adding, so the result is $\boxed 2$.", "2"),
+        1011: (r"It is $3^2 = \boxed 9$.", "9"),
+        2000: (r"Hence $k$ is $\boxed{1}$ or $\boxed{9}$.", "1,9"),
+        5341: (r"There are $\boxed{}$ of them.", None),
+        5343: (r"So $x = \boxed{}$.", None),
+    }
+    for number, (solution, _) in endings.items():
+        rows[number]["solution"] = solution
+    files = {
+        "train": write(tmp_path / "train.jsonl", rows),
+        "test": write(tmp_path / "test.jsonl", math500_rows(6, 9000)),
+    }
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        task: Any = load_task("math", **files)
+    assert [task.size(split) for split in SPLITS] == [6998, 500, 6]
+    (warning,) = caplog.messages
+    assert f"data set {files['train']}: 2 of 7500 rows cannot be read" in warning
+    assert "row 5341: no right answer in column solution: " in warning
+    assert "row 5343: no right answer in column solution: 'So $x = \\\\boxed{}$.'; wanted is " in warning
+    read = {row["solution"]: row["answer"] for row in task.rows["train"]}
+    for solution, answer in endings.values():
+        assert read.get(solution) == answer
+    assert task.reward([task.demonstrate({"solution": "", "answer": "1,9"})], answer=["1,9"]) == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "answer"),
+    [
+        ("gsm8k", {"question": "?", "answer": 72}, "72"),
+        ("gsm8k", {"question": "?", "answer": "She has\n#### 72 "}, "72"),
+        ("math", {"problem": "?", "answer": 72}, "72"),
+        ("math", {"problem": "?", "answer": 0.5}, "0.5"),
+        ("math", {"problem": "?", "answer": "", "solution": r"so $\boxed{72}$"}, "72"),
+        ("math", {"problem": "?", "answer": None, "solution": r"so $\boxed{72}$"}, "72"),
+        ("math", {"problem": "?", "answer": " x ", "solution": r"so $\boxed{72}$"}, "x"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_answers_are_numbers_or_texts(task: str, row: dict[str, Any], answer: str, suffix: str, tmp_path: Path) -> None:
+    column = "question" if task == "gsm8k" else "problem"
+    train = write(tmp_path / f"train{suffix}", [row | {column: f"How many? {i}"} for i in range(2)])
+    test = write(tmp_path / f"test{suffix}", [row])
+    loaded: Any = load_task(task, train=train, test=test, validation_rows=1)
+    assert {loaded.row(split, 0)["answer"] for split in SPLITS} == {answer}
+
+
+def test_a_number_as_a_text() -> None:
+    values = (72, 72.0, 0.5, -3, " x ", "", None, True, float("nan"), float("inf"), [3])
+    assert [as_text(value) for value in values] == ["72", "72", "0.5", "-3", "x", None, None, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("task", "bad", "message"),
+    [
+        ("gsm8k", {"answer": None}, "row 1: column answer: states no number: null; wanted is a number, or a text"),
+        ("gsm8k", {"answer": "many"}, "row 1: column answer: states no number: 'many'"),
+        ("gsm8k", {"answer": True}, "row 1: column answer: states no number: True"),
+        ("gsm8k", {"question": None}, "row 1: column question: must be a text, got null"),
+        ("math", {"answer": None}, "row 1: no right answer in column answer: null; wanted is an answer in LaTeX"),
+        ("math", {"answer": float("nan")}, "row 1: no right answer in column answer: nan"),
+    ],
+)
+def test_rows_that_cannot_be_read(
+    task: str, bad: dict[str, Any], message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to half of a set is left out, and named in one warning; of a worse set the first row is named."""
+    column = "question" if task == "gsm8k" else "problem"
+    bad = {name if name == "answer" else column: value for name, value in bad.items()}
+    good = [{column: f"How many? {i}", "answer": "#### 3"} for i in range(4)]
+    test = write(tmp_path / "test.jsonl", [{column: "?", "answer": "#### 1"}])
+    half = write(tmp_path / "half.jsonl", [good[0], good[1] | bad, good[2], good[3] | bad])
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        loaded: Any = load_task(task, train=half, test=test, validation_rows=1)
+    assert [loaded.size(split) for split in SPLITS] == [1, 1, 1]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"data set {half}: 2 of 4 rows cannot be read and are left out")
+    assert message in warning
+    assert "row 3: " in warning
+    most = write(tmp_path / "most.jsonl", [good[0], *(row | bad for row in good[1:])])
+    with pytest.raises(ValueError) as refusal:
+        load_task(task, train=most, test=test, validation_rows=1)
+    assert str(refusal.value).startswith(f"data set {most}: 3 of 4 rows cannot be read. The first is {message}")
+
+
+def test_a_warning_names_a_few_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [row | ({"answer": None} if i < 9 else {}) for i, row in enumerate(gsm8k_rows(20))]
+    test = write(tmp_path / "test.jsonl", gsm8k_rows(2, start=50))
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        load_task("gsm8k", train=write(tmp_path / "train.jsonl", rows), test=test, validation_rows=1)
+    assert "9 of 20 rows" in caplog.text
+    assert "row 4: " in caplog.text
+    assert caplog.text.rstrip().endswith("; and 4 more")
 
 
 def test_splits_share_no_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,15 +195,23 @@ def test_long_questions_are_left_out_of_training_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([{"question": "?", "answer": "none"}], {}, "row 0: answer states no number"),
-        ([{"question": "", "answer": "#### 1"}], {}, "row 0: question must be a text"),
+        ([{"question": "?", "answer": "none"}], {}, "row 0: column answer: states no number"),
+        ([{"question": "", "answer": "#### 1"}], {}, "row 0: column question: must be a text"),
         ([{"problem": "?", "answer": "#### 1"}], {}, "has columns problem, answer, but no question"),
-        ([{"question": "?", "solution": "#### 1"}], {}, "row 0: 'answer'"),
-        (gsm8k_rows(3), {"validation_rows": 3}, "none to train on"),
+        (
+            [{"question": "?", "solution": "1"}],
+            {},
+            "columns question, solution, but no answer: it would be read as a nu",
+        ),
+        (gsm8k_rows(3), {"validation_rows": 3}, "validation_rows 3 leave none to train on"),
         (gsm8k_rows(3), {"validation_rows": 0}, "validation_rows must be ≥ 1"),
         (gsm8k_rows(3), {"template": "x"}, r"template must contain \{question\}"),
         (gsm8k_rows(3), {"revision": "main"}, "revision 'main' is of a hub data set"),
-        (gsm8k_rows(3), {"rows": 3}, "task_options of gsm8k"),
+        (
+            gsm8k_rows(3),
+            {"rows": 3},
+            "task_options of gsm8k: unknown option 'rows'.* options are train, test, revision",
+        ),
     ],
 )
 def test_bad_data(tmp_path: Path, rows: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
@@ -120,8 +227,15 @@ def test_data_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ValueError, match=r"must end in one of \.json, \.jsonl"):
         load_task("gsm8k", train=str(tmp_path / "rows.txt"))
     (tmp_path / "broken.jsonl").write_text("{")
-    with pytest.raises(ValueError, match=r"data set .*broken\.jsonl cannot be loaded"):
+    with pytest.raises(ValueError, match=r"file .*broken\.jsonl, line 1: is no JSON"):
         load_task("gsm8k", train=str(tmp_path / "broken.jsonl"))
+
+    def load_dataset(**wanted: Any) -> Any:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(ValueError, match="data set openai/gsm8k:main cannot be loaded: ConnectionError: no network"):
+        load_task("gsm8k")
 
 
 def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

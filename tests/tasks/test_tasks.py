@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ class Mine:
 
     def show(self, completion: str, row: dict[str, Any]) -> str:
         return completion
+
+
+class Wanting(Mine):
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+
+class Anything(Mine):
+    def __init__(self, **options: Any) -> None:
+        self.options = options
 
 
 def test_a_task_of_ones_own() -> None:
@@ -84,6 +95,31 @@ _TYPES: list[tuple[str, dict[str, Any], str]] = [
 def test_options_of_another_type_are_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         load_task(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "gsm8k",
+            {"trian": "x.jsonl"},
+            "gsm8k: unknown option 'trian'; did you mean 'train'? The options are train, t",
+        ),
+        (
+            "math",
+            {"colour": 1},
+            "math: unknown option 'colour'. The options are train, test, revision, test_revision, ",
+        ),
+        ("sudoku4", {"holes": 4}, "sudoku4: unknown option 'holes'; did you mean 'min_holes'? The options are min_ho"),
+        ("tests.tasks.test_tasks:Mine", {"a": 1}, "test_tasks:Mine: unknown option 'a'. The task has no options"),
+        ("tests.tasks.test_tasks:Wanting", {}, "test_tasks:Wanting: .*missing 1 required .*'length'"),
+    ],
+)
+def test_options_that_do_not_exist(name: str, options: dict[str, Any], message: str) -> None:
+    pattern = message if ".*" in message else re.escape(message)
+    with pytest.raises(ValueError, match=f"^task_options of .*{pattern}"):
+        load_task(name, **options)
+    assert load_task("tests.tasks.test_tasks:Anything", colour=1)
 
 
 @pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "countdown"])
