@@ -19,11 +19,15 @@ RESERVED = ("name", "ok", "at", START, END)
 
 @dataclass(frozen=True)
 class GpuSetting:
-    """device: where tensors live; rehearse: small sizes, to see that everything runs; deadline: on time.monotonic()."""
+    """device: where tensors live; rehearse: small sizes, to see that everything runs; deadline: on time.monotonic().
+
+    seed: of random inputs. A run has a new one, and the report names it.
+    """
 
     device: torch.device
     rehearse: bool
     deadline: float
+    seed: int = 0
 
     def remaining(self) -> float:
         """Seconds until the process of this part is ended. A part leaves out what it cannot finish, and notes it."""

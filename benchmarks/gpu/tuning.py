@@ -1,0 +1,125 @@
+"""Which launch parameters are the fastest on this device, and by how much?
+
+Block size and warps of every tuned kernel at LLaDA's vocabulary. The fastest are written to the cache that every later
+process on this machine reads (`dmpo.kernels.launch_table`). The part notes the same table: as kernels/launch.json it
+ships with the package. A rehearsal times the plain path and writes to a folder that it deletes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.records import GpuSetting, Note
+from benchmarks.gpu.timing import measure
+from dmpo import kernels
+from dmpo.kernels import launch
+from dmpo.kernels.autotune import autotune
+from dmpo.kernels.launch_table import cache_file
+
+ROWS, VOCABULARY, WIDTH = 1024, 126464, 4096
+SAME = 1e-5  # log-probabilities and gradients before and after, in units of the largest
+Outcome = tuple[torch.Tensor, ...]
+
+
+def run(setting: GpuSetting, note: Note) -> None:
+    with scratch_cache() if setting.rehearse else nothing():
+        for dtype in (torch.bfloat16, torch.float32):
+            for op, job in jobs(setting, dtype).items():
+                name = f"{op}, {str(dtype).removeprefix('torch.')}"
+                if setting.remaining() < 5:
+                    note(name, skipped="no time left")
+                    continue
+                tune(op, dtype, job, setting, note, name)
+        file = cache_file()
+        table = json.loads(file.read_text())
+        note("table, for kernels/launch.json", launch_json=json.dumps(table), file=None if setting.rehearse else file)
+
+
+def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSetting, note: Note, name: str) -> None:
+    """Search, and see that the results stay."""
+    repeats = 1 if setting.rehearse else 7
+    vocabulary = VOCABULARY // 128 if setting.rehearse else VOCABULARY
+    shipped, before = launch.launch_config(op, vocabulary, dtype), job()
+    seconds = measure(setting.device, job, repeats).device_seconds
+    best = autotune(
+        op,
+        vocabulary,
+        dtype,
+        job,
+        timer=lambda candidate: measure(setting.device, candidate, repeats, warm=1).device_seconds,
+    )
+    tuned = measure(setting.device, job, repeats).device_seconds
+    after = job()
+    error = max(float((a.double() - b.double()).abs().max() / b.double().abs().max()) for a, b in zip(after, before))
+    allowed = max(SAME, torch.finfo(dtype).eps)
+    note(
+        name,
+        ok=error <= allowed,
+        block=best.block,
+        warps=best.num_warps,
+        block_before=shipped.block,
+        warps_before=shipped.num_warps,
+        device_us=tuned * 1e6,
+        device_us_before=seconds * 1e6,
+        times_faster=seconds / tuned,
+        error=error,
+    )
+
+
+def jobs(setting: GpuSetting, dtype: torch.dtype) -> dict[str, Callable[[], Outcome]]:
+    """What launches each tuned kernel; each returns what it calculated."""
+    rows, vocabulary = (4, VOCABULARY // 128) if setting.rehearse else (ROWS, VOCABULARY)
+    width = 64 if setting.rehearse else WIDTH
+    generator = torch.Generator(setting.device).manual_seed(setting.seed)
+    logits = torch.randn(1, rows, vocabulary, generator=generator, device=setting.device).to(dtype)
+    targets = torch.randint(vocabulary, (1, rows), generator=generator, device=setting.device)
+    hidden = torch.randn(rows, width, generator=generator, device=setting.device).to(dtype)
+    head = torch.randn(vocabulary, width, generator=generator, device=setting.device).to(dtype)
+    leaf = logits.clone().requires_grad_()
+    value = kernels.masked_token_logprobs(leaf, targets)
+    upstream = torch.ones_like(value)
+
+    @torch.no_grad()
+    def forward() -> Outcome:
+        return (kernels.masked_token_logprobs(logits, targets),)
+
+    def backward() -> Outcome:
+        return torch.autograd.grad(value, leaf, upstream, retain_graph=True)
+
+    def sample() -> Outcome:
+        return (kernels.sample_tokens(logits[0], 0.2, seed=1, forbid=(3,))[1],)
+
+    @torch.no_grad()
+    def linear() -> Outcome:
+        return (kernels.linear_token_logprobs(hidden, head, targets[0]),)
+
+    return {"ce_forward": forward, "ce_backward": backward, "sample_tiles": sample, "tile_softmax": linear}
+
+
+@contextmanager
+def scratch_cache() -> Iterator[None]:
+    """The cache of launch parameters in a folder that is deleted."""
+    before: Any = os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        launch.forget_files()
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["XDG_CACHE_HOME"]
+            else:
+                os.environ["XDG_CACHE_HOME"] = before
+            launch.forget_files()
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    yield
