@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.roofline_measured import Measurement, Record
+from benchmarks.measurements import Measurement, Record
 
 PACES = (2, 1)  # tokens a step that a row of the table is of: of a decoder that takes one a step, one
 

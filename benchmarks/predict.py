@@ -18,11 +18,12 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
+from benchmarks.measurements import Measurement, measurements
 from benchmarks.roofline import BOUND, DEVICES, LIKELY, Attainable, Device
 from benchmarks.roofline_chart import draw
 from benchmarks.roofline_count import Passes, host_time, time_of, together, total
 from benchmarks.roofline_kernels import predicted
-from benchmarks.roofline_measured import Measurement, compared, measured_reach, measurements
+from benchmarks.roofline_measured import compared, measured_reach
 from benchmarks.roofline_model import Simulation
 from benchmarks.roofline_report import markdown
 from benchmarks.roofline_step import APPROACHES, OURS_DDP, Approach, Stages, memory, round_of
@@ -64,8 +65,8 @@ def predict() -> dict[str, Any]:
     def counts(wide: bool, recomputed: bool) -> Simulation:
         return Simulation(replace(config, gradient_checkpointing=recomputed), wide_adapters=wide)
 
-    reached = {each.device.name: measured_reach(each, counts(True, False)) for each in seen}
-    rates = [*ASSUMED, *((reached[each.device.name], each.device) for each in seen)]
+    known = [(each, sheet, measured_reach(each, sheet, counts(True, False))) for each in seen if (sheet := each.sheet)]
+    rates = [*ASSUMED, *((reach, sheet) for _, sheet, reach in known)]
     for approach in APPROACHES:
         parts += _parts(counts(approach.wide_adapters, False), approach, rates)
         held += _held(counts(approach.wide_adapters, False), approach)
@@ -85,20 +86,21 @@ def predict() -> dict[str, Any]:
         "config": {"name": CONFIG, **{key: getattr(config, key) for key in keys}, "gpus": GPUS, "prompt": PROMPT},
         "devices": [asdict(device) for device in DEVICES],
         "reaches": [asdict(reach) for reach in REACHES],
-        "measured": [_measured(each, reached[each.device.name], counts(True, False)) for each in seen],
+        "measured": [_measured(*each, counts(True, False)) for each in known],
+        "without_data_sheet": [each.header["device"] for each in seen if each.sheet is None],
         "parts": parts,
         "memory": held,
         "kernels": predicted(json.loads((RESULTS / "kernel_report.json").read_text())["meter"], REACHES),
     }
 
 
-def _measured(seen: Measurement, reach: Attainable, counts: Simulation) -> dict[str, Any]:
+def _measured(seen: Measurement, device: Device, reach: Attainable, counts: Simulation) -> dict[str, Any]:
     """A device on which something was measured: its header, what it reaches, and figures beside predictions."""
     return {
-        "device": seen.device.name,
+        "device": device.name,
         "header": seen.header,
         "reach": asdict(reach),
-        "figures": compared(seen, counts, (LIKELY, reach)),
+        "figures": compared(seen, device, counts, (LIKELY, reach)),
     }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import first_light, table
 from benchmarks.measured_summary import summary
-from benchmarks.roofline_measured import measurements
+from benchmarks.measurements import measurements
 from benchmarks.setting import RESULTS, ROOT
 from benchmarks.study.conditions import SEEDS
 

@@ -1,60 +1,25 @@
 """What was measured on a GPU, beside what is predicted of it.
 
-`python -m benchmarks.gpu` leaves gpu.json in a folder of benchmarks/results/. Its ceilings (a copy, the fastest
-product) and its launches (of the shortest pass) say what that device reaches; every other figure of LLaDA-8B that can
-be counted stands beside the count's time, over data sheets and over those ceilings. A record's fields say what it is:
+The ceilings of a GPU's results (a copy, the fastest product) and its launches (of the shortest pass) say what that
+device reaches; every other figure of LLaDA-8B that can be counted stands beside the count's time, over data sheets and
+over those ceilings. A record's fields say what it is:
 benchmarks/gpu/llada_8b.py, linear_ce.py and published.py write them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks.roofline import HOST, LIKELY, TB, Attainable, Device, T, Work, device_named
+from benchmarks.measurements import Measurement, Record
+from benchmarks.roofline import HOST, LIKELY, TB, Attainable, Device, T, Work
 from benchmarks.roofline_count import Passes, time_of
 from benchmarks.roofline_kernels import HIDDEN, VOCAB, job_seconds, walked
 from benchmarks.roofline_model import Simulation
 
-Record = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Measurement:
-    """device: of the data sheet that its driver's name means. header: of the results. parts: part -> its records."""
-
-    device: Device
-    header: dict[str, Any]
-    parts: dict[str, list[Record]]
-
-    def records(self, part: str, *keys: str) -> list[Record]:
-        """Those of a part that have all of these fields. Compiled layers launch other kernels than are counted."""
-        found = [record for record in self.parts.get(part, []) if all(key in record for key in keys)]
-        return [record for record in found if record.get("layers", "eager") == "eager"]
-
-
-def measurements(results: Path) -> list[Measurement]:
-    """Of every device whose data sheet is known, the newest; by the order of data sheets' bandwidth.
-
-    A rehearsal is no measurement, and a GPU whose peaks are not known has no prediction to stand beside.
-    """
-    newest: dict[str, Measurement] = {}
-    for path in sorted(results.glob("*/gpu.json")):
-        content = json.loads(path.read_text())
-        header = content["header"]
-        device = device_named(header["device"])
-        if device is None or header.get("rehearse"):
-            continue
-        if device.name not in newest or newest[device.name].header["date"] < header["date"]:
-            newest[device.name] = Measurement(device, header, content["parts"])
-    return sorted(newest.values(), key=lambda each: each.device.bandwidth)
-
-
-def measured_reach(seen: Measurement, counts: Simulation) -> Attainable:
-    """What the device was seen to reach; where a ceiling was not measured, what is likely.
+def measured_reach(seen: Measurement, device: Device, counts: Simulation) -> Attainable:
+    """What the device, of this data sheet, was seen to reach; where a ceiling was not measured, what is likely.
 
     bandwidth: of a copy. arithmetic: of the fastest product. host: of the pass whose launches took the least each; of a
     larger one the device may have held the host up.
@@ -67,32 +32,36 @@ def measured_reach(seen: Measurement, counts: Simulation) -> Attainable:
     ]
     return Attainable(
         "measured",
-        bandwidth=max(copies) / seen.device.bandwidth if copies else LIKELY.bandwidth,
-        arithmetic=max(products) / seen.device.tensor if products else LIKELY.arithmetic,
+        bandwidth=max(copies) / device.bandwidth if copies else LIKELY.bandwidth,
+        arithmetic=max(products) / device.tensor if products else LIKELY.arithmetic,
         host=min(launches, default=HOST),
         overlap=False,
     )
 
 
-def compared(seen: Measurement, counts: Simulation, reaches: Sequence[Attainable]) -> list[dict[str, Any]]:
+def compared(
+    seen: Measurement, device: Device, counts: Simulation, reaches: Sequence[Attainable]
+) -> list[dict[str, Any]]:
     """Every measured figure that has a prediction: {name, unit, measured, predicted: reach -> figure}.
 
     counts: with float32 adapters, as the measured model has them. Ceilings come first, then passes, decoding steps,
     updates, losses, the published algorithm, and memory, which is predicted by `dmpo plan`, whatever the reach.
     """
-    return [*_ceilings(seen, reaches), *_times(seen, counts, reaches), *_memory(seen, reaches)]
+    return [*_ceilings(seen, device, reaches), *_times(seen, device, counts, reaches), *_memory(seen, reaches)]
 
 
-def _ceilings(seen: Measurement, reaches: Sequence[Attainable]) -> Iterator[dict[str, Any]]:
+def _ceilings(seen: Measurement, device: Device, reaches: Sequence[Attainable]) -> Iterator[dict[str, Any]]:
     kinds = (("tb_per_s", "TB/s", TB, "bandwidth"), ("tflops", "TFLOP/s", T, "arithmetic"))
     for key, unit, scale, share in kinds:
-        peak = seen.device.bandwidth if share == "bandwidth" else seen.device.tensor
+        peak = device.bandwidth if share == "bandwidth" else device.tensor
         for record in seen.records("ceilings", key):
             predicted = {reach.name: getattr(reach, share) * peak / scale for reach in reaches}
             yield {"name": record["name"], "unit": unit, "measured": record[key], "predicted": predicted}
 
 
-def _times(seen: Measurement, counts: Simulation, reaches: Sequence[Attainable]) -> Iterator[dict[str, Any]]:
+def _times(
+    seen: Measurement, device: Device, counts: Simulation, reaches: Sequence[Attainable]
+) -> Iterator[dict[str, Any]]:
     makers = (
         ("llada_8b", ("adapters", "width", "attended", "layers"), _forward),
         ("llada_8b", ("decoder", "width", "attended", "live"), _step),
@@ -103,12 +72,12 @@ def _times(seen: Measurement, counts: Simulation, reaches: Sequence[Attainable])
     for part, keys, passes_of in makers:
         for record in seen.records(part, *keys, "device_ms"):
             passes = passes_of(record, counts)
-            predicted = {reach.name: 1e3 * time_of(passes, seen.device, reach) for reach in reaches}
+            predicted = {reach.name: 1e3 * time_of(passes, device, reach) for reach in reaches}
             yield {"name": record["name"], "unit": "ms", "measured": record["device_ms"], "predicted": predicted}
     for record in seen.records("linear_ce", "package", "head", "rows", "device_ms"):
         if record["package"] == "dmpo":
             work = _loss(record)
-            predicted = {reach.name: 1e3 * job_seconds("dmpo", work, seen.device, reach) for reach in reaches}
+            predicted = {reach.name: 1e3 * job_seconds("dmpo", work, device, reach) for reach in reaches}
             yield {"name": record["name"], "unit": "ms", "measured": record["device_ms"], "predicted": predicted}
 
 

@@ -187,6 +187,8 @@ def standing(results: dict[str, Any]) -> str:
         off = f"; times are {median(ratios):.2f} times the likely ones (median of {len(ratios)})" if ratios else ""
         head = each["header"]
         sentences.append(f"Measured on {head['device']}, {head['date'][:10]}, and set beside the prediction{off}.")
+    for name in results["without_data_sheet"]:
+        sentences.append(f"Measured on {name}, too, of which no data sheet is known here.")
     return " ".join(sentences) or "Nothing here was measured on a GPU."
 
 

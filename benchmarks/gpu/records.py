@@ -108,5 +108,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError:
             if number + 1 < len(lines):
-                raise ValueError(f"{path}: line {number + 1} is no JSON; delete the file to run the part again") from None
+                raise ValueError(
+                    f"{path}: line {number + 1} is no JSON; delete the file to run the part again"
+                ) from None
     return records
