@@ -63,7 +63,7 @@ def compiled_layers(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any) 
     A pass beside kept keys would be compiled for each layer, which has a cache of its own; it is left out.
     """
     device = setting.device
-    job = canvas_pass(policy, sizes, sizes.views, device)
+    job = canvas_pass(policy, sizes, sizes.rows, device)
     with torch.no_grad():
         plain = job()
     views = random_views(sizes, device)

@@ -1,9 +1,10 @@
-"""If these fail, the figures of LLaDA-8B on a GPU are of something else than they say, or one fault takes the rest away."""
+"""If these fail, figures of LLaDA-8B on a GPU are not of what they say, or one fault takes the other figures away."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -197,7 +198,7 @@ def test_timed_steps_are_those_of_a_completion(decoder: str, model: Any) -> None
     assert not model._forward_pre_hooks
     assert steps[0].live == 2 * REHEARSED.block
     assert sum(x.unmasked for x in steps) == 2 * REHEARSED.block
-    assert all(x.live - x.unmasked == y.live for x, y in zip(steps, steps[1:], strict=False))
+    assert all(x.live - x.unmasked == y.live for x, y in pairwise(steps))
     assert all(x.timing.device_seconds > 0 for x in steps)
     whole = generate(model, prompts, **options(decoder))
     assert len(steps) <= whole.forwards <= 2 * len(steps) + 2
