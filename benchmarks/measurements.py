@@ -38,5 +38,6 @@ def measurements(results: Path) -> list[Measurement]:
         header = content["header"]
         before = newest.get(header["device"])
         if not header.get("rehearse") and (before is None or before.header["date"] < header["date"]):
-            newest[header["device"]] = Measurement(header, content["parts"])
+            parts = {name: part["records"] for name, part in content["parts"].items()}
+            newest[header["device"]] = Measurement(header, parts)
     return [newest[name] for name in sorted(newest)]

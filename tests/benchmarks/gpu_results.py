@@ -58,4 +58,5 @@ def write_results(results: Path, slug: str = "nvidia-h100", **header: Any) -> No
     """results/SLUG/gpu.json; header: what differs from `HEADER`."""
     folder = results / slug
     folder.mkdir(parents=True)
-    (folder / "gpu.json").write_text(json.dumps({"header": HEADER | header, "parts": PARTS}))
+    parts = {name: {"state": "complete", "records": records} for name, records in PARTS.items()}
+    (folder / "gpu.json").write_text(json.dumps({"header": HEADER | header, "failed": [], "parts": parts}))
