@@ -68,7 +68,9 @@ def draws_that_differ(
     the uniform of its row lies so near to a step of the distribution; the largest logit where two are so near.
     """
     wanted, _ = reference.sample_tokens(logits.double(), temperature, seed=seed, forbid=forbid)
-    exact = logits.double().index_fill(1, torch.tensor(list(forbid), dtype=torch.int64, device=logits.device), -torch.inf)
+    exact = logits.double().index_fill(
+        1, torch.tensor(list(forbid), dtype=torch.int64, device=logits.device), -torch.inf
+    )
     differ = ids != wanted
     if temperature == 0:
         behind = exact.amax(-1) - exact.gather(1, ids.unsqueeze(1)).squeeze(1)

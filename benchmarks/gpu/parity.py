@@ -113,9 +113,9 @@ def _linear_weighted_frozen(ops: Any, p: Problem, options: dict[str, Any]) -> tu
 
     def run(h: Tensor) -> Tensor:
         limit = options.get("limit")
-        return ops.linear_weighted_ce(
-            h, head, p.targets, p.mask, weights, baseline, STRENGTH, max_logits_bytes=limit
-        )[0]
+        return ops.linear_weighted_ce(h, head, p.targets, p.mask, weights, baseline, STRENGTH, max_logits_bytes=limit)[
+            0
+        ]
 
     return run, [p.hidden]
 
