@@ -40,9 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda, or cpu in a rehearsal")
     parser.add_argument("--seconds", type=float, metavar="N", help=f"for all parts together, default {TOTAL_SECONDS}")
     parser.add_argument("--again", action="store_true", help="also run parts whose records are complete")
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help="of the random inputs, to repeat a run; default: a new one"
-    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random inputs; default: a new one")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="only write the report of that folder's records")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.parts if name not in names]:

@@ -28,6 +28,7 @@ except ImportError:  # Python 3.10
     from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
 
 ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(__file__).with_name("target.txt")
 MOST_MEGABYTES = 50
 PLATFORMS = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")  # manylinux tags; pip matches each exactly
 OLD_PLATFORMS = ("manylinux2014", "manylinux2010", "manylinux1")
@@ -45,7 +46,7 @@ tree=$(cd "$tree" && pwd)
 [ -d "$tree/benchmarks/gpu" ] || {{ echo "run.sh: $tree is no checkout of dmpo; name one first" >&2; exit 2; }}
 python=${{PYTHON:-python3}}
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-[ "$version" = "{version}" ] || {{ echo "run.sh: this bundle is for Python {version}, $python is $version" >&2; exit 2; }}
+[ "$version" = "{version}" ] || {{ echo "run.sh: want Python {version} (PYTHON=), $python is $version" >&2; exit 2; }}
 cp "$bundle"/extension/_C*.so "$tree/dmpo/"
 cd "$tree"
 PYTHONPATH="$bundle/site:$tree" exec "$python" -m benchmarks.gpu "$@"
@@ -163,9 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", default="2.11.0", help="of the GPU machine; default 2.11.0")
     parser.add_argument("--arch", default="9.0", help="CUDA architectures of the extension; default 9.0 (H100, H200)")
-    parser.add_argument(
-        "--has", type=Path, default=Path(__file__).with_name("target.txt"), help="the machine's packages"
-    )
+    parser.add_argument("--has", type=Path, default=TARGET, help="the machine's packages")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu-bundle")
     parser.add_argument("--venv", type=Path, help="default: OUTPUT-venv; kept, so that a second call is quick")
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """What did the parts say? Makes results.json and results.md of a folder of records, failed checks first.
 
-results.json: {"header": {...}, "failed": [...], "parts": {NAME: {"question", "state", "reason", "seconds", "date", "seed",
-"same_key", "records": [{"name", "ok", "at", ...}]}}}. A state is complete, skipped, stopped or not run.
+results.json: {"header": {...}, "failed": [...], "parts": {NAME: {"question", "state", "reason", "seconds", "date",
+"seed", "same_key", "records": [{"name", "ok", "at", ...}]}}}. A state is complete, skipped, stopped or not run.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSe
     )
     tuned = measure(setting.device, job, repeats).device_seconds
     after = job()
-    error = max(float((a.double() - b.double()).abs().max() / b.double().abs().max()) for a, b in zip(after, before))
+    pairs = zip(after, before, strict=True)
+    error = max(float((a.double() - b.double()).abs().max() / b.double().abs().max()) for a, b in pairs)
     allowed = max(SAME, torch.finfo(dtype).eps)
     note(
         name,
