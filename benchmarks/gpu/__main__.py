@@ -76,8 +76,7 @@ def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:
     """Run what is not complete yet, in order, and write the report after each part."""
     begun = time.monotonic()
     total = options.seconds or (REHEARSAL_SECONDS if options.rehearse else TOTAL_SECONDS)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)
+    handlers = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     device = probe_device(kind)
     key = {"code": code_digest(), "commit": commit(), "rehearse": options.rehearse, **device}
     free_gb = key.pop("free_gb", None)  # differs from run to run
@@ -109,6 +108,8 @@ def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:
         LEAVING.set()
         pool.shutdown(wait=False, cancel_futures=True)
         end_all()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     code = report.write(folder, *also)
     print(f"report: {folder / 'results.md'}" + "".join(f", {stem}.md" for stem in also), flush=True)
     if device["problem"]:

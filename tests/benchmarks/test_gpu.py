@@ -70,7 +70,7 @@ def test_the_page_on_gpus_has_the_limits_and_the_memory_of_every_part() -> None:
     told = {row[0]: (row[2], row[3]) for row in rows}
     for part in PARTS:
         assert told[part.name] == (str(part.seconds), f"{part.memory_gb:g}")
-        assert report.question(part).endswith("?"), "the docstring of a part opens with its question"
+        assert "?" in report.question(part), "the docstring of a part opens with its question"
 
 
 def test_what_goes_wrong_in_a_part_leaves_the_others(offered: Any, tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_a_probe_that_dies_or_hangs_is_a_problem_and_no_traceback(monkeypatch: p
     monkeypatch.setattr(processes, "environment", lambda: {"PATH": os.environ["PATH"], "PYTHONPATH": "nowhere"})
     monkeypatch.setattr(processes, "ROOT", Path("/"))
     assert "No module named 'benchmarks'" in processes.probe_device("cpu")["problem"]
-    monkeypatch.setattr(processes, "PROBE_SECONDS", 0.01)
-    assert processes.probe_device("cpu")["problem"] == "the driver did not answer within 0.01 seconds"
+    monkeypatch.setattr(processes, "PROBE_SECONDS", {"cpu": 0.01})
+    assert processes.probe_device("cpu")["problem"] == "looking for the device took more than 0.01 seconds"
 
 
 @pytest.mark.parametrize(
