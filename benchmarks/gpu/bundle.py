@@ -22,10 +22,10 @@ from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement  # every Python that makes environments has pip
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
-    from pip._vendor import tomli as tomllib  # type: ignore[no-redef]
+else:
+    from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(__file__).with_name("target.txt")

@@ -64,18 +64,13 @@ def commit(root: Path = ROOT) -> str | None:
 def probe_device(kind: str) -> dict[str, Any]:
     """What `probe.py` says; `problem` also where the process hangs or dies."""
     command = [sys.executable, "-m", "benchmarks.gpu.probe", kind]
+    limit, variables = PROBE_SECONDS[kind], environment()
     try:
         done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PROBE_SECONDS[kind],
+            command, cwd=ROOT, env=variables, timeout=limit, capture_output=True, text=True, check=False
         )
     except subprocess.TimeoutExpired:
-        reason = f"looking for the device took more than {PROBE_SECONDS[kind]} seconds"
+        reason = f"looking for the device took more than {limit} seconds"
     else:
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])

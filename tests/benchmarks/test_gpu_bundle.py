@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import bundle
-from benchmarks.gpu.bundle import PYTHON_VERSION, ROOT, RUN, TARGET, check_size, closure, constraints, main, name_of
+from benchmarks.gpu.bundle import (
+    PYTHON_VERSION,
+    ROOT,
+    RUN,
+    TARGET,
+    check_size,
+    closure,
+    constraints,
+    main,
+    name_of,
+    wanted_packages,
+)
 from benchmarks.gpu.bundle import requirements as lines_of
-from benchmarks.gpu.bundle import wanted_packages
 
 
 def test_names_are_compared_as_pip_does() -> None:
@@ -124,7 +134,7 @@ def test_make_passes_what_it_is_given() -> None:
         command = ["make", "--dry-run", "gpu-bundle", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert printed().split() == "python3.12 -m benchmarks.gpu.bundle".split()
+    assert printed().split() == ["python3.12", "-m", "benchmarks.gpu.bundle"]
     given = printed("PYTHON=python3.13", "TORCH=2.14.1", "ARCH=8.0;9.0", "ARGS=--has x").split()
     wanted = "python3.13 -m benchmarks.gpu.bundle --torch 2.14.1 --arch 8.0;9.0 --has x"
     assert [word.strip("'\"") for word in given] == wanted.split()

@@ -129,6 +129,10 @@ def test_draws_may_differ_by_rounding_and_by_nothing_else(temperature: float) ->
     other, _ = reference.sample_tokens(noisy, temperature, seed=9, forbid=(3,))
     error = float((noisy - logits).abs().max())
     assert draws_that_differ(other, logits, temperature, 9, (3,), error)[1] == 0
+    if temperature == 0:
+        equal = torch.ones(2, 5)
+        assert draws_that_differ(torch.tensor([0, 1]), equal, 0.0, 9, (), 0.0) == (1, 1), "the first of equal logits"
+        assert draws_that_differ(torch.tensor([0, 1]), equal, 0.0, 9, (), 1e-6) == (1, 0)
     another, _ = reference.sample_tokens(logits.double(), temperature, seed=10, forbid=(3,))
     wrong = ids.roll(1, 0) if temperature == 0 else another
     assert draws_that_differ(wrong, logits, temperature, 9, (3,), 1e-6)[1] > 40
@@ -151,6 +155,26 @@ def test_the_chi_square_of_right_counts_is_uniform_and_wrong_counts_have_none() 
     assert chi_square(torch.bincount(drawn, minlength=30), probabilities)[0] < LEAST_P
     drawn[0] = 7
     assert chi_square(torch.bincount(drawn, minlength=30), probabilities) == (0.0, 0)
+
+
+def test_a_confidence_that_is_off_by_little_is_found(
+    note: FileNote, problems: dict[int, parity.Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sample_tokens", "linear_sample_tokens"):
+        right = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, confident(right))
+    parity.draw(torch.float32, problems, setting(), note)
+    assert len(note.failed) == 6
+
+
+def confident(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A sampler that overstates its confidence."""
+
+    def run(*given: Any, **options: Any) -> Any:
+        ids, confidence = function(*given, **options)
+        return ids, confidence * (1 + 1e-3)
+
+    return run
 
 
 def biased(logits: Tensor, temperature: float, **options: Any) -> tuple[Tensor, Tensor]:
