@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.gpu.records import GpuSetting, Note
 from dmpo import generate, load_model, load_tokenizer
 from dmpo.decoding.generation import Generation
-from dmpo.decoding.settings import DECODERS
+from dmpo.decoding.settings import DECODERS, Decoder
 from dmpo.tasks import Sudoku4
 
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
@@ -54,7 +54,9 @@ def run(setting: GpuSetting, note: Note) -> None:
             )
 
 
-def decode(model: nn.Module, prompts: torch.Tensor, decoder: str, options: dict[str, Any]) -> tuple[Generation, int]:
+def decode(
+    model: nn.Module, prompts: torch.Tensor, decoder: Decoder, options: dict[str, Any]
+) -> tuple[Generation, int]:
     """What was generated, and how often the host waited for the device meanwhile."""
     options = dict(options)
     if options.pop("padding", False):  # a third of the rows has its first tokens padded away

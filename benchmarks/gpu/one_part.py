@@ -1,8 +1,8 @@
 """One part in this process, as the command starts it: `python -m benchmarks.gpu.one_part` with a JSON object on stdin.
 
-    {"part": NAME, "device": "cuda", "rehearse": false, "deadline": SECONDS OF time.monotonic(), "records": FILE}
+    {"part", "module", "device", "rehearse", "seed", "records": FILE, "deadline": seconds of time.monotonic()}
 
-To try one part by hand: `python -m benchmarks.gpu NAME`.
+To run one part: `python -m benchmarks.gpu PART`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ def main() -> int:
 
     import torch
 
-    from benchmarks.gpu.parts import part_named
     from benchmarks.gpu.records import END, FileNote, GpuSetting
 
-    part, begun = part_named(order["part"]), time.monotonic()
+    begun = time.monotonic()
     if order["rehearse"]:
         torch.set_num_threads(REHEARSAL_THREADS)
     device = torch.device(order["device"])
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
-    note = FileNote(Path(order["records"]), part.name)
-    module = importlib.import_module(part.module)
-    module.run(GpuSetting(device, order["rehearse"], order["deadline"]), note)
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the measured code prints goes to the log
+    note = FileNote(Path(order["records"]), order["part"], lines)
+    module = importlib.import_module(order["module"])
+    setting = GpuSetting(device, order["rehearse"], order["deadline"], order["seed"])
+    module.run(setting, note)
     seconds = round(time.monotonic() - begun, 1)
     note.write({"name": END, "ok": not note.failed, "failed": note.failed, "seconds": seconds})
     return 0

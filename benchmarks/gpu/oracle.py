@@ -65,7 +65,8 @@ def draws_that_differ(
     """(draws that differ from the float64 definition, those of them that rounding cannot explain).
 
     Logits that are off by at most e move the cumulative distribution by at most e / 2T. A draw may then differ where
-    the uniform of its row lies so near to a step of the distribution; the largest logit where two are so near.
+    the uniform of its row lies so near to a step of the distribution; the largest logit where two are so near. At
+    temperature 0 with an error of 0 every draw must agree, ties included.
     """
     wanted, _ = reference.sample_tokens(logits.double(), temperature, seed=seed, forbid=forbid)
     exact = logits.double().index_fill(
@@ -74,7 +75,8 @@ def draws_that_differ(
     differ = ids != wanted
     if temperature == 0:
         behind = exact.amax(-1) - exact.gather(1, ids.unsqueeze(1)).squeeze(1)
-        return int(differ.sum()), int((differ & ~(behind <= 2 * logit_error)).sum())
+        explained = behind <= 2 * logit_error if logit_error else torch.zeros_like(differ)
+        return int(differ.sum()), int((differ & ~explained).sum())
     cdf = (exact / temperature).softmax(-1).cumsum(-1)
     low, high = torch.minimum(ids, wanted).unsqueeze(1), torch.maximum(ids, wanted).unsqueeze(1)
     steps = torch.cat([cdf.gather(1, low), cdf.gather(1, (high - 1).clamp(min=0))], 1)  # the first and last between

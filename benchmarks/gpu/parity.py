@@ -8,6 +8,7 @@ compared with the definition one by one, and their frequencies by chi-square. Re
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,7 +167,6 @@ JOBS: dict[str, tuple[Job, bool]] = {  # name -> (job, whether it has products)
 def poisoned_memory() -> Iterator[None]:
     """New tensors that nobody has written hold NaN, or the largest integer."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
@@ -213,8 +213,8 @@ def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: N
             scale = float(p.head.double().abs().max()) * 8 if has_products else 1.0
             roundings = PRODUCT_ROUNDINGS if has_products else LOGIT_ROUNDINGS
             names = ("value", "gradient", "gradient of the head", "gradient of the bias")
-            for what, *tensors in zip(names[: len(ours)], ours, plain, exact, strict=True):
-                this = error_of(*tensors, roundings, scale, has_products)
+            for what, a, b, c in zip(names[: len(ours)], ours, plain, exact, strict=True):
+                this = error_of(a, b, c, roundings, scale, has_products)
                 case = f"V {vocab}, {'several pieces, ' if limit else ''}{what}"
                 cases += 1
                 if not this.error <= this.allowed:
@@ -233,29 +233,37 @@ def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: N
 
 
 def draw(dtype: torch.dtype, problems: dict[int, Problem], setting: GpuSetting, note: Note) -> None:
-    """Both samplers, draw by draw, at three temperatures."""
+    """Both samplers, draw by draw, at three temperatures, and the confidences that they report."""
+    given: dict[str, Any] = {"seed": setting.seed, "forbid": FORBIDDEN}
+    # Logits that a product makes on a GPU are rounded to the dtype.
+    of_product = torch.finfo(dtype).eps if setting.device.type == "cuda" else 2.0**-20
     for temperature in (0.0, 0.2, 1.0):
-        totals = {"sample_tokens": [0, 0, 0], "linear_sample_tokens": [0, 0, 0]}
-        for p in problems.values():
-            logits, hidden = p.logits[p.mask], p.live[0]
-            exact = hidden.double() @ p.head.double().t()
-            largest = float(exact.abs().max())
-            rounding = largest * (torch.finfo(dtype).eps if setting.device.type == "cuda" else 2.0**-20)
-            given = {"seed": setting.seed, "forbid": FORBIDDEN}
-            for op, ids, wanted, allowed in (
-                ("sample_tokens", kernels.sample_tokens(logits, temperature, **given)[0], logits.double(), 2.0**-18),
-                (
-                    "linear_sample_tokens",
-                    kernels.linear_sample_tokens(hidden, p.head, temperature, **given)[0],
-                    exact,
-                    max(rounding, 2.0**-18),
-                ),
-            ):
-                differ, wrong = draws_that_differ(ids, wanted, temperature, setting.seed, FORBIDDEN, allowed)
-                totals[op] = [a + b for a, b in zip(totals[op], (len(ids), differ, wrong), strict=True)]
-        for op, (draws, differ, wrong) in totals.items():
-            name = f"{op}, T {temperature:g}, {kind(dtype)}"
-            note(name, ok=wrong == 0, draws=draws, differ=differ, not_by_rounding=wrong)
+        for op in ("sample_tokens", "linear_sample_tokens"):
+            draws, differ, wrong, off = 0, 0, 0, 0.0
+            for p in problems.values():
+                if op == "sample_tokens":
+                    exact = p.logits[p.mask].double()
+                    ids, confidence = kernels.sample_tokens(p.logits[p.mask], temperature, **given)
+                    error = 2.0**-18 if temperature else 0.0
+                else:
+                    exact = p.live[0].double() @ p.head.double().t()
+                    ids, confidence = kernels.linear_sample_tokens(p.live[0], p.head, temperature, **given)
+                    error = max(2.0**-18, of_product * float(exact.abs().max()))
+                some, unexplained = draws_that_differ(ids, exact, temperature, setting.seed, FORBIDDEN, error)
+                draws, differ, wrong = draws + len(ids), differ + some, wrong + unexplained
+                exact[:, list(FORBIDDEN)] = -torch.inf
+                probability = exact.softmax(-1).gather(1, ids.unsqueeze(1)).squeeze(1)
+                # Logits that are off by e make a probability off by a factor of exp(2e) at most.
+                allowed = probability * math.expm1(2 * error) + 2.0**-20
+                off = max(off, float(((confidence.double() - probability).abs() / allowed).nan_to_num(torch.inf).max()))
+            note(
+                f"{op}, T {temperature:g}, {kind(dtype)}",
+                ok=wrong == 0 and off <= 1,
+                draws=draws,
+                differ=differ,
+                not_by_rounding=wrong,
+                confidence_error_by_allowed=off,
+            )
 
 
 def hostile_rows(setting: GpuSetting, generator: torch.Generator, note: Note) -> None:
@@ -308,11 +316,13 @@ def remasking(setting: GpuSetting, generator: torch.Generator, note: Note) -> No
             tokens[4], tokens[5] = 7, 0
             candidates = torch.randint(1, 99, shape, generator=generator, device=setting.device)
             ours, plain = tokens.clone(), tokens.cpu()
-            on_host = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in given.items()}
+            on_host: dict[str, Any] = {
+                key: value.cpu() if isinstance(value, Tensor) else value for key, value in given.items()
+            }
             moved = kernels.remask_(ours, candidates, confidence, mask_id=0, **given)
             wanted = reference.remask_(plain, candidates.cpu(), confidence.cpu(), mask_id=0, **on_host)
             same = torch.equal(ours.cpu(), plain) and torch.equal(moved.cpu(), wanted)
-            limits = {"mask_id": 0, "threshold": 0.5, "limit": 5}
+            limits: dict[str, Any] = {"mask_id": 0, "threshold": 0.5, "limit": 5}
             moved = kernels.revoke_(ours, confidence, **limits)
             wanted = reference.revoke_(plain, confidence.cpu(), **limits)
             if not (same and torch.equal(ours.cpu(), plain) and torch.equal(moved.cpu(), wanted)):

@@ -29,14 +29,14 @@ class Part:
 
 # In order of worth: a run that is cut short has answered the questions that matter most.
 PARTS: tuple[Part, ...] = (
-    Part("ceilings", "benchmarks.gpu.ceilings", 35, 6),
+    Part("ceilings", "benchmarks.gpu.ceilings", 30, 6),
     Part("parity", "benchmarks.gpu.parity", 100, 6),
-    Part("decoders", "benchmarks.gpu.decoders", 45, 2, (7, 5)),
+    Part("decoders", "benchmarks.gpu.decoders", 40, 2, (7, 5)),
     Part("llada_8b", "benchmarks.gpu.llada_8b", 130, 60),
     Part("linear_ce", "benchmarks.gpu.linear_ce", 45, 24),
     Part("published", "benchmarks.gpu.published", 50, 60),
     Part("trainer", "benchmarks.gpu.trainer", 40, 2, (7, 5)),
-    Part("tuning", "benchmarks.gpu.tuning", 35, 4),
+    Part("tuning", "benchmarks.gpu.tuning", 45, 8),
 )
 
 

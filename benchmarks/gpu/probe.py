@@ -16,6 +16,7 @@ def probe(kind: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.setting import Setting, _processor, versions
+    from dmpo.kernels.launch_table import cache_file
     from dmpo.kernels.remask import extension_status
 
     report: dict[str, Any] = {
@@ -23,6 +24,7 @@ def probe(kind: str) -> dict[str, Any]:
         "processor": _processor(),
         "versions": versions(),
         "extension": extension_status()[1],
+        "launch_parameters": f"tuned, {cache_file()}" if cache_file().is_file() else "as shipped",
         "problem": None,
     }
     if kind == "cpu":

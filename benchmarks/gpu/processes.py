@@ -3,6 +3,7 @@ alone. A part whose records are complete for the same code, device and versions 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from benchmarks.gpu.records import END, START, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 2.0  # seconds before the end of the process that a part is told to stop
-PROBE_SECONDS = 90
+LEAST_SECONDS = 5.0  # a part that has less is not started
+PROBE_SECONDS = {"cuda": 60, "cpu": 300}  # a driver may hang; a CPU may be busy
 HASHED = ("dmpo/**/*.py", "dmpo/**/*.yaml", "kernels/*.py", "kernels/*.json", "benchmarks/**/*.py", "dmpo/_C*.so")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -28,6 +31,8 @@ def environment() -> dict[str, str]:
     """Of a part: no network, the tree first on the path, and Triton's own choice of interpreter or device."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **OFFLINE, "PYTHONPATH": path}
+    if variables.pop("PYTHONDONTWRITEBYTECODE", None):  # nine processes would compile every import anew
+        variables["PYTHONPYCACHEPREFIX"] = str(ROOT / "build" / "pycache")
     for name in ("TRITON_INTERPRET", "DMPO_PLAIN", "DMPO_LAUNCH_JSON"):
         variables.pop(name, None)  # the device's own kernels, with the launch parameters that are shipped
     return variables
@@ -43,32 +48,34 @@ def code_digest(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout, or of the file COMMIT where there is no git (a bundle brings that file)."""
-    for place in (root / "COMMIT", *(Path(entry) / "COMMIT" for entry in sys.path if entry)):
-        if place.is_file() and not (root / ".git").exists():
-            return place.read_text().split()[0]
-    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    """The commit of the checkout; without git, what a file COMMIT says beside the tree or beside a bundle's site/."""
+    if (root / ".git").exists():
+        with contextlib.suppress(FileNotFoundError):  # git is not installed
+            git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+            done = subprocess.run(git, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return done.stdout.strip()
+    for folder in (root, *(Path(entry).parent for entry in sys.path if Path(entry).name == "site")):
+        if (folder / "COMMIT").is_file():
+            return (folder / "COMMIT").read_text().strip()
+    return None
 
 
 def probe_device(kind: str) -> dict[str, Any]:
     """What `probe.py` says; `problem` also where the process hangs or dies."""
     command = [sys.executable, "-m", "benchmarks.gpu.probe", kind]
+    limit, variables = PROBE_SECONDS[kind], environment()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=PROBE_SECONDS
+            command, cwd=ROOT, env=variables, timeout=limit, capture_output=True, text=True, check=False
         )
     except subprocess.TimeoutExpired:
-        reason = f"the driver did not answer within {PROBE_SECONDS} seconds"
+        reason = f"looking for the device took more than {limit} seconds"
     else:
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
         reason = f"looking for the device ended with {done.returncode}: {last_line(done.stderr)}"
-    return {"kind": kind, "device": "none", "slug": "no-device", "driver": None, "versions": {}, "problem": reason}
+    return {"kind": kind, "device": "none", "slug": "no-device", "driver": None, "problem": reason}
 
 
 def last_line(text: str) -> str:
@@ -76,18 +83,17 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "(nothing was printed)"
 
 
-def reason_to_skip(part: Part, device: Mapping[str, Any]) -> str | None:
+def reason_to_skip(part: Part, device: Mapping[str, Any], free_gb: float | None) -> str | None:
     """Why this device cannot run the part; None if it can."""
     if device["problem"]:
         return str(device["problem"])
     if device["kind"] == "cpu":
         return None
     if tuple(device["capability"]) < part.capability:
-        major, minor = device["capability"]
-        wanted = ".".join(map(str, part.capability))
-        return f"the GPU has compute capability {major}.{minor}; this part needs {wanted} or newer"
-    if device["free_gb"] < part.memory_gb:
-        return f"{device['free_gb']:.1f} GB of device memory are free; this part needs {part.memory_gb:g} GB"
+        have, want = (".".join(map(str, version)) for version in (device["capability"], part.capability))
+        return f"the GPU has compute capability {have}; this part needs {want} or newer"
+    if free_gb is not None and free_gb < part.memory_gb:
+        return f"{free_gb:.1f} GB of device memory are free; this part needs {part.memory_gb:g} GB"
     return None
 
 
@@ -109,17 +115,49 @@ def write_end(path: Path, **values: Any) -> None:
         file.write(json.dumps({"name": END, **values}) + "\n")
 
 
-def run_part(part: Part, device: Mapping[str, Any], key: Mapping[str, Any], output: Path, seconds: float) -> None:
-    """Run the part for `seconds` at most. Its records are in OUTPUT/PART.jsonl, what else it printed in PART.log."""
-    records, log = output / f"{part.name}.jsonl", output / f"{part.name}.log"
-    begun = time.monotonic()
-    records.write_text(json.dumps({"name": START, "part": part.name, "key": dict(key)}) + "\n")
-    if reason := reason_to_skip(part, device):
+@dataclass(frozen=True)
+class Order:
+    """One part to run for `seconds` at most. key: what the results depend on. free_gb: device memory, None on a CPU."""
+
+    part: Part
+    records: Path
+    key: Mapping[str, Any]
+    free_gb: float | None
+    seed: int
+    date: str
+    seconds: float
+
+
+def run_part(order: Order) -> None:
+    """Run one part. Its records go to the file of the order, what else it prints to a .log file beside it."""
+    part, records, begun = order.part, order.records, time.monotonic()
+    start = {"name": START, "part": part.name, "date": order.date, "seed": order.seed, "key": dict(order.key)}
+    records.write_text(json.dumps(start) + "\n", encoding="utf-8")
+    reason = reason_to_skip(part, order.key, order.free_gb)
+    if reason is None and order.seconds < LEAST_SECONDS:
+        reason = "no time is left (--seconds)"
+    if reason is not None:
         print(f"---- {part.name}: skipped, {reason}", flush=True)
-        write_end(records, ok=None, skipped=reason, seconds=0.0)
+        write_end(records, ok=None, skipped=reason, seconds=None)  # a later call tries again
         return
-    order = {"part": part.name, "device": device["kind"], "rehearse": key["rehearse"], "records": str(records)}
-    order["deadline"] = begun + seconds - MARGIN
+    fault = in_own_process(order, begun)
+    if fault is not None:
+        write_end(records, ok=False, fault=fault, seconds=None)
+    print(f"---- {part.name}: {time.monotonic() - begun:.1f} s{', ' + fault if fault else ''}", flush=True)
+
+
+def in_own_process(order: Order, begun: float) -> str | None:
+    """Run the part in a process group of its own; what went wrong with the process, or None."""
+    text = {
+        "part": order.part.name,
+        "module": order.part.module,
+        "device": order.key["kind"],
+        "rehearse": order.key["rehearse"],
+        "deadline": begun + order.seconds - MARGIN,
+        "seed": order.seed,
+        "records": str(order.records.resolve()),
+    }
+    log = order.records.with_suffix(".log")
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu.one_part"],
@@ -130,24 +168,30 @@ def run_part(part: Part, device: Mapping[str, Any], key: Mapping[str, Any], outp
             text=True,
             start_new_session=True,  # what the part starts is ended with it
         )
+        RUNNING.add(process)
         try:
-            process.communicate(json.dumps(order), timeout=max(seconds, 0.1))
+            process.communicate(json.dumps(text), timeout=order.seconds)
         except subprocess.TimeoutExpired:
-            reason = f"still running after {seconds:.0f} seconds, and ended"
-        else:
-            if process.returncode:
-                reason = f"ended with {process.returncode}: {last_line(log.read_text(errors='replace'))}"
+            return f"still running after {order.seconds:.0f} seconds, and ended"
         finally:
             end_group(process)
-    if reason:
-        write_end(records, ok=False, fault=reason, seconds=None)
-    print(f"---- {part.name}: {time.monotonic() - begun:.1f} s{', ' + reason if reason else ''}", flush=True)
+            RUNNING.discard(process)
+    if process.returncode:
+        return f"ended with {process.returncode}: {last_line(log.read_text(errors='replace'))}"
+    return None
+
+
+RUNNING: set[subprocess.Popen[str]] = set()
+
+
+def end_all() -> None:
+    """End every part that runs."""
+    for process in list(RUNNING):
+        end_group(process)
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
     """End the process and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:  # the command itself starts and reports without torch
     import torch
@@ -48,9 +49,9 @@ class Note(Protocol):
 class FileNote:
     """A `Note` that appends to the part's file of records, and prints one line."""
 
-    def __init__(self, path: Path, part: str) -> None:
+    def __init__(self, path: Path, part: str, lines: TextIO = sys.stdout) -> None:
         self.file = path.open("a", encoding="utf-8")
-        self.part, self.begun = part, time.monotonic()
+        self.lines, self.part, self.begun = lines, part, time.monotonic()
         self.names: set[str] = set()
         self.failed: list[str] = []
 
@@ -68,7 +69,7 @@ class FileNote:
         self.write({"name": name, "ok": ok, "at": round(time.monotonic() - self.begun, 2), **values})
         mark = {True: "ok", False: "FAIL", None: ""}[ok]
         shown = ", ".join(f"{key} {short(value)}" for key, value in values.items())
-        print(f"{mark:4} {self.part:9} {name}{': ' if shown else ''}{shown}", flush=True)
+        print(f"{mark:4} {self.part:9} {name}{': ' if shown else ''}{shown}", file=self.lines, flush=True)
 
     def write(self, record: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(record, allow_nan=False) + "\n")

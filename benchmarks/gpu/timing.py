@@ -27,7 +27,7 @@ class Timing:
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize()
 
 
 def measure(device: torch.device, job: Callable[[], Any], repeats: int = 10, warm: int = 2) -> Timing:
@@ -45,7 +45,7 @@ def measure(device: torch.device, job: Callable[[], Any], repeats: int = 10, war
         host_times.append(time.perf_counter() - begun)
         if device.type == "cuda":
             end.record()
-            end.synchronize()
+            synchronize(device)
             device_times.append(start.elapsed_time(end) / 1e3)
     host = statistics.median(host_times)
     return Timing(statistics.median(device_times) if device_times else host, host)

@@ -26,7 +26,7 @@ SAME_RUN = 1e-4  # relative: a resumed run repeats what the whole run did
 
 def settings(folder: Path, setting: GpuSetting, **changes: Any) -> DMPOConfig:
     """LoRA, a buffer of two rounds and a save in the middle, so that all of it is used."""
-    steps = 4 if setting.rehearse else 10
+    steps = 2 if setting.rehearse else 10
     values: dict[str, Any] = {
         "model": "sudoku-tiny",
         "task": "sudoku4",
@@ -35,7 +35,9 @@ def settings(folder: Path, setting: GpuSetting, **changes: Any) -> DMPOConfig:
         "lora_r": 8,
         "lora_dropout": 0.0,
         "num_prompts": 2 if setting.rehearse else 8,
-        "num_generations": 4,
+        "num_generations": 2 if setting.rehearse else 4,
+        "replicates": 2,
+        "score_views": 2,
         "gen_length": 16,
         "block_length": 16,
         "steps": 4,
