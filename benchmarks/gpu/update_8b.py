@@ -14,7 +14,7 @@ from benchmarks.gpu.model_8b import Sizes, random_ids
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.timing import measure
-from dmpo.decoding.settings import Decoder
+from dmpo.decoding_options import Decoder
 from dmpo.kernels import linear_weighted_ce
 from dmpo.likelihood import Completions, apply_head_to_views
 from dmpo.masked_lm import unwrap

@@ -224,3 +224,24 @@ def test_published_memory_differs_in_the_logits_alone(counts: Simulation) -> Non
     extra = counts.tail_peak("published", "rollout", run.config.rollout_batch_size, run.width, 0)
     assert 0.7 * extra < published["rollout"] - ours["rollout"] < extra
     assert published["update"] > ours["update"]
+
+
+LAUNCHES = RESULTS / "launches.json"
+
+
+@pytest.mark.skipif(not LAUNCHES.is_file(), reason="python -m tests.pretend_cuda.table has not counted launches here")
+def test_passes_launch_as_often_as_the_pretend_device_counts() -> None:
+    """Its counts are of whole steps, with the head, the draw and the bookkeeping: at most a twentieth more."""
+    counted = json.loads(LAUNCHES.read_text())["passes"]
+    wide = Simulation(load_config(DMPOConfig, predict.CONFIG), wide_adapters=True)
+    for name, ops in (
+        ("canvas pass", wide.forward(ROWS, WIDTH, adapters=False)),
+        ("canvas pass, LoRA", wide.forward(ROWS, WIDTH)),
+        ("block pass (dual_cache)", wide.forward(ROWS, 32, WIDTH, adapters=False)),
+        ("block pass (dual_cache), LoRA", wide.forward(ROWS, 32, WIDTH)),
+    ):
+        assert 0.95 <= total(ops)["launches"] / counted[name]["launches"] <= 1, name
+    update = (
+        total(wide.training(MICRO, WIDTH))["launches"] + total(wide.tail("ours", "update", MICRO, WIDTH, 8))["launches"]
+    )
+    assert update == pytest.approx(counted["micro-batch, LoRA"]["launches"], rel=0.05)
