@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import torch
 
@@ -22,13 +23,14 @@ from dmpo.lora import add_lora
 from dmpo.masked_lm import hidden_states
 from dmpo.models import new_model
 
-SIZES = {"hidden_size": 16, "num_layers": 32, "num_heads": 2, "mlp_hidden_size": 16}
+SIZES: dict[str, Any] = {"hidden_size": 16, "num_layers": 32, "num_heads": 2, "mlp_hidden_size": 16}
 
 
 @torch.no_grad()
 def pass_seconds(*, adapters: bool, repeats: int = 15) -> float:
     """CPU seconds of one pass, the least of several: what else runs on the machine only adds to it."""
-    model = new_model(vocab_size=300, mask_id=298, eos_id=297, **SIZES).to(torch.bfloat16)
+    model: Any = new_model(vocab_size=300, mask_id=298, eos_id=297, **SIZES)
+    model.to(torch.bfloat16)
     policy: torch.nn.Module = add_lora(model, rank=2, alpha=4, dropout=0.0) if adapters else model
     policy.eval()
     ids, seconds = torch.randint(0, 290, (1, 4)), []

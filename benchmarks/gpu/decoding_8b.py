@@ -78,7 +78,7 @@ def decode(
         )
     unmasked = (first.unmasked + sum(step.unmasked for step in rest)) / rows / (1 + len(rest))
     rates = tokens_per_s(sizes, rows, first, later)
-    known = {
+    known: dict[str, Any] = {
         f"tokens_per_s_at_{pace}": rates[pace] if decoder != "random_order" or pace == 1 else None for pace in PACES
     }
     note(f"completions by {name}, derived", **fields, tokens_a_forward_of_random_weights=unmasked, **known)

@@ -7,6 +7,7 @@ PyTorch's own, Liger's and cut-cross-entropy, where they are installed.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -29,7 +30,8 @@ PRODUCTS = {"frozen": 4, "trainable": 6}  # FLOPs a row over H·V that a loss ne
 def run(setting: GpuSetting, note: Note) -> None:
     """The largest and frozen first; what no longer fits into the time is left out, and told."""
     peers, versions = load([peer for peer in LINEAR if peer.name != SAME])
-    note("packages", **{name.replace("-", "_"): text for name, text in versions.items()})
+    named: dict[str, Any] = {name.replace("-", "_"): text for name, text in versions.items()}
+    note("packages", **named)
     rows = REHEARSED_ROWS if setting.rehearse else ROWS
     hidden, vocab = (REHEARSED_HIDDEN, REHEARSED_VOCAB) if setting.rehearse else (HIDDEN, VOCAB)
     length = REHEARSED_LENGTH if setting.rehearse else LENGTH
