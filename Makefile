@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 INPUTS := pyproject.toml setup.py .ci/constraints.txt $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test lint bench clean
+.PHONY: help train study test lint bench gpu-bundle clean
 
 help:
 	@echo 'make train   fine-tune the embedded model with DMPO on 4x4 Sudoku; writes runs/sudoku-tiny/'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test    linters, type checks and all tests'
 	@echo 'make lint    linters and type checks alone'
 	@echo 'make bench   measure everything on this device beside its peers, 25 minutes; ARGS="--only kernels step", --quick'
+	@echo 'make gpu-bundle  what an offline GPU machine lacks, in build/gpu-bundle/; PYTHON=python3.12 TORCH=2.11.0 ARCH=9.0'
 	@echo 'make clean   remove the virtual environment and build products; runs/ stays'
 	@echo 'The first call installs everything into .venv (PYTHON=python3.12 picks the interpreter).'
 
@@ -38,6 +39,10 @@ lint: .venv/.dev
 
 bench: .venv/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu-bundle: PYTHON = python3.12
+gpu-bundle:
+	$(PYTHON) -m benchmarks.gpu.bundle $(if $(TORCH),--torch $(TORCH)) $(if $(ARCH),--arch "$(ARCH)") $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info dmpo/_C*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,8 +2,10 @@
 
     python -m benchmarks.predict        writes benchmarks/results/prediction.{json,md,png}; under a minute, no GPU
 
-Counted bytes and FLOPs (`roofline_step`, `roofline_kernels`) over the peaks of data sheets (`roofline`). The answer
-stands at the top of the Markdown. Run it again after `python -m benchmarks --only report`, whose counts it reads.
+Counted bytes and FLOPs (`roofline_step`, `roofline_kernels`) over the peaks of data sheets (`roofline`), and over the
+ceilings that `python -m benchmarks.gpu` measured where its results lie in benchmarks/results/ (`roofline_measured`):
+then what it measured stands beside the prediction, too. The answer is at the top of the Markdown. Run this again after
+`python -m benchmarks --only report`, whose counts it reads.
 """
 
 from __future__ import annotations
@@ -11,16 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-from benchmarks.roofline import BOUND, DEVICES, LIKELY
-from benchmarks.roofline_count import time_of, total
+from benchmarks.measurements import Measurement, measurements
+from benchmarks.roofline import BOUND, DEVICES, LIKELY, Attainable, Device
+from benchmarks.roofline_chart import draw
+from benchmarks.roofline_count import Passes, host_time, time_of, together, total
 from benchmarks.roofline_kernels import predicted
+from benchmarks.roofline_measured import compared, measured_reach
 from benchmarks.roofline_model import Simulation
-from benchmarks.roofline_report import draw, markdown
+from benchmarks.roofline_report import markdown
 from benchmarks.roofline_step import APPROACHES, OURS_DDP, Approach, Stages, memory, round_of
 from benchmarks.roofline_step import rollout as rollout_of
 from benchmarks.roofline_step import score as score_of
@@ -32,6 +37,8 @@ from dmpo.decoding_options import Decoder
 
 CONFIG, GPUS, PROMPT, LONG_PROMPT = "llada-8b-gsm8k", 8, 200, 512
 REACHES = (LIKELY, BOUND)
+Rates = Sequence[tuple[Attainable, Device]]  # what each device is taken to reach
+ASSUMED: Rates = [(reach, device) for reach in REACHES for device in DEVICES]
 # (decoder, tokens that a step unmasks in a block; more than the config's own is an assumption)
 ROLLOUTS: tuple[tuple[Decoder, int], ...] = (("topk", 2), ("prefix_cache", 2), ("dual_cache", 2), ("dual_cache", 4))
 
@@ -52,19 +59,23 @@ def predict() -> dict[str, Any]:
     config = load_config(DMPOConfig, CONFIG)
     parts: list[dict[str, Any]] = []
     held: list[dict[str, Any]] = []
+    seen = measurements(RESULTS)
 
     @cache
     def counts(wide: bool, recomputed: bool) -> Simulation:
         return Simulation(replace(config, gradient_checkpointing=recomputed), wide_adapters=wide)
 
+    known = [(each, sheet, measured_reach(each, sheet, counts(True, False))) for each in seen if (sheet := each.sheet)]
+    rates = [*ASSUMED, *((reach, sheet) for _, sheet, reach in known)]
     for approach in APPROACHES:
-        parts += _parts(counts(approach.wide_adapters, False), approach)
+        parts += _parts(counts(approach.wide_adapters, False), approach, rates)
         held += _held(counts(approach.wide_adapters, False), approach)
         if approach == OURS_DDP:
             continue
         recomputed = counts(approach.wide_adapters, True)
         run = round_of(recomputed.config, gpus=GPUS, prompt=PROMPT)
-        parts.append(_part(approach, "update", PROMPT, update_of(recomputed, run, approach), recomputed=True))
+        stages = update_of(recomputed, run, approach)
+        parts.append(_part(approach, "update", PROMPT, stages, rates, recomputed=True))
         size = memory(recomputed, run, approach)["update"]
         held.append({"approach": approach.name, "phase": "update", "recomputed": True, "bytes": size})
     keys = ["num_prompts", "num_generations", "gen_length", "block_length", "steps", "temperature", "replicates"]
@@ -75,24 +86,42 @@ def predict() -> dict[str, Any]:
         "config": {"name": CONFIG, **{key: getattr(config, key) for key in keys}, "gpus": GPUS, "prompt": PROMPT},
         "devices": [asdict(device) for device in DEVICES],
         "reaches": [asdict(reach) for reach in REACHES],
+        "measured": [_measured(*each, counts(True, False)) for each in known],
+        "without_data_sheet": [each.header["device"] for each in seen if each.sheet is None],
         "parts": parts,
         "memory": held,
         "kernels": predicted(json.loads((RESULTS / "kernel_report.json").read_text())["meter"], REACHES),
     }
 
 
-def _parts(counts: Simulation, approach: Approach) -> Iterator[dict[str, Any]]:
+def _measured(seen: Measurement, device: Device, reach: Attainable, counts: Simulation) -> dict[str, Any]:
+    """A device on which something was measured: its header, what it reaches, and figures beside predictions."""
+    return {
+        "device": device.name,
+        "header": seen.header,
+        "reach": asdict(reach),
+        "figures": compared(seen, device, counts, (LIKELY, reach)),
+    }
+
+
+def _parts(counts: Simulation, approach: Approach, rates: Rates = ASSUMED) -> Iterator[dict[str, Any]]:
     """Phases of one round, and the rollout by other decoders and all of it at a longer prompt."""
     for prompt in (PROMPT,) if approach == OURS_DDP else (PROMPT, LONG_PROMPT):
         run = round_of(counts.config, gpus=GPUS, prompt=prompt)
         for decoder, tokens in ROLLOUTS if prompt == PROMPT else ROLLOUTS[:1]:
             stages = rollout_of(counts, replace(run, decoder=decoder, tokens_a_step=tokens), approach)
-            yield _part(approach, "rollout", prompt, stages, decoder=decoder, tokens_a_step=tokens)
-        yield _part(approach, "score", prompt, score_of(counts, run, approach))
-        yield _part(approach, "update", prompt, update_of(counts, run, approach))
+            yield _part(approach, "rollout", prompt, stages, rates, decoder=decoder, tokens_a_step=tokens)
+        yield _part(approach, "score", prompt, score_of(counts, run, approach), rates)
+        yield _part(approach, "update", prompt, update_of(counts, run, approach), rates)
 
 
-def _part(approach: Approach, phase: str, prompt: int, stages: Stages, **more: Any) -> dict[str, Any]:
+def _part(approach: Approach, phase: str, prompt: int, stages: Stages, rates: Rates, **more: Any) -> dict[str, Any]:
+    def times(passes: Passes) -> dict[str, dict[str, float]]:
+        seconds: dict[str, dict[str, float]] = {}
+        for reach, device in rates:
+            seconds.setdefault(reach.name, {})[device.name] = time_of(passes, device, reach)
+        return seconds
+
     return {
         "approach": approach.name,
         "phase": phase,
@@ -100,10 +129,11 @@ def _part(approach: Approach, phase: str, prompt: int, stages: Stages, **more: A
         **more,
         "stages": {
             name: {
-                **total(ops),
-                "seconds": {reach.name: {d.name: time_of(ops, d, reach) for d in DEVICES} for reach in REACHES},
+                **total(together(passes)),
+                "host_seconds": host_time(together(passes), LIKELY),
+                "seconds": times(passes),
             }
-            for name, ops in stages.items()
+            for name, passes in stages.items()
         },
     }
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import first_light, table
+from benchmarks.measured_summary import summary
+from benchmarks.measurements import measurements
 from benchmarks.setting import RESULTS, ROOT
 from benchmarks.study.conditions import SEEDS
 
@@ -42,11 +44,16 @@ def _resolved(conclusions: str) -> str:
     return "\n".join([conclusions.partition("\n")[0], "", *found, "", rest])
 
 
+def _gpus() -> str:
+    """What was measured on GPUs, if anything was, and then the prediction."""
+    return "\n\n".join([*map(summary, measurements(RESULTS)), _section(RESULTS / "prediction.md", "In short")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "sudoku-tiny": lambda: _first_light("sudoku-tiny"),
     "countdown-tiny": lambda: _first_light("countdown-tiny"),
     "bench": table.markdown,
-    "prediction": lambda: _section(RESULTS / "prediction.md", "In short"),
+    "prediction": _gpus,
     "study": lambda: _resolved(_section(RESULTS / "study" / "study.md", "Conclusions")),
     "plan": lambda: (RESULTS / "plan.md").read_text(),
 }

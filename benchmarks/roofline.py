@@ -14,15 +14,14 @@ from dataclasses import dataclass, fields
 class Device:
     """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory.
 
-    tensor: bfloat16 operands, float32 sums; tf32: float32 operands that tensor cores round. fp32, fp64: the ordinary
-    units. Data sheets count 10^9 bytes a GB of memory. reported: what the driver calls it,
+    tensor: bfloat16 operands, float32 sums. fp32, fp64: the ordinary units, which float32 products take unless TF32 is
+    asked for. Data sheets count 10^9 bytes a GB of memory. reported: what the driver calls it,
     a pattern.
     """
 
     name: str
     bandwidth: float
     tensor: float
-    tf32: float
     fp32: float
     fp64: float
     memory: float
@@ -44,7 +43,6 @@ DEVICES = (
         name="A100",
         bandwidth=2.039 * TB,
         tensor=312 * T,
-        tf32=156 * T,
         fp32=19.5 * T,
         fp64=9.7 * T,
         memory=80 * GB,
@@ -55,7 +53,6 @@ DEVICES = (
         name="H100",
         bandwidth=3.35 * TB,
         tensor=989.4 * T,
-        tf32=494.7 * T,
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=80 * GB,
@@ -66,7 +63,6 @@ DEVICES = (
         name="H200",
         bandwidth=4.8 * TB,
         tensor=989.4 * T,
-        tf32=494.7 * T,
         fp32=66.9 * T,
         fp64=33.5 * T,
         memory=141 * GB,
@@ -77,7 +73,6 @@ DEVICES = (
         name="B200",
         bandwidth=8.0 * TB,
         tensor=2250 * T,
-        tf32=1125 * T,
         fp32=80 * T,
         fp64=40 * T,
         memory=180 * GB,
@@ -100,43 +95,46 @@ def device_named(name: str) -> Device | None:
 
 @dataclass(frozen=True)
 class Attainable:
-    """Assumed shares of a device's peaks, in (0, 1]; seconds that a launch adds; whether a job made of several kernels
-    is taken to compute and to move bytes at the same time."""
+    """Shares of a device's peaks, in (0, 1], assumed or measured; seconds of the host for each launch; whether a job
+    made of several kernels is taken to compute and to move bytes at the same time."""
 
     name: str
     bandwidth: float
     arithmetic: float
-    launch: float
+    host: float
     overlap: bool
 
 
-BOUND = Attainable("roofline", bandwidth=1.0, arithmetic=1.0, launch=0.0, overlap=True)
-LIKELY = Attainable("likely", bandwidth=0.8, arithmetic=0.6, launch=3e-6, overlap=False)
+# Seconds of the host a launch. 7.5 µs of PyTorch, peft and transformers were measured on a quiet CPU core
+# (`python -m benchmarks.host_time`; a busy one takes twice as long); what a CUDA launch adds, 2.5 µs, is a guess.
+HOST = 10e-6
+
+BOUND = Attainable("roofline", bandwidth=1.0, arithmetic=1.0, host=0.0, overlap=True)
+LIKELY = Attainable("likely", bandwidth=0.8, arithmetic=0.6, host=HOST, overlap=False)
 
 
 @dataclass(frozen=True)
 class Work:
     """What one kernel does.
 
-    bytes: moved from and to the device's memory. tensor, tf32, fp32, fp64: FLOPs by kind of unit. launches: kernels.
+    bytes: moved from and to the device's memory. tensor, fp32, fp64: FLOPs by kind of unit. launches: kernels.
     """
 
     bytes: float = 0.0
     tensor: float = 0.0
-    tf32: float = 0.0
     fp32: float = 0.0
     fp64: float = 0.0
     launches: float = 0.0
 
 
-UNITS = ("tensor", "tf32", "fp32", "fp64")
+UNITS = ("tensor", "fp32", "fp64")
 
 
 def seconds(work: Work, device: Device, reach: Attainable = BOUND) -> float:
-    """Time of the work: the slowest of memory and units, which overlap, and then its launches.
+    """Time of the work on the device, whose launches wait ready: the slowest of memory and units, which overlap.
 
     Source: Williams, Waterman, Patterson, "Roofline", CACM 52(4), 2009.
     """
     moving = work.bytes / (device.bandwidth * reach.bandwidth)
     computing = max(getattr(work, unit) / getattr(device, unit) for unit in UNITS) / reach.arithmetic
-    return max(moving, computing) + work.launches * reach.launch
+    return max(moving, computing)

@@ -5,8 +5,7 @@ Fake tensors take the way that a GPU's would, at the sizes of LLaDA-8B. Assumed,
 
 - one op is one kernel, and kernels take turns;
 - attention is one kernel that keeps no score matrix;
-- products of float32 run on tensor cores in TF32, which favours them: PyTorch leaves TF32 off, and dmpo does not turn
-  it on (its LoRA products are in the model's dtype);
+- products of float32 run on the ordinary units, as PyTorch has them by default;
 - an exponential, logarithm or power costs ELEMENTARY operations, any other element one;
 - dropout keeps a mask of one byte an element; Triton kernels move what the functions named `..._work` say.
 """
@@ -37,6 +36,7 @@ ELEMENTARY = 40
 _ELEMENTARY_OPS = {"exp", "log", "pow", "rsqrt", "silu", "_softmax", "_log_softmax", "silu_backward"}
 
 Ops = Counter[Work]  # how often each kernel runs
+Passes = list[tuple[Ops, int]]  # the kernels that are launched for one pass, and how many such passes there are
 
 
 class _OpCounter(TorchDispatchMode):
@@ -61,7 +61,7 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
     if func._overloadpacket in flop_registry:
         of_product = args[: PRODUCTS[name] + 2] if name in PRODUCTS else args  # `out_dtype` is unknown to the formulas
         operand = next(x for x in tree_leaves(args[PRODUCTS.get(name, 0) :]) if isinstance(x, Tensor))
-        unit = {2: "tensor", 4: "tf32", 8: "fp64"}[operand.itemsize]
+        unit = {2: "tensor", 4: "fp32", 8: "fp64"}[operand.itemsize]
         flops = flop_registry[func._overloadpacket](*of_product, out_val=out)
         return Work(moved, launches=1, **{unit: flops})
     elements = max((x.numel() for x in tree_leaves((args, results)) if isinstance(x, Tensor)), default=0)
@@ -202,9 +202,31 @@ def peak(run: Callable[[], Any], inputs: list[Tensor]) -> int:
     return live.peak
 
 
-def time_of(ops: Ops, device: Device, reach: Attainable) -> float:
-    """Seconds of all kernels, one after another."""
+def device_time(ops: Ops, device: Device, reach: Attainable) -> float:
+    """Seconds of all kernels, one after another, none of which waits for its launch."""
     return sum(times * seconds(work, device, reach) for work, times in ops.items())
+
+
+def host_time(ops: Ops, reach: Attainable) -> float:
+    """Seconds of the host, which launches the kernels one after another."""
+    return reach.host * sum(times * work.launches for work, times in ops.items())
+
+
+def time_of(passes: Passes, device: Device, reach: Attainable) -> float:
+    """Seconds of passes, each as long as the slower of device and host takes for it.
+
+    A stream holds about a thousand launches that wait, less than a pass of LLaDA-8B: so a host that is slower in one
+    kind of pass does not catch up in another.
+    """
+    return sum(times * max(device_time(ops, device, reach), host_time(ops, reach)) for ops, times in passes)
+
+
+def together(passes: Passes) -> Ops:
+    """The kernels of all passes."""
+    ops: Ops = Counter()
+    for each, times in passes:
+        ops.update(scaled(each, times))
+    return ops
 
 
 def total(ops: Ops) -> dict[str, float]:

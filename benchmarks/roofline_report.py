@@ -1,18 +1,15 @@
-"""The Markdown and the plot of prediction.json."""
+"""The Markdown of prediction.json."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.chart import BLUE, GREY, figure
-from benchmarks.roofline import BOUND, LIKELY
-from benchmarks.roofline_count import ELEMENTARY
-from benchmarks.roofline_kernels import DRAWN, VOCAB
-from benchmarks.roofline_step import ADAM_BYTES, OURS, OURS_DDP, PUBLISHED
-from dmpo.kernels.linear_ce_tiles import TRITON_COLUMNS
+from benchmarks.roofline import BOUND, LIKELY, Attainable
+from benchmarks.roofline_assumptions import assumptions, reach_title
+from benchmarks.roofline_step import OURS, OURS_DDP, PUBLISHED
 
-LABEL = "prediction"  # opens every line of a table
+LABEL = "prediction"  # opens every line of a table of predictions
 MAIN = "H100"  # the device of the answer
 GB = 10**9
 
@@ -23,11 +20,13 @@ def markdown(results: dict[str, Any]) -> str:
     commit = "no commit" if found["commit"] is None else f"commit {found['commit'][:9]}"
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "peft"))
     text = [
-        "# Prediction: LLaDA-8B on GPUs that were not at hand",
+        "# Prediction: LLaDA-8B on GPUs",
         "## In short",
         answer(results),
-        f"Nothing here was measured on a GPU. {found['date'][:10]}, {commit}"
+        f"{standing(results)} {found['date'][:10]}, {commit}"
         f"{' with changes' if found['dirty'] else ''}, {versions}; `{found['command']}`.",
+        "## Measured beside predicted",
+        *_beside(results),
         "## One round of RL on one GPU, seconds",
         f"{run['name']}: {run['num_prompts']} prompts × {run['num_generations']} completions on {run['gpus']} GPUs, "
         f"{completions(run)} completions each; prompt {run['prompt']}, completion {run['gen_length']}, block "
@@ -36,11 +35,16 @@ def markdown(results: dict[str, Any]) -> str:
         f"{run['lora_r']}. Cells: published / ours (times faster). Rewards are computed on the host, the same on both "
         "sides, and left out.",
     ]
+    names = [device["name"] for device in results["devices"]]
+    for each in results["measured"]:
+        reach = Attainable(**each["reach"])
+        text += [f"### {reach_title(reach)} ({each['device']})", _phases(results, reach.name, [each["device"]])]
     for reach in (LIKELY, BOUND):
-        text += [f"### {_title(reach)}", _phases(results, reach.name)]
+        text += [f"### {reach_title(reach)}", _phases(results, reach.name, names)]
     text += [
         f"### Where it goes, {MAIN}, {LIKELY.name}",
-        "Seconds. The model's passes are shared; logits, draws and losses are what dmpo's kernels replace.",
+        "Seconds. The model's passes are shared; logits, draws and losses are what dmpo's kernels replace. The host "
+        "launches all of it, and the device waits where the host is the slower one.",
         _stages(results),
         "## Memory of one GPU at the peak of each phase, GB",
         _memory(results),
@@ -64,15 +68,25 @@ def seconds(
     results: dict[str, Any], reach: str, device: str, approach: str, stage: str | None = None, **which: Any
 ) -> float:
     """Of the one part that `which` picks (phase, decoder, tokens_a_step, prompt, recomputed), or of its `stage`."""
+    stages = _stages_of(results, approach, which)
+    names = stages if stage is None else [stage]
+    return float(sum(stages[name]["seconds"][reach][device] for name in names if name in stages))
+
+
+def host_seconds(results: dict[str, Any], approach: str, **which: Any) -> float:
+    """What the host spends on the launches of the one part that `which` picks, as `seconds` does."""
+    return float(sum(stage["host_seconds"] for stage in _stages_of(results, approach, which).values()))
+
+
+def _stages_of(results: dict[str, Any], approach: str, which: dict[str, Any]) -> dict[str, Any]:
     which = {"prompt": results["config"]["prompt"]} | which
     keys = ("phase", "decoder", "tokens_a_step", "prompt", "recomputed")
-    (part,) = (
-        part
+    (stages,) = (
+        part["stages"]
         for part in results["parts"]
         if part["approach"] == approach and all(part.get(key) == which.get(key) for key in keys)
     )
-    names = part["stages"] if stage is None else [stage]
-    return float(sum(part["stages"][name]["seconds"][reach][device] for name in names if name in part["stages"]))
+    return dict(stages)
 
 
 def lines(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -97,8 +111,7 @@ def lines(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     return rows
 
 
-def _phases(results: dict[str, Any], reach: str) -> str:
-    names = [device["name"] for device in results["devices"]]
+def _phases(results: dict[str, Any], reach: str, names: list[str]) -> str:
     rows = []
     for name, parts in lines(results):
         cells = []
@@ -118,8 +131,9 @@ def _stages(results: dict[str, Any]) -> str:
             if name.startswith("round") or "recomputed" in parts[0]:
                 continue
             spent = [seconds(results, LIKELY.name, MAIN, approach, stage, **parts[0]) for stage in ("trunk", "head")]
-            rows.append([approach, name, f"{spent[0]:.3g}", f"{spent[1]:.2g}"])
-    return _table(["", "phase", "the model's passes", "logits, draws, losses"], rows)
+            host = host_seconds(results, approach, **parts[0])
+            rows.append([approach, name, f"{spent[0]:.3g}", f"{spent[1]:.2g}", f"{host:.3g}"])
+    return _table(["", "phase", "the model's passes", "logits, draws, losses", "the host's launches"], rows)
 
 
 def _memory(results: dict[str, Any]) -> str:
@@ -151,13 +165,13 @@ def _devices(results: dict[str, Any]) -> str:
         [
             d["name"],
             f"{d['bandwidth'] / 1e12:.4g}",
-            *(f"{d[unit] / 1e12:.4g}" for unit in ("tensor", "tf32", "fp32", "fp64")),
+            *(f"{d[unit] / 1e12:.4g}" for unit in ("tensor", "fp32", "fp64")),
             f"{d['memory'] / GB:.0f}",
             d["source"],
         ]
         for d in results["devices"]
     ]
-    return _table(["", "TB/s", "bf16 TFLOP/s, dense", "TF32", "fp32", "fp64", "GB", "source"], rows, "data sheet")
+    return _table(["", "TB/s", "bf16 TFLOP/s, dense", "fp32", "fp64", "GB", "source"], rows, "data sheet")
 
 
 def _table(head: list[str], rows: list[list[str]], label: str = LABEL) -> str:
@@ -165,13 +179,38 @@ def _table(head: list[str], rows: list[list[str]], label: str = LABEL) -> str:
     return "\n".join(lines + [f"| {label} | {' | '.join(row)} |" for row in rows])
 
 
-def _title(reach: Any) -> str:
-    if reach == BOUND:
-        return f"{BOUND.name}: the peaks of the data sheets, launches free"
-    return (
-        f"{reach.name}: {reach.arithmetic:.0%} of peak arithmetic, {reach.bandwidth:.0%} of peak bandwidth, "
-        f"{reach.launch * 1e6:g} µs a launch"
-    )
+def standing(results: dict[str, Any]) -> str:
+    """Whether anything of it was measured, and how far off the predictions are then, in a sentence for each device."""
+    sentences = []
+    for each in results["measured"]:
+        ratios = [x["measured"] / x["predicted"][LIKELY.name] for x in each["figures"] if x["unit"] == "ms"]
+        off = f"; times are {median(ratios):.2f} times the likely ones (median of {len(ratios)})" if ratios else ""
+        head = each["header"]
+        sentences.append(f"Measured on {head['device']}, {head['date'][:10]}, and set beside the prediction{off}.")
+    for name in results["without_data_sheet"]:
+        sentences.append(f"Measured on {name}, too, of which no data sheet is known here.")
+    return " ".join(sentences) or "Nothing here was measured on a GPU."
+
+
+def _beside(results: dict[str, Any]) -> list[str]:
+    """A table for every device that something was measured on; the names of the others."""
+    text = [
+        "Ratio: measured over predicted. Of what was measured on the device, the last two columns take the ceilings."
+    ]
+    for each in results["measured"]:
+        rows = []
+        for figure in each["figures"]:
+            cells = []
+            for name in (LIKELY.name, each["reach"]["name"]):
+                predicted = figure["predicted"][name]
+                cells += [f"{predicted:.3g}", f"{figure['measured'] / predicted:.2f}"]
+            rows.append([figure["name"], f"{figure['measured']:.3g} {figure['unit']}", *cells])
+        head = ["", each["header"]["device"], LIKELY.name, "ratio", "with measured ceilings", "ratio"]
+        text.append(_table(head, rows, "measured"))
+    measured = {each["device"] for each in results["measured"]}
+    rest = [device["name"] for device in results["devices"] if device["name"] not in measured]
+    told = f"{', '.join(rest)}: nothing measured on this device yet (`python -m benchmarks.gpu` measures)."
+    return [*(text if measured else []), *([told] if rest else [])]
 
 
 def answer(results: dict[str, Any]) -> str:
@@ -212,75 +251,3 @@ def answer(results: dict[str, Any]) -> str:
         f"{decoders[0]} is {slower} than a published one, whose adapters DeepSpeed makes bfloat16. Scoring takes one "
         "pass more than published, which measures the entropy."
     )
-
-
-def assumptions(results: dict[str, Any]) -> str:
-    """What the numbers rest on, from the constants they were made with."""
-    run = results["config"]
-    points = [
-        f"""Time of a kernel: the slower of its bytes over the bandwidth and its FLOPs over the peak of their unit.
-        Kernels take turns. {_title(LIKELY)}: a guess, not a measurement. Caches are not modelled, so what fits L2 (a
-        step of dual_cache, say) may move faster.""",
-        f"""Bytes and FLOPs of a round are counted from the code itself on simulated tensors, op by op in eager mode:
-        nothing is fused that PyTorch does not fuse; attention is one kernel without a score matrix; products of
-        float32 are timed in TF32, though PyTorch leaves it off and dmpo does not turn it on; an exponential or
-        logarithm is {ELEMENTARY} operations.""",
-        """Published: `published_decoders` and `bench_step.published` stand for the released code. Logits of every
-        position that a pass ran on; float64 noise and softmax over all of them in rollouts, where dropout is live;
-        cross-entropy of all positions in scoring and the loss. Its loops over rows, host synchronisations, 4-bit base
-        and second set of logits in scoring are not counted, which favours it.""",
-        f"""Ours: masked positions alone, on average half of the completion; one more pass of
-        {run["rollout_batch_size"]} views a round for the entropy. On neither side a completion ends early or a prompt
-        is padded.""",
-        f"""Both: batches of {run["rollout_batch_size"]} in rollouts and scoring, {run["micro_batch_size"]} views a
-        forward and backward, base weights in {run["dtype"]}; AdamW moves {ADAM_BYTES} bytes a trained weight, all of
-        them on each GPU; nothing for communication between GPUs, the tokenizer, rewards or the host.""",
-        f""""{PUBLISHED.name}" and "{OURS.name}" hold adapters in bfloat16, as DeepSpeed makes them (so the published
-        launch); "{OURS_DDP.name}" in float32, as plain `accelerate launch` has them, cast for each product.""",
-        """With prefix_cache the pass of the middle block stands for all. More tokens a step than the schedule's are
-        what a threshold might let pass, on both sides; how many it does depends on the model.""",
-        """Memory: `dmpo plan` (ZeRO-2, or DDP with float32 adapters); published, with the simulated peak of its own
-        logits and of what it makes of them in place of the kernels' pieces.""",
-        f"""Kernels: counted at small sizes and scaled (`roofline_kernels`); draws of {DRAWN} rows. At the roofline
-        bytes and FLOPs overlap; in the likely figure they add up, but for cut-cross-entropy, whose products and moves
-        are one kernel. dmpo's bytes from hidden states are those of its walks simulated at LLaDA's size, in
-        {-(-VOCAB // TRITON_COLUMNS)} tiles or, with a trainable head and weights, in chunks of rows; the few of masks
-        and of one number a row are left out, and of peers are not. cut-cross-entropy's are scaled, its tiles that are
-        read again left out, which favours it.""",
-    ]
-    return "\n".join(f"- {' '.join(point.split())}" for point in points)
-
-
-def draw(results: dict[str, Any], path: Path) -> None:
-    """A round by phase as stacked bars, published beside ours on every device, for the first and a cached decoder."""
-    rows = [(name, parts) for name, parts in lines(results) if name.startswith("round") and "prompt" not in parts[0]]
-    title = "Prediction, not a measurement: one round of RL on LLaDA-8B"
-    with figure(path, 1, 2, size=(11, 4.6), title=title) as panels:
-        for axes, (name, parts) in zip(panels, (rows[0], rows[2]), strict=True):
-            _bars(axes, results, parts)
-            axes.set_title(name.removeprefix("round, "))
-        panels[0].legend(frameon=False)
-
-
-SHADES = {
-    ("rollout", "trunk"): ("rollout: passes", 1.0),
-    ("rollout", "head"): ("rollout: logits, draws", 0.45),
-    ("score", None): ("score", 0.8),
-    ("update", "trunk"): ("update: passes", 0.65),
-    ("update", "head"): ("update: logits, loss", 0.25),
-}
-
-
-def _bars(axes: Any, results: dict[str, Any], parts: list[dict[str, Any]]) -> None:
-    names = [device["name"] for device in results["devices"]]
-    for offset, side, colour in ((-0.2, PUBLISHED.name, GREY), (0.2, OURS.name, BLUE)):
-        places, base = [i + offset for i in range(len(names))], [0.0] * len(names)
-        for (phase, stage), (label, shade) in SHADES.items():
-            (part,) = (part for part in parts if part["phase"] == phase)
-            spent = [seconds(results, LIKELY.name, name, side, stage, **part) for name in names]
-            axes.bar(places, spent, 0.38, base, color=colour, alpha=shade, label=f"{side}, {label}")
-            base = [low + high for low, high in zip(base, spent, strict=True)]
-        for place, top in zip(places, base, strict=True):
-            axes.annotate(f"{top:.0f}", (place, top), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("seconds a GPU, likely")

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.roofline import Work
-from benchmarks.roofline_count import Ops, scaled
+from benchmarks.roofline_count import Passes
 from benchmarks.roofline_model import Simulation
 from dmpo.config import DMPOConfig
 from dmpo.decoding_options import Decoder
@@ -20,7 +20,7 @@ from dmpo.memory import HeadMemory
 from dmpo.plan import plan
 
 PHASES = ("rollout", "score", "update")
-Stages = dict[str, Ops]  # trunk, head, and of an update the optimizer
+Stages = dict[str, Passes]  # trunk, head, and of an update the optimizer
 
 ADAM_BYTES = 28  # a float32 weight and both its moments read and written, its gradient read
 
@@ -82,25 +82,26 @@ def rollout(counts: Simulation, run: Round, approach: Approach) -> Stages:
     config, batch, width = run.config, run.config.rollout_batch_size, run.width
     blocks, steps = config.gen_length // config.block_length, config.block_length // run.tokens_a_step
     later = {"prefix_cache": (config.gen_length + config.block_length) // 2, "dual_cache": config.block_length}
-    trunk: Ops = Counter()
-    head: Ops = Counter()
+    times = run.batches * blocks
+    trunk: Passes = []
+    head: Passes = []
     for step in range(steps):
         seen = later.get(run.decoder, width) if step else width
         live = batch * (config.block_length - step * run.tokens_a_step)
         attended = width if seen < width else 0
-        trunk.update(counts.forward(batch, seen, attended, dropout=approach.rollout_dropout))
-        head.update(counts.tail(approach.tail, "rollout", batch, seen, live))
-    return {"trunk": scaled(trunk, run.batches * blocks), "head": scaled(head, run.batches * blocks)}
+        trunk.append((counts.forward(batch, seen, attended, dropout=approach.rollout_dropout), times))
+        head.append((counts.tail(approach.tail, "rollout", batch, seen, live), times))
+    return {"trunk": trunk, "head": head}
 
 
 def score(counts: Simulation, run: Round, approach: Approach) -> Stages:
     """`score_views` views of each completion under both policies; dmpo also passes one batch for the entropy."""
     config, batch, width = run.config, run.config.rollout_batch_size, run.width
     passes = run.batches * config.score_views
-    trunk = scaled(counts.forward(batch, width), passes + (approach.tail == "ours"))
-    trunk.update(scaled(counts.forward(batch, width, adapters=False), passes))
+    adapted, plain = (counts.forward(batch, width, adapters=adapters) for adapters in (True, False))
     tail = counts.tail(approach.tail, "score", batch, width, _masked(config, batch))
-    return {"trunk": trunk, "head": scaled(tail, 2 * passes)}
+    trunk = [(adapted, passes + (approach.tail == "ours")), (plain, passes)]
+    return {"trunk": trunk, "head": [(tail, 2 * passes)]}
 
 
 def update(counts: Simulation, run: Round, approach: Approach) -> Stages:
@@ -110,9 +111,9 @@ def update(counts: Simulation, run: Round, approach: Approach) -> Stages:
     tail = counts.tail(approach.tail, "update", rows, run.width, _masked(config, rows))
     step = Work(ADAM_BYTES * counts.trained(), fp32=15 * counts.trained(), launches=1)
     return {
-        "trunk": scaled(counts.training(rows, run.width), passes),
-        "head": scaled(tail, passes),
-        "optimizer": Counter({step: config.gradient_steps}),
+        "trunk": [(counts.training(rows, run.width), passes)],
+        "head": [(tail, passes)],
+        "optimizer": [(Counter({step: 1}), config.gradient_steps)],
     }
 
 

@@ -23,6 +23,7 @@ from benchmarks.roofline_count import (
     finish_work,
     sampling_work,
     tile_softmax_work,
+    together,
     total,
 )
 from benchmarks.roofline_kernels import walk
@@ -60,12 +61,11 @@ def test_flops_of_the_models_passes_agree_with_torchs_counter_and_with_the_close
     attention = 4 * rows * width**2 * arch.queries
     forward = 2 * rows * width * (arch.block_linear + arch.adapter(rank)) + attention
     found = total(counts.forward(rows, width))
-    rotary = found["tf32"]  # positions times frequencies, once
     assert found["tensor"] == arch.layers * forward
-    assert rotary < 1e-5 * found["tensor"]
     with torch.no_grad(), fake_gpu(counts.mode), FlopCounterMode(display=False) as counter:
         hidden_states(counts.policies[1].eval(), torch.zeros(rows, width, dtype=torch.int64))
-    assert counter.get_total_flops() == 3 * forward + rotary
+    rotary = counter.get_total_flops() - 3 * forward  # float32: positions times frequencies, once
+    assert 0 <= rotary < 1e-5 * forward
     without = total(counts.forward(rows, width, adapters=False))
     assert without["tensor"] == arch.layers * (2 * rows * width * arch.block_linear + attention)
 
@@ -99,8 +99,8 @@ def test_every_further_block_does_what_the_third_does() -> None:
 
 
 def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
-    hidden = torch.randn(3, 5, 16).requires_grad_()
-    head = torch.randn(40, 16)
+    hidden = torch.randn(3, 5, 16).bfloat16().requires_grad_()
+    head = torch.randn(40, 16).bfloat16()
     targets = torch.randint(0, 40, (3, 5))
     mask, weights = torch.rand(3, 5) < 0.5, torch.rand(3)
 
@@ -122,7 +122,7 @@ def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
         fakes = [torch.empty(x.shape, dtype=x.dtype, requires_grad=x.requires_grad) for x in inputs]
         found = total(count(lambda: job(*fakes)))
     assert found["bytes"] == expected.bytes_read + expected.bytes_written
-    assert found["tf32"] == expected.flops == 2 * 2 * 15 * 16 * 40
+    assert found["tensor"] == expected.flops == 2 * 2 * 15 * 16 * 40
     assert found["launches"] == expected.launches
 
 
@@ -250,8 +250,8 @@ def test_the_committed_parts_are_what_the_code_counts_today(
 def test_more_gradient_steps_take_longer_by_as_much(counts: Simulation) -> None:
     run = round_of(counts.config, gpus=8, prompt=200)
     twice = replace(run, config=replace(run.config, gradient_steps=2 * run.config.gradient_steps))
-    for stage, ops in update(counts, run, OURS).items():
-        assert total(update(counts, twice, OURS)[stage])["bytes"] == 2 * total(ops)["bytes"]
+    for stage, passes in update(counts, run, OURS).items():
+        assert total(together(update(counts, twice, OURS)[stage]))["bytes"] == 2 * total(together(passes))["bytes"]
 
 
 def test_published_memory_differs_in_the_logits_alone(counts: Simulation) -> None:
@@ -260,3 +260,20 @@ def test_published_memory_differs_in_the_logits_alone(counts: Simulation) -> Non
     extra = counts.tail_peak("published", "rollout", run.config.rollout_batch_size, run.width, 0)
     assert 0.7 * extra < published["rollout"] - ours["rollout"] < extra
     assert published["update"] > ours["update"]
+
+
+def test_passes_launch_as_often_as_the_pretend_device_counts() -> None:
+    """Its counts are of whole steps, with the head, the draw and the bookkeeping: at most a twentieth more."""
+    counted = json.loads((RESULTS / "launches.json").read_text())["passes"]
+    wide = Simulation(load_config(DMPOConfig, predict.CONFIG), wide_adapters=True)
+    for name, ops in (
+        ("canvas pass", wide.forward(ROWS, WIDTH, adapters=False)),
+        ("canvas pass, LoRA", wide.forward(ROWS, WIDTH)),
+        ("block pass (dual_cache)", wide.forward(ROWS, 32, WIDTH, adapters=False)),
+        ("block pass (dual_cache), LoRA", wide.forward(ROWS, 32, WIDTH)),
+    ):
+        assert 0.95 <= total(ops)["launches"] / counted[name]["launches"] <= 1, name
+    update = (
+        total(wide.training(MICRO, WIDTH))["launches"] + total(wide.tail("ours", "update", MICRO, WIDTH, 8))["launches"]
+    )
+    assert update == pytest.approx(counted["micro-batch, LoRA"]["launches"], rel=0.05)
