@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import logging
 import math
 from types import SimpleNamespace
@@ -208,28 +207,28 @@ def test_overlapping_tokens_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "error"),
     [
-        {"tokens": torch.zeros(3, 8)},
-        {"candidates": torch.zeros(3, 8)},
-        {"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)},
-        {"tokens": torch.zeros(24).long()},
-        {"confidence": torch.zeros(3, 7)},
-        {"count": None},
-        {"count": -1},
-        {"threshold": 0.5},
-        {"count": None, "threshold": NAN},
-        {"count": None, "factor": -1.0},
-        {"count": None, "counts": torch.ones(3)},
-        {"count": None, "counts": torch.ones(3, 1).long()},
-        {"count": None, "counts": torch.tensor([0, 0, -1])},
+        ({"tokens": torch.zeros(3, 8)}, ValueError),
+        ({"candidates": torch.zeros(3, 8)}, ValueError),
+        ({"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)}, ValueError),
+        ({"tokens": torch.zeros(24).long()}, ValueError),
+        ({"confidence": torch.zeros(3, 7)}, ValueError),
+        ({"count": None}, ValueError),
+        ({"count": -1}, ValueError),
+        ({"threshold": 0.5}, ValueError),
+        ({"count": None, "threshold": NAN}, ValueError),
+        ({"count": None, "factor": -1.0}, ValueError),
+        ({"count": None, "counts": torch.ones(3)}, ValueError),
+        ({"count": None, "counts": torch.ones(3, 1).long()}, ValueError),
+        ({"count": None, "counts": torch.tensor([0, 0, -1])}, ValueError),
     ],
     ids=str,
 )
-def test_the_operator_checks_what_it_is_given(changes: dict[str, Any]) -> None:
+def test_the_operator_checks_what_it_is_given(changes: dict[str, Any], error: type[Exception]) -> None:
     named = arguments()
     named["count"] = named.pop("num_transfer")
-    with pytest.raises(ValueError, match="remask_"):
+    with pytest.raises(error, match="remask_"):
         torch.ops.dmpo.remask_(**(named | changes))
 
 
@@ -298,28 +297,17 @@ def test_an_unusable_extension_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     assert "setup.py build_ext" in reason
 
 
-@pytest.mark.parametrize(
-    ("built", "reason"),
-    [
-        (
-            {"torch": "99.2.0", "cuda": False, "reason": "", "oldest_torch": "99.1"},
-            rf"needs torch 99.1 or newer, but torch {re.escape(torch.__version__)} is running; .*--upgrade torch",
-        ),
-        (
-            {"torch": "1.13.0", "cuda": False, "reason": ""},
-            r"older than its sources \(it was built for torch 1.13.0 alone\); build it with `cd .* setup.py build_ext",
-        ),
-    ],
-    ids=["an older torch", "an earlier build"],
-)
-def test_an_extension_for_another_torch_is_not_used(
-    built: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = SimpleNamespace(build_info=lambda: built)
-    monkeypatch.setattr(extension.importlib, "import_module", lambda name: other)
-    module, status = extension._load()
+def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = {"torch": "99.2.0", "cuda": False, "reason": "", "oldest_torch": "99.1"}
+    monkeypatch.setattr(extension.importlib, "import_module", lambda name: SimpleNamespace(build_info=lambda: built))
+    module, reason = extension._load()
     assert module is None
-    assert re.search(reason, status), status
+    assert f"needs torch 99.1 or newer, but torch {torch.__version__} is running; install it with" in reason
+    del built["oldest_torch"]  # as builds did that served one torch alone
+    module, reason = extension._load()
+    assert module is None
+    assert "older than its sources (it was built for torch 99.2.0 alone); build it with `cd " in reason
+    assert reason.endswith("setup.py build_ext --inplace`")
 
 
 def test_an_extension_older_than_its_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
