@@ -11,10 +11,11 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-import site
+import subprocess
 import sys
 from types import ModuleType
 
+import setuptools
 from setuptools import build_meta
 from setuptools.build_meta import (  # the hooks that stay as they are
     build_editable,
@@ -36,6 +37,12 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
+if tuple(int(number) for number in re.findall(r"\d+", setuptools.__version__)[:2]) < (70, 1):
+    raise SystemExit(
+        f"dmpo: setuptools {setuptools.__version__} cannot build wheels by itself. Install a newer one: "
+        f"{sys.executable} -m pip install --upgrade 'setuptools>=70.1' ninja"
+    )
+
 OLDEST_TORCH = (2, 11)  # of pyproject.toml; the first whose stable interface has all that csrc/ calls
 
 
@@ -45,14 +52,16 @@ def is_old(version: str) -> bool:
     return numbers is None or tuple(int(number) for number in numbers.groups()) < OLDEST_TORCH
 
 
-def site_folders() -> list[str]:
-    """Where this Python keeps packages, in pip's build environment too, which hides these folders."""
-    return [*site.getsitepackages(), site.getusersitepackages()]
+def outside_folders() -> list[str]:
+    """What this Python imports from outside a build environment, which pip hides by way of PYTHONPATH."""
+    command = [sys.executable, "-E", "-c", "import sys; print(*sys.path, sep='\\n')"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=sys.prefix).stdout
+    return [folder for folder in printed.splitlines() if folder and folder not in sys.path]
 
 
 def find_torch() -> tuple[ModuleType | None, str]:
     """torch, or None and why there is none; the one that is hidden by a build environment where no other is seen."""
-    for folders in ([], site_folders()):
+    for folders in ([], outside_folders()):
         before = list(sys.path)
         sys.path += folders
         try:
@@ -68,7 +77,7 @@ def find_torch() -> tuple[ModuleType | None, str]:
 
 
 def _torch_requirement() -> list[str]:
-    installed = importlib.metadata.distributions(name="torch", path=[*sys.path, *site_folders()])
+    installed = importlib.metadata.distributions(name="torch", path=[*sys.path, *outside_folders()])
     if any(not is_old(distribution.version) for distribution in installed):
         return []
     return [f"torch>={'.'.join(map(str, OLDEST_TORCH))}"]

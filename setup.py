@@ -20,7 +20,7 @@ from typing import Any
 from setuptools import find_packages, setup
 
 sys.path.insert(0, str(Path(__file__).parent))
-from build_backend import OLDEST_TORCH, find_torch  # noqa: E402
+from build_backend import OLDEST_TORCH, find_torch
 
 del sys.path[0]  # the folder holds kernels/, which is no package of that name
 
@@ -147,9 +147,24 @@ if torch is None:
         file=sys.stderr,
     )
 
-setup(
-    # dmpo/kernels is a link to kernels/ for running from the tree; the package is built from kernels/ itself, once.
-    packages=[*find_packages(include=["dmpo", "dmpo.*"], exclude=["dmpo.kernels", "dmpo.kernels.*"]), "dmpo.kernels"],
-    package_dir={"dmpo.kernels": "kernels"},
-    **(extension_arguments(torch) if torch else {}),
-)
+
+def layout() -> dict[str, Any]:
+    """The packages and where they lie.
+
+    dmpo/kernels is a link to kernels/ for running from the tree; the package is built from kernels/ itself, once. An
+    editable install goes by a folder that holds nothing but a link to dmpo/: a plain path, which type checkers and
+    editors follow, and which shows no other folder of the tree.
+    """
+    names = [*find_packages(include=["dmpo", "dmpo.*"], exclude=["dmpo.kernels", "dmpo.kernels.*"]), "dmpo.kernels"]
+    if "editable_wheel" not in sys.argv:
+        return {"packages": names, "package_dir": {"dmpo.kernels": "kernels"}}
+    folder = Path(__file__).parent / ".editable"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "dmpo").is_symlink():
+        (folder / "dmpo").symlink_to("../dmpo")
+    return {"packages": names, "package_dir": {"": folder.name}}
+
+
+build = extension_arguments(torch) if torch else {}
+options = {"egg_info": {"egg_base": "."}, **build.pop("options", {})}
+setup(license="Apache-2.0", **layout(), **build, options=options)
