@@ -137,17 +137,6 @@ def extension_arguments(torch: ModuleType) -> dict[str, Any]:
     }
 
 
-torch, no_torch = find_torch()
-if torch is None:
-    if os.environ.get("DMPO_CUDA") == "1":
-        raise SystemExit(f"dmpo: DMPO_CUDA=1, but {no_torch}")
-    print(
-        f"dmpo: dmpo._C is left out: {no_torch}. Remasking then runs in plain PyTorch. With torch installed, build it "
-        "in this folder: pip install --no-build-isolation --no-deps --force-reinstall .",
-        file=sys.stderr,
-    )
-
-
 def layout() -> dict[str, Any]:
     """The packages and where they lie.
 
@@ -165,6 +154,23 @@ def layout() -> dict[str, Any]:
     return {"packages": names, "package_dir": {"": folder.name}}
 
 
-build = extension_arguments(torch) if torch else {}
+def extension() -> dict[str, Any]:
+    """What setup() needs of the extension; nothing where only metadata are asked for, or where there is no torch."""
+    if {"egg_info", "dist_info"} & set(sys.argv[1:2]):
+        return {}
+    torch, no_torch = find_torch()
+    if torch is not None:
+        return extension_arguments(torch)
+    if os.environ.get("DMPO_CUDA") == "1":
+        raise SystemExit(f"dmpo: DMPO_CUDA=1, but {no_torch}")
+    print(
+        f"dmpo: dmpo._C is left out: {no_torch}. Remasking then runs in plain PyTorch. With torch installed, build it "
+        "in this folder: pip install --no-build-isolation --no-deps --force-reinstall .",
+        file=sys.stderr,
+    )
+    return {}
+
+
+build = extension()
 options = {"egg_info": {"egg_base": "."}, **build.pop("options", {})}
 setup(license="Apache-2.0", **layout(), **build, options=options)
