@@ -124,6 +124,8 @@ def page(sets: list[dict]) -> str:
         "# Versions that were tested\n\n`make test-versions` runs the quick tests in each set of versions and writes "
         "this page; `dmpo info` compares\nwhat is installed with it. No GPU takes part.\n\n"
     )
+    if not sets:
+        return text + "Nothing was run yet.\n"
     text += "| | " + " | ".join(result["name"] for result in sets) + " |\n|---|" + "---|" * len(sets) + "\n"
     rows = {"Python": [result["python"] for result in sets]}
     rows |= {name: [result["versions"].get(name, "–") for result in sets] for name in sets[0]["versions"]}
@@ -140,7 +142,7 @@ def write(results: list[dict]) -> None:
     """Both files, the sets in their order."""
     ordered = sorted(results, key=lambda result: SETS.index(result["name"]))
     RESULTS.write_text(json.dumps(ordered, indent=2) + "\n")
-    PAGE.write_text(page(ordered) if ordered else "")
+    PAGE.write_text(page(ordered))
 
 
 def main() -> int:

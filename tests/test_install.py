@@ -164,7 +164,8 @@ def test_quick_tests_exist_and_the_page_shows_their_results() -> None:
     module = script(".ci/test_versions.py")
     assert [path for path in module.QUICK_TESTS if not (ROOT / path).is_file()] == []
     results = json.loads(module.RESULTS.read_text())
-    assert [result["name"] for result in results] == list(module.SETS)
+    names = [result["name"] for result in results]
+    assert names == [name for name in module.SETS if name in names]
     assert module.PAGE.read_text() == module.page(results)
 
 
