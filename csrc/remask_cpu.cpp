@@ -1,8 +1,7 @@
 // remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects
 // those that may be chosen (bounds from the best of each lane, or from counting, spare the others), and a selection
 // among them.
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "checks.h"
 #include "selection.h"
 
 // The scoring pass is three to four times faster with AVX2; the loader picks the version for the machine. Sanitizers
@@ -255,13 +255,13 @@ class RowSelector {
   std::vector<Candidate<T>> candidates_;
 };
 
-at::Tensor with_packed_rows(const at::Tensor& tensor) {
-  return tensor.stride(1) == 1 ? tensor : tensor.contiguous();
+Tensor with_packed_rows(const Tensor& tensor) {
+  return tensor.stride(1) == 1 ? tensor : torch::stable::contiguous(tensor);
 }
 
 template <typename T, typename Task>
-void apply_to_rows(const Selection& selection, const at::Tensor& tokens, Task task) {
-  const at::Tensor confidence = with_packed_rows(selection.confidence);
+void apply_to_rows(const Selection& selection, const Tensor& tokens, Task task) {
+  const Tensor confidence = with_packed_rows(selection.confidence);
   int64_t* const tokens_data = tokens.mutable_data_ptr<int64_t>();
   const T* const confidence_data = confidence.const_data_ptr<T>();
   int32_t* const taken = selection.taken.mutable_data_ptr<int32_t>();
@@ -269,7 +269,7 @@ void apply_to_rows(const Selection& selection, const at::Tensor& tokens, Task ta
   const int64_t length = tokens.size(1);
   constexpr int64_t kPositionsPerTask = 1 << 16;  // about 0.1 ms, well above what waking a thread costs
   const int64_t rows_per_task = std::max<int64_t>(1, kPositionsPerTask / std::max<int64_t>(1, length));
-  at::parallel_for(0, tokens.size(0), rows_per_task, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, tokens.size(0), rows_per_task, [&](int64_t begin, int64_t end) {
     RowSelector<T> selector(length);
     for (int64_t row = begin; row < end; ++row) {
       taken[row] = selector.apply(
@@ -288,16 +288,23 @@ void apply_to_rows(const Selection& selection, const at::Tensor& tokens, Task ta
 void select_cpu(const Selection& selection) {
   const Counts counts = selection.counts_of_rows();
   for (int64_t row = 0; row < selection.tokens.size(0); ++row) {
-    TORCH_CHECK_VALUE(
+    require(
         counts.of_row(row) >= 0, selection.op, ": ", selection.count_name, " must not be negative, got ",
         counts.of_row(row), " for row ", row);
   }
-  const at::Tensor tokens = with_packed_rows(selection.tokens);
-  AT_DISPATCH_FLOATING_TYPES(selection.confidence.scalar_type(), "dmpo_select", [&] {
-    const auto apply = [&](const auto& task) { apply_to_rows<scalar_t>(selection, tokens, task); };
-    std::visit(apply, selection.task);
-  });
-  if (!tokens.is_same(selection.tokens)) selection.tokens.copy_(tokens);
+  const Tensor tokens = with_packed_rows(selection.tokens);
+  const auto apply = [&](const auto& task) {
+    if (selection.confidence.scalar_type() == ScalarType::Float) {
+      apply_to_rows<float>(selection, tokens, task);
+    } else {
+      apply_to_rows<double>(selection, tokens, task);
+    }
+  };
+  std::visit(apply, selection.task);
+  if (tokens.get() != selection.tokens.get()) {
+    Tensor written = selection.tokens;
+    torch::stable::copy_(written, tokens);
+  }
 }
 
 }  // namespace dmpo

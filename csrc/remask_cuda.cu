@@ -1,12 +1,8 @@
 // remask_ and revoke_ on CUDA tensors: one block a row, every position that takes part counts those that beat it. No
 // host synchronisation.
-#include <ATen/Dispatch.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/stable/accelerator.h>
 
-#include <algorithm>
-
+#include "checks.h"
 #include "selection.h"
 
 namespace dmpo {
@@ -85,10 +81,16 @@ __global__ void __launch_bounds__(kMaxThreads) select_kernel(
   if (threadIdx.x == 0) taken[row] = chosen;
 }
 
+cudaStream_t current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 template <typename T, typename Task>
 void launch(const Selection& selection, Task task) {
-  const at::Tensor& tokens = selection.tokens;
-  const at::Tensor& confidence = selection.confidence;
+  const Tensor& tokens = selection.tokens;
+  const Tensor& confidence = selection.confidence;
   const int length = static_cast<int>(tokens.size(1));
   // Up to a full block: a thread then serves at most kPerThread positions.
   unsigned threads = 64;
@@ -97,8 +99,8 @@ void launch(const Selection& selection, Task task) {
   config.gridDim = dim3(static_cast<unsigned>(tokens.size(0)));
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = length * (sizeof(T) + sizeof(uint16_t));
-  config.stream = c10::cuda::getCurrentCUDAStream();
-  C10_CUDA_CHECK(cudaLaunchKernelEx(
+  config.stream = current_stream(tokens);
+  const cudaError_t status = cudaLaunchKernelEx(
       &config,
       select_kernel<T, Task>,
       tokens.mutable_data_ptr<int64_t>(),
@@ -109,20 +111,28 @@ void launch(const Selection& selection, Task task) {
       task,
       selection.rule,
       selection.counts_of_rows(),
-      selection.taken.mutable_data_ptr<int32_t>()));
+      selection.taken.mutable_data_ptr<int32_t>());
+  if (status != cudaSuccess) {
+    throw std::runtime_error(text(selection.op, ": CUDA refused the launch: ", cudaGetErrorString(status)));
+  }
 }
 
 }  // namespace
 
 void select_cuda(const Selection& selection) {
   const int64_t length = selection.tokens.size(1);
-  TORCH_CHECK_VALUE(
+  require(
       length <= kMaxLength, selection.op, ": rows of at most ", kMaxLength, " positions on CUDA, got ", length);
   if (selection.tokens.size(0) == 0) return;
-  const c10::cuda::CUDAGuard guard(selection.tokens.device());
-  AT_DISPATCH_FLOATING_TYPES(selection.confidence.scalar_type(), "dmpo_select", [&] {
-    std::visit([&](auto task) { launch<scalar_t>(selection, task); }, selection.task);
-  });
+  const torch::stable::accelerator::DeviceGuard guard(selection.tokens.get_device_index());
+  const auto run = [&](const auto& task) {
+    if (selection.confidence.scalar_type() == ScalarType::Float) {
+      launch<float>(selection, task);
+    } else {
+      launch<double>(selection, task);
+    }
+  };
+  std::visit(run, selection.task);
 }
 
 }  // namespace dmpo

@@ -1,7 +1,7 @@
 // What an operator's entry, having checked its arguments, hands to the code of a device.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <variant>
@@ -14,13 +14,13 @@ namespace dmpo {
 struct Selection {
   const char* op;  // this and the next: names for messages
   const char* count_name;
-  const at::Tensor& tokens;  // int64 [B, L], written in place
-  const at::Tensor& confidence;  // float32 or float64 [B, L]
+  const torch::stable::Tensor& tokens;  // int64 [B, L], written in place
+  const torch::stable::Tensor& confidence;  // float32 or float64 [B, L]
   std::variant<Unmask, Revoke> task;
   Rule rule;
   int64_t count;  // for every row, unless there are `counts`
-  std::optional<at::Tensor> counts;  // int64 [B], contiguous
-  const at::Tensor& taken;  // int32 [B]
+  std::optional<torch::stable::Tensor> counts;  // int64 [B], contiguous
+  const torch::stable::Tensor& taken;  // int32 [B]
 
   Counts counts_of_rows() const {
     return {counts ? counts->const_data_ptr<int64_t>() : nullptr, count};

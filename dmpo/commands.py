@@ -159,18 +159,15 @@ def config_file(arguments: argparse.Namespace) -> None:
 
 def info(arguments: argparse.Namespace) -> None:
     """Print device, versions and kernels."""
-    from importlib import metadata
-
     import torch
 
     from .kernels.launch import kernel_status
     from .kernels.remask import extension_status
+    from .versions import PACKAGES, installed_version, installed_versions, recorded_sets, whether_tested
 
-    for name in ("dmpo", "torch", "triton", "transformers", "accelerate", "peft"):
-        try:
-            print(f"{name:<13} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            print(f"{name:<13} not installed")
+    for name in ("dmpo", *PACKAGES):
+        print(f"{name:<13} {installed_version(name) or 'not installed'}")
+    print(f"{'tested':<13} {whether_tested(installed_versions(), recorded_sets())}")
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
     print(f"{'device':<13} {device}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from . import zero
+from . import torch_names, zero
 
 
 @contextmanager
@@ -146,14 +146,13 @@ def _check_names(wanted: set[str], found: set[str]) -> None:
 
 @contextmanager
 def _whole_under_fsdp(model: FSDPModule) -> Iterator[None]:
-    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]  # type: ignore[attr-defined]
-    groups = [group for module in modules for group in module._get_fsdp_state()._fsdp_param_groups]
-    model._get_fsdp_state()._lazy_init()  # what the first forward would do: the root finds the others
+    groups = torch_names.parameter_groups(model)  # type: ignore[arg-type]
+    torch_names.start_root(model)
     if all(group.is_unsharded and group.post_forward_mesh_info is None for group in groups):
         yield  # within another context
         return
     after_forward = [group.post_forward_mesh_info for group in groups]  # None: stays whole; torch has no public getter
-    for module in modules:
+    for module in torch_names.fsdp_modules(model):  # type: ignore[arg-type]
         module.unshard()
     model.set_reshard_after_forward(False)
     try:
@@ -161,4 +160,4 @@ def _whole_under_fsdp(model: FSDPModule) -> Iterator[None]:
     finally:
         for group, mesh_info in zip(groups, after_forward, strict=True):
             group.post_forward_mesh_info = mesh_info
-        model.reset_iter_state()  # shards again, and forgets the forwards, which differ between ranks
+        torch_names.forget_forwards(model)  # they differ between ranks

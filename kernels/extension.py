@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
+import re
+import shlex
+import sys
 from functools import cache
+from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger("dmpo")
 
-_BUILD_HINT = "build it with `python setup.py build_ext --inplace`"
 _OPERATORS = ("remask_", "revoke_")
+
+
+def _build_command() -> str:
+    """The command that builds dmpo._C for the Python and the torch that are running."""
+    tree, python = Path(__file__).resolve().parents[1], shlex.quote(sys.executable)
+    if (tree / "setup.py").is_file():
+        return f"cd {shlex.quote(str(tree))} && {python} setup.py build_ext --inplace"
+    return f"{python} -m pip install --no-build-isolation --no-deps --force-reinstall {_source()}"
+
+
+def _source() -> str:
+    """What the package was installed from: a folder, an archive, or a requirement that pip builds itself."""
+    try:
+        origin = json.loads(metadata.distribution("dmpo").read_text("direct_url.json") or "{}").get("url", "")
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = ""
+    if not origin:
+        return "--no-binary=dmpo dmpo"
+    parts = urlsplit(origin)
+    return shlex.quote(unquote(parts.path) if parts.scheme == "file" else origin)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor number of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
 def _load() -> tuple[ModuleType | None, str]:
     """dmpo._C and what it was built with, or None and why it cannot be used."""
+    hint = f"build it with `{_build_command()}`"
     try:
         module = importlib.import_module("dmpo._C")
     except ImportError as error:
-        return None, f"dmpo._C is not usable ({error}); {_BUILD_HINT}"
-    built, running = module.build_info()["torch"], torch.__version__
-    if built.split(".")[:2] != running.split(".")[:2]:
-        return None, f"dmpo._C was built against torch {built}, but torch {running} is running; {_BUILD_HINT}"
+        return None, f"dmpo._C is not usable with torch {torch.__version__} ({error}); {hint}"
+    built = module.build_info()
     if missing := [name for name in _OPERATORS if not hasattr(torch.ops.dmpo, name)]:
-        return None, f"dmpo._C is older than its sources (it has no {' and no '.join(missing)}); {_BUILD_HINT}"
-    cuda = "with" if module.build_info()["cuda"] else "without"
-    return module, f"built against torch {built}, {cuda} CUDA sources ({module.build_info()['reason']})"
+        return None, f"dmpo._C is older than its sources (it has no {' and no '.join(missing)}); {hint}"
+    if "oldest_torch" not in built:
+        return None, f"dmpo._C is older than its sources (it was built for torch {built['torch']} alone); {hint}"
+    if _version(torch.__version__) < _version(built["oldest_torch"]):
+        needed = f"dmpo._C needs torch {built['oldest_torch']} or newer, but torch {torch.__version__} is running"
+        return None, f"{needed}; install it with `{shlex.quote(sys.executable)} -m pip install --upgrade torch`"
+    cuda = "with" if built["cuda"] else "without"
+    return module, f"built with torch {built['torch']}, {cuda} CUDA sources ({built['reason']})"
 
 
 _module, _status = _load()

@@ -12,6 +12,7 @@ import pytest
 from dmpo.cli import main
 from dmpo.decoding_options import DECODERS
 from dmpo.kernels.remask import extension_status
+from dmpo.versions import installed_versions, recorded_sets, whether_tested
 
 QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]
 
@@ -78,6 +79,7 @@ def test_info_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert ("C++ extension" in printed) == extension_status()[0]
     assert extension_status()[1] in printed
+    assert whether_tested(installed_versions(), recorded_sets()) in printed
 
 
 def test_a_reward_in_the_current_folder(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -17,11 +20,15 @@ from dmpo.kernels.remask import extension_status
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_setup(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs setup.py from the tree in a clean environment, so that the machine's own CUDA settings play no part."""
+def run_setup(*command: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs setup.py from the tree in a clean environment, so that the machine's own CUDA settings play no part.
+
+    `before` is Python to run first, in the same process.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DMPO_", "CUDA_", "TORCH_"))}
+    run = f"import runpy, sys; sys.argv = ['setup.py', *{list(command)}]\n{before}\n"
     return subprocess.run(
-        [sys.executable, "setup.py", *command],
+        [sys.executable, "-c", f"{run}runpy.run_path('setup.py', run_name='__main__')"],
         cwd=ROOT,
         env=kept | environment,
         capture_output=True,
@@ -50,10 +57,122 @@ def test_an_unknown_wish_is_an_error() -> None:
     assert "DMPO_CUDA must be 0, 1 or unset, got 'yes'" in result.stderr
 
 
+def script(path: str) -> ModuleType:
+    """A script of the tree as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+WITHOUT_TORCH = "sys.modules['torch'] = None  # every import of it fails"
+
+
+def test_without_torch_the_extension_is_left_out_and_the_command_told() -> None:
+    result = run_setup("--version", before=WITHOUT_TORCH)
+    assert result.returncode == 0, result.stderr
+    assert "dmpo._C is left out: torch cannot be imported" in result.stderr
+    assert "pip install --no-build-isolation --no-deps --force-reinstall ." in result.stderr
+    result = run_setup("--version", before=WITHOUT_TORCH, DMPO_CUDA="1")
+    assert result.returncode != 0
+    assert "DMPO_CUDA=1, but torch cannot be imported" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "known", "told"),
+    [
+        ("13.0", "75 80 86 90 100 120", "built for 8.0;9.0;10.0;12.0+PTX"),
+        ("13.9", "80 90", "built for 8.0;9.0+PTX"),
+        ("12.4", "80 90", "CUDA sources left out: the toolkit in .* is CUDA 12, but torch .* is built for CUDA 13.0"),
+    ],
+    ids=["no device", "no device, fewer architectures", "another CUDA"],
+)
+def test_a_cuda_build_of_torch_with_a_toolkit(release: str, known: str, told: str, tmp_path: Path) -> None:
+    """Where no device is visible, torch itself would find no architecture; with another CUDA it refuses to build."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda_runtime.h").touch()
+    nvcc = tmp_path / "bin" / "nvcc"
+    listed = " ".join(f"compute_{number}" for number in known.split())
+    nvcc.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo 'tools, release {release}, V' || echo {listed}\n")
+    nvcc.chmod(0o755)
+    fake = "import torch; torch.version.cuda = '13.0'; torch.cuda.device_count = lambda: 0"
+    result = run_setup("--version", before=fake, CUDA_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert re.search(told, result.stderr), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted"),
+    [([], ["torch>=2.11"]), (["2.9.1"], ["torch>=2.11"]), (["2.11.0+cu130"], []), (["2.30.0"], []), (["3.0"], [])],
+    ids=str,
+)
+def test_a_torch_is_downloaded_to_build_only_where_none_of_the_range_is_installed(
+    installed: list[str], wanted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = script("build_backend.py")
+    found = [SimpleNamespace(version=version) for version in installed]
+    monkeypatch.setattr(backend.importlib.metadata, "distributions", lambda **_: iter(found))
+    for hook in ("wheel", "editable"):
+        monkeypatch.setattr(backend.build_meta, f"get_requires_for_build_{hook}", lambda settings: ["wheel"])
+        assert getattr(backend, f"get_requires_for_build_{hook}")() == ["wheel", *wanted]
+
+
+def test_a_torch_that_a_build_environment_hides_is_found() -> None:
+    code = (
+        "import setuptools, sys; outside = [path for path in sys.path if 'site-packages' in path]\n"
+        "sys.path[:] = [path for path in sys.path if path not in outside]\n"
+        "import build_backend; torch, reason = build_backend.find_torch(); print(torch.__version__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == torch.__version__
+
+
+def test_the_oldest_torch_is_one_number() -> None:
+    oldest = ".".join(map(str, script("build_backend.py").OLDEST_TORCH))
+    assert f'"torch>={oldest}",' in (ROOT / "pyproject.toml").read_text()
+    assert f"\ntorch=={oldest}\n" in script(".ci/test_versions.py").lower_bounds()
+
+
+def test_a_torch_of_ones_own_stays() -> None:
+    constraints = script(".ci/constraints.py").constraints
+    pinned = (ROOT / ".ci" / "constraints.txt").read_text()
+    ours = re.findall(r"^torch==(.*)", pinned, re.MULTILINE)[0]
+    for replaced in (None, "2.9.1", ours, f"{ours}+cpu"):
+        assert constraints(replaced) == pinned
+    kept = constraints("2.11.0+cu130").splitlines()
+    assert "torch==2.11.0+cu130" in kept
+    assert not [line for line in kept if line.startswith(("triton", "numpy", f"torch=={ours}"))]
+    assert "transformers" in " ".join(kept)
+
+
+def test_the_editable_install_is_a_path_that_type_checkers_follow() -> None:
+    """They read paths, and do not run the hooks that setuptools installs for other layouts."""
+    before = f"{WITHOUT_TORCH}; import setuptools; setuptools.setup = lambda **given: print(given['package_dir'])"
+    result = run_setup("editable_wheel", before=before)
+    assert result.stdout.strip() == "{'': '.editable'}", result.stderr
+    assert [path.name for path in (ROOT / ".editable").iterdir()] == ["dmpo"]
+    assert (ROOT / ".editable" / "dmpo" / "kernels" / "remask.py").is_file()
+    code = "from importlib.machinery import PathFinder as finder; print(finder.find_spec('dmpo').origin)"
+    result = subprocess.run([sys.executable, "-E", "-c", code], cwd="/", capture_output=True, text=True, check=False)
+    assert result.stdout.strip().endswith("dmpo/__init__.py"), "install again: pip install -e ."
+
+
+def test_quick_tests_exist_and_the_page_shows_their_results() -> None:
+    module = script(".ci/test_versions.py")
+    assert [path for path in module.QUICK_TESTS if not (ROOT / path).is_file()] == []
+    results = json.loads(module.RESULTS.read_text())
+    names = [result["name"] for result in results]
+    assert names == [name for name in module.SETS if name in names]
+    assert module.PAGE.read_text() == module.page(results)
+
+
 def test_the_built_extension_tells_its_decision() -> None:
     built, reason = extension_status()
     assert built, reason
-    assert re.fullmatch(r"built against torch \d+\.\d+\.\d+, with(out)? CUDA sources \(.+\)", reason), reason
+    assert re.fullmatch(r"built with torch \d+\.\d+\.\d+, with(out)? CUDA sources \(.+\)", reason), reason
 
 
 def test_every_file_is_packaged_once(tmp_path: Path) -> None:
@@ -78,6 +197,7 @@ def test_every_file_is_packaged_once(tmp_path: Path) -> None:
     modules = {path for path in files("dmpo", ".py") if not path.startswith("dmpo/kernels/")}
     kernels = files("kernels", ".py", ".json")
     data = files("dmpo/configs", ".yaml") | files("dmpo/assets", ".safetensors", ".json")
+    data |= {"dmpo/tested_versions.json", "dmpo/py.typed"}
     assert modules
     assert kernels
 
@@ -89,7 +209,11 @@ def test_every_file_is_packaged_once(tmp_path: Path) -> None:
     with tarfile.open(archive) as tar:
         packed = [member.name.partition("/")[2] for member in tar if member.isfile()]
     assert len(packed) == len(set(packed))
-    assert set(packed) >= modules | data | kernels | files("csrc", ".h", ".cpp", ".cu") | {"setup.py", "LICENSE"}
+    assert set(packed) >= modules | data | kernels | files("csrc", ".h", ".cpp", ".cu") | {
+        "setup.py",
+        "build_backend.py",
+        "LICENSE",
+    }
     assert not [path for path in packed if path.startswith("dmpo/kernels/")]
 
 
@@ -100,10 +224,10 @@ def test_an_old_python_is_refused_before_any_work(target: str, tmp_path: Path) -
     claim = "import sys; sys.version_info = (3, 9); sys.version = '3.9.18 (main)';"
     old.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exit 99\nexec "{sys.executable}" -c "{claim} $2"\n')
     old.chmod(0o755)
-    for name in ("Makefile", "pyproject.toml", "setup.py"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / ".ci").mkdir()
-    (tmp_path / ".ci" / "constraints.txt").touch()
+    inputs = ("Makefile", "pyproject.toml", "setup.py", "build_backend.py", ".ci/constraints.txt", ".ci/constraints.py")
+    for name in inputs:
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     result = subprocess.run(
         ["make", target, f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -37,7 +37,9 @@ def every_header_is_whole(paths: list[Path], device: str) -> None:
         assert found["device"] == device
         assert found["quick"] is True
         assert found["command"].startswith("python -m benchmarks --quick")
-        assert found["versions"]["torch"] == torch.__version__
+        assert (
+            found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+        )  # a wheel may leave +cu130 out
         assert found["load_average"][0] <= found["load_average"][1]
 
 

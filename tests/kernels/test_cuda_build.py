@@ -69,7 +69,7 @@ def cuda_python(workshop: Path) -> Path:
     assert run(sys.executable, "-m", "venv", venv).returncode == 0
     python = venv / "bin" / "python"
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile", "--no-cache-dir")
-    done = run(*pip, CUDA_TORCH, "setuptools", "ninja", "pybind11")
+    done = run(*pip, CUDA_TORCH, "setuptools", "ninja")
     if done.returncode != 0 and ABSENT.search(done.stdout):
         pytest.skip(f"pip cannot install {CUDA_TORCH} here: {done.stdout.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stdout[-3000:]
@@ -80,7 +80,7 @@ def test_compiles_links_and_registers_without_spills(workshop: Path) -> None:
     python = cuda_python(workshop)
     tree = workshop / "tree"
     (tree / "dmpo").mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     for name in ("csrc", "kernels"):
         shutil.copytree(ROOT / name, tree / name)

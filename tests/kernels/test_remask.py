@@ -216,9 +216,9 @@ def test_overlapping_tokens_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"tokens": torch.zeros(3, 8)}, TypeError),
-        ({"candidates": torch.zeros(3, 8)}, TypeError),
-        ({"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)}, TypeError),
+        ({"tokens": torch.zeros(3, 8)}, ValueError),
+        ({"candidates": torch.zeros(3, 8)}, ValueError),
+        ({"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)}, ValueError),
         ({"tokens": torch.zeros(24).long()}, ValueError),
         ({"confidence": torch.zeros(3, 7)}, ValueError),
         ({"count": None}, ValueError),
@@ -226,7 +226,7 @@ def test_overlapping_tokens_are_refused() -> None:
         ({"threshold": 0.5}, ValueError),
         ({"count": None, "threshold": NAN}, ValueError),
         ({"count": None, "factor": -1.0}, ValueError),
-        ({"count": None, "counts": torch.ones(3)}, TypeError),
+        ({"count": None, "counts": torch.ones(3)}, ValueError),
         ({"count": None, "counts": torch.ones(3, 1).long()}, ValueError),
         ({"count": None, "counts": torch.tensor([0, 0, -1])}, ValueError),
     ],
@@ -312,11 +312,16 @@ def test_an_unusable_extension_says_why(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.cpu_only("no operator runs")
 def test_an_extension_of_another_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = SimpleNamespace(build_info=lambda: {"torch": "1.13.0", "cuda": False, "reason": ""})
-    monkeypatch.setattr(extension.importlib, "import_module", lambda name: other)
+    built = {"torch": "99.2.0", "cuda": False, "reason": "", "oldest_torch": "99.1"}
+    monkeypatch.setattr(extension.importlib, "import_module", lambda name: SimpleNamespace(build_info=lambda: built))
     module, reason = extension._load()
     assert module is None
-    assert "built against torch 1.13.0" in reason
+    assert f"needs torch 99.1 or newer, but torch {torch.__version__} is running; install it with" in reason
+    del built["oldest_torch"]  # as builds did that served one torch alone
+    module, reason = extension._load()
+    assert module is None
+    assert "older than its sources (it was built for torch 99.2.0 alone); build it with `cd " in reason
+    assert reason.endswith("setup.py build_ext --inplace`")
 
 
 @pytest.mark.cpu_only("no operator runs")

@@ -21,7 +21,8 @@ GRID = [(20, 1), (20, 2), (16, 31), (16, 33), (16, 64), (16, 65), (10, 200), (3,
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """torch.ops with the operators of remask_cuda.cu for CPU tensors."""
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    torch.ops.load_library(build_operators(folder, "remask_cuda.cu", "select_cuda", "dmpo_on_cpu", "-O2"))
+    flags = ["-O2", "-include", "cuda_on_cpu.h"]
+    torch.ops.load_library(build_operators(folder, "remask_cuda.cu", "select_cuda", "dmpo_on_cpu", *flags))
     return torch.ops.dmpo_on_cpu
 
 

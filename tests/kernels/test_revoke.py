@@ -154,7 +154,7 @@ def test_bad_input_is_refused_and_nothing_written(case: str, compiled: bool, mon
         ({"limit": None, "limits": torch.tensor([1, 1, -1])}, ValueError),
         ({"limit": -1}, ValueError),
         ({"threshold": NAN}, ValueError),
-        ({"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)}, TypeError),
+        ({"confidence": torch.zeros(3, 8, dtype=torch.bfloat16)}, ValueError),
     ],
     ids=str,
 )

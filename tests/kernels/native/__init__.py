@@ -25,10 +25,11 @@ def build_operators(folder: Path, source: str, select: str, library: str, *flags
     """The library that registers torch.ops.`library` from one file of csrc/ (see operators.cpp); what to load."""
     target = folder / f"{library}.so"
     includes = [HERE, CSRC, *cpp_extension.include_paths()]
-    command = [compiler(), "-std=c++20", "-shared", "-fPIC", "-fopenmp", "-Wall", "-Wno-unknown-pragmas", *flags]
+    command = [compiler(), "-std=c++20", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", *flags]
+    command += ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # as setup.py: torch 2.11
     command += [f'-DDMPO_SOURCE="{source}"', f"-DDMPO_SELECT={select}", f"-DDMPO_LIBRARY={library}"]
     command += [f"-I{path}" for path in includes] + [str(HERE / "operators.cpp"), "-o", str(target)]
-    command += [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
+    command += [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target

@@ -4,9 +4,11 @@
 // a barrier should have ruled out does happen. A launch fails as one on a device would (grid, block or shared memory
 // out of range) and where a device would misbehave unseen: threads at different barriers, some gone while others wait,
 // shared memory written past what was asked for, no device guard, another stream than the current one.
+//
+// To be included before the source (g++ -include).
 #pragma once
 
-#include <c10/util/Exception.h>
+#include <torch/csrc/stable/accelerator.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -30,7 +32,7 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-using cudaStream_t = std::intptr_t;
+using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidConfiguration, cudaErrorLaunchFailure };
 
 struct cudaLaunchConfig_t {
@@ -52,7 +54,8 @@ thread_local unsigned char shared[kSharedBytes + 64] __align__(16);
 
 namespace on_cpu {
 
-constexpr cudaStream_t kCurrentStream = 0x57;
+inline char the_stream;
+inline const cudaStream_t kCurrentStream = &the_stream;
 constexpr unsigned char kUnwritten = 0xff;  // as floats NaN
 inline int guards = 0;
 
@@ -170,26 +173,26 @@ T atomicMin(T* address, T value) {
   return before;
 }
 
-#define C10_CUDA_CHECK(call)                                                     \
-  do {                                                                           \
-    const cudaError_t status = (call);                                           \
-    TORCH_CHECK(status == cudaSuccess, "CUDA on the CPU failed: error ", status); \
-  } while (false)
-
-namespace c10::cuda {
-
-inline cudaStream_t getCurrentCUDAStream() {
-  return on_cpu::kCurrentStream;
+inline const char* cudaGetErrorString(cudaError_t status) {
+  return status == cudaErrorInvalidConfiguration ? "invalid configuration" : "the launch failed";
 }
 
-struct CUDAGuard {
-  template <typename Device>
-  explicit CUDAGuard(Device) {
+inline AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+  *stream = on_cpu::kCurrentStream;
+  return AOTI_TORCH_SUCCESS;
+}
+
+namespace torch::stable::accelerator {
+
+struct CountedGuard {
+  explicit CountedGuard(int32_t) {
     ++on_cpu::guards;
   }
-  ~CUDAGuard() {
+  ~CountedGuard() {
     --on_cpu::guards;
   }
 };
 
-}  // namespace c10::cuda
+}  // namespace torch::stable::accelerator
+
+#define DeviceGuard CountedGuard  // torch's own asks the driver

@@ -4,18 +4,16 @@
 // registered for CPU tensors whatever the source: the CUDA one then runs on cuda_on_cpu.h.
 #include DMPO_SOURCE
 
-#include <torch/library.h>
-
 #include "entries.h"
 
-#define DMPO_REGISTER(library)                              \
-  TORCH_LIBRARY(library, m) {                               \
-    m.def(dmpo::kRemaskSchema);                             \
-    m.def(dmpo::kRevokeSchema);                             \
-  }                                                         \
-  TORCH_LIBRARY_IMPL(library, CPU, m) {                     \
-    m.impl("remask_", &dmpo::remask<dmpo::DMPO_SELECT>);    \
-    m.impl("revoke_", &dmpo::revoke<dmpo::DMPO_SELECT>);    \
+#define DMPO_REGISTER(library)                                       \
+  STABLE_TORCH_LIBRARY(library, m) {                                 \
+    m.def(dmpo::kRemaskSchema);                                      \
+    m.def(dmpo::kRevokeSchema);                                      \
+  }                                                                  \
+  STABLE_TORCH_LIBRARY_IMPL(library, CPU, m) {                       \
+    m.impl("remask_", TORCH_BOX(&dmpo::remask<dmpo::DMPO_SELECT>));  \
+    m.impl("revoke_", TORCH_BOX(&dmpo::revoke<dmpo::DMPO_SELECT>));  \
   }
 
 DMPO_REGISTER(DMPO_LIBRARY)
