@@ -47,7 +47,7 @@ def draw_views(rows: Completions, row_ids: Tensor, count: int, key: int, config:
 
 @torch.no_grad()
 def published_log_prob(model: Any, rows: Completions, views: Tensor, mask_id: int, batch_size: int) -> Tensor:
-    """Monte-Carlo ELBO of B completions [B] from views [K·B, L] (algorithm, section 2)."""
+    """Monte-Carlo ELBO of B completions [B] from views [K·B, L] (docs/maths.md, section 4)."""
     count, repeated, parts = len(views) // len(rows), rows.repeat(len(views) // len(rows)), []
     model.eval()
     for start in range(0, len(views), batch_size):
@@ -99,7 +99,7 @@ def published_collect(
 
 
 def published_gradient(model: Any, batch: Batch, config: DMPOConfig, mask_id: int, step: int) -> float:
-    """Add the gradient of WDCE on fresh views (algorithm, sections 3 to 5) to the parameters; the loss."""
+    """Add the gradient of WDCE on fresh views (docs/maths.md, sections 2 to 5) to the parameters; the loss."""
     scores = (batch.rewards, batch.log_prob_ref, batch.log_prob_cur)
     weights = importance_weights(*scores, alpha=config.alpha, coeff=config.coeff)
     baseline = baseline_weights(config.baseline, weights.positive, weights.negative)

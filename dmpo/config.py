@@ -38,7 +38,7 @@ _AT_LEAST_ZERO = (
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class DMPOConfig:
-    """Everything that defines a run. Defaults are the paper's (algorithm, sections 3 to 7) where it has one.
+    """Everything that defines a run. Defaults are the paper's (docs/maths.md, sections 2 to 8) where it has one.
 
     Model
         model: checkpoint folder, hub id, or the name of an embedded model.

@@ -1,4 +1,4 @@
-"""WDDO, weighted direct discriminative optimisation: the alternative to WDCE (algorithm, section 6)."""
+"""WDDO, weighted direct discriminative optimisation: the alternative to WDCE (docs/maths.md, section 5)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _WDDO(nn.Module):
 
 
 class WDDOLoss(_WDDO):
-    """Weighted direct discriminative optimisation from logits (algorithm, section 6).
+    """Weighted direct discriminative optimisation from logits (docs/maths.md, section 5).
 
     loss = − mean_i w_i · log σ(β·g_i^real) − α · mean_i log σ(−β·g_i^fake), g_i = log p_θ(o_i) − log p_cur(o_i)
 

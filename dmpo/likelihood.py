@@ -62,7 +62,7 @@ def sequence_log_prob(
     mask_id: int,
     batch_size: int,
 ) -> Tensor:
-    """log p(o|q) ≈ mean over views of (n/m) · Σ_masked log p, n the positions that count (algorithm, section 2).
+    """log p(o|q) ≈ mean over views of (n/m) · Σ_masked log p, n the positions that count (docs/maths.md, section 4).
 
     No dropout is live and no gradient kept. Only masked rows go through lm_head.
 

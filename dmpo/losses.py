@@ -17,7 +17,7 @@ from .weights import baseline_weights
 
 
 def mean_log_prob(log_probs: Tensor, mask: Tensor, length: Tensor | int, replicates: int) -> Tensor:
-    """Monte-Carlo ELBO: mean over views of (length / m) · Σ_masked log p (algorithm, section 2).
+    """Monte-Carlo ELBO: mean over views of (length / m) · Σ_masked log p (docs/maths.md, section 4).
 
     log_probs [R·B, L] (0 where not masked), mask bool [R·B, L], length: tokens that count, int or [B] -> [B].
     """
@@ -28,7 +28,7 @@ def mean_log_prob(log_probs: Tensor, mask: Tensor, length: Tensor | int, replica
 def spread_over_views(values: Tensor, replicates: int) -> Tensor:
     """Per-completion values [B] or [groups, G] as per-row weights [R·B], divided by R and by the number of groups.
 
-    Summed over rows they give (1/R) Σ_k Σ_i within a group and the mean over groups (algorithm, section 5).
+    Summed over rows they give (1/R) Σ_k Σ_i within a group and the mean over groups (docs/maths.md, section 5).
     """
     groups = 1 if values.dim() == 1 else values.shape[0]
     return (values / (replicates * groups)).flatten().repeat(replicates)
@@ -102,7 +102,7 @@ class _WDCE(nn.Module):
 
 
 class WDCELoss(_WDCE):
-    """Weighted denoising cross-entropy from logits (algorithm, section 5).
+    """Weighted denoising cross-entropy from logits (docs/maths.md, section 5).
 
     loss = (1/R) Σ_k Σ_i (w_i − s·b_i) · (1/m_ik) Σ_masked −log p(o_ij | view_ik)
 

@@ -1,4 +1,4 @@
-"""The gradient of one step (algorithm, sections 3 to 6): the terms of its objective, then one walk over the views.
+"""The gradient of one step (docs/maths.md, sections 2 to 5): the terms of its objective, then one walk over the views.
 
 What depends on whole groups (weights, coefficients) is found first, over all ranks; then the views pass through the
 model once, in micro-batches of any size. What differs between objectives is in `dmpo.objectives`.

@@ -1,7 +1,7 @@
 """The training loop, read top to bottom: rollouts → importance weights → F weighted denoising steps, repeated.
 
-Algorithm, section 7. Everything random is a function of (seed, purpose, step), so a run has no generator state; a
-checkpoint is the weights, the optimiser, the round in hand and the numbers of the first evaluation.
+See docs/maths.md, section 8. Everything random is a function of (seed, purpose, step), so a run has no generator state;
+a checkpoint is the weights, the optimiser, the round in hand and the numbers of the first evaluation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Importance weights of a group of completions, their baselines, effective sample size and adaptive coefficient.
 
-Pure functions of tensors whose last dimension is the group G: all completions of one prompt (algorithm, sections 3
-and 4).
+Pure functions of tensors whose last dimension is the group G: all completions of one prompt (docs/maths.md, sections
+2 and 3).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def importance_weights(
     """Self-normalised weights of p* ∝ p_ref · exp(r/alpha) against the policy that drew the completions.
 
     w = softmax(c·(d + r/alpha)) and b = softmax(c·(d − r/alpha)) with d = log_prob_ref − log_prob_cur; for alpha = 0,
-    softmax(±c·r) (algorithm, section 3; arXiv 2510.08233).
+    softmax(±c·r) (docs/maths.md, section 2; arXiv 2510.08233).
 
     Args:
         rewards, log_prob_ref, log_prob_cur: floating [..., G].
@@ -113,7 +113,7 @@ def baseline_weights(
     log_prob_theta: Tensor | None = None,
     log_prob_cur: Tensor | None = None,
 ) -> Tensor | None:
-    """The baseline b [..., G] of the coefficient a = w − s·b, or None for `none` (algorithm, section 4).
+    """The baseline b [..., G] of the coefficient a = w − s·b, or None for `none` (docs/maths.md, section 3).
 
     Raises:
         ValueError: an unknown baseline, or a tensor that it needs is missing.

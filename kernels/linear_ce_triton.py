@@ -8,6 +8,7 @@ any vocabulary; one program handles one row of it, read once and written once.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,8 +210,8 @@ def production(arch: int) -> list[ProductionKernel]:
                 if name == "tile_log_sum" and dtype != torch.float32:
                     continue  # no operand follows
                 config = launch.launch_config(op, columns, torch.float32, arch)
-                constants = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC, "ROUND": False}
-                constants |= {"SPAN": SPAN} | dict.fromkeys(absent)
+                constants: dict[str, Any] = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC}
+                constants |= {"ROUND": False, "SPAN": SPAN, **dict.fromkeys(absent)}
                 gradient = short if op == "ce_backward" else "fp32"
                 found.append(
                     production_kernel(
@@ -220,7 +221,7 @@ def production(arch: int) -> list[ProductionKernel]:
                 )  # fmt: skip
         for (rows, absent), size in itertools.product(_FINISHES.items(), (4096, 127)):
             config = launch.LaunchConfig(FINISH_SPAN, FINISH_WARPS)
-            constants = {"BOOST": boost(dtype), "SPAN": FINISH_SPAN} | dict.fromkeys(absent)
+            constants = {"BOOST": boost(dtype), "SPAN": FINISH_SPAN, **dict.fromkeys(absent)}
             integers = {"vocab": 126464, "weight_row": size, "weight_column": 1, "size": size}
             found.append(
                 production_kernel(

@@ -222,10 +222,10 @@ def weighted_mean_nll(
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, length = log_probs.shape
     nll, term, scale = (log_probs.new_empty(count) for _ in range(3))
-    weights, baseline = _weights(weights, baseline, strength)
+    of_rows, baseline = _weights(weights, baseline, strength)
     if count:
         _mean_nll_kernel[(count,)](
-            log_probs, mask, weights, baseline, strength, nll, term, scale, length, BLOCK=MEAN_BLOCK, num_warps=4,
+            log_probs, mask, of_rows, baseline, strength, nll, term, scale, length, BLOCK=MEAN_BLOCK, num_warps=4,
             **({} if baseline is None else _UNFUSED),
         )  # fmt: skip
     return term.sum(), nll, scale

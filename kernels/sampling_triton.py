@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import triton
@@ -241,6 +242,7 @@ def production(arch: int) -> list[ProductionKernel]:
                 continue
             config = launch_config("sample_tiles", _LLADA_VOCAB, dtype, arch)
             first, second = _constexprs(kind, config, triton.cdiv(_LLADA_VOCAB, config.block))
+            constexprs: dict[str, Any]
             for fn, constexprs in ((_tile_stats, first), (_draw, second)):
                 if fn is _tile_stats and kind == ARGMAX:
                     continue  # the same code as for T = 1

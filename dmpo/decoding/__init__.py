@@ -1,4 +1,4 @@
-"""Semi-autoregressive decoding of masked diffusion language models (algorithm, section 8)."""
+"""Semi-autoregressive decoding of masked diffusion language models (docs/maths.md, section 9)."""
 
 from .generation import Generation, generate
 

@@ -1,4 +1,4 @@
-"""`generate`: what a user asks, checked, and what comes back (algorithm, section 8)."""
+"""`generate`: what a user asks, checked, and what comes back (docs/maths.md, section 9)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def generate(
     row_ids: Tensor | None = None,
     compiled: bool = False,
 ) -> Generation:
-    """Fill a completion of masks block by block, the most confident tokens first (algorithm, section 8).
+    """Fill a completion of masks block by block, the most confident tokens first (docs/maths.md, section 9).
 
     Only the masked positions of the current block pass through lm_head and the draw; the mask token is never drawn. A
     row's draws depend on (seed, its row id) alone, not on the rows beside it. No dropout is live.

@@ -1,4 +1,4 @@
-"""How many candidates of a block to unmask at each step, and which tokens to take back (algorithm, section 8)."""
+"""How many candidates of a block to unmask at each step, and which tokens to take back (docs/maths.md, section 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the objectives of DMPO share: weights towards its target, and noised views (algorithm, sections 2 and 3)."""
+"""What the objectives of DMPO share: weights towards its target, and noised views (docs/maths.md, sections 2 and 4)."""
 
 from __future__ import annotations
 

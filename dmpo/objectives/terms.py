@@ -45,7 +45,7 @@ class Step:
         """Values of all ranks' completions [groups, G] as weights of this rank's views [R·B].
 
         A sum over views weighted by them is the mean over views of a completion, the sum over a group of the values
-        and the mean over groups (algorithm, section 5). Groups that are not sound count 0.
+        and the mean over groups (docs/maths.md, section 5). Groups that are not sound count 0.
         """
         return spread_over_views((self.of_sound(values) / len(values)).flatten()[self.own], self.config.replicates)
 

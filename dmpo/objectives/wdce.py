@@ -1,4 +1,4 @@
-"""WDCE, the weighted denoising cross-entropy: the loss of DMPO (algorithm, sections 4 and 5; arXiv 2510.08233)."""
+"""WDCE, the weighted denoising cross-entropy: the loss of DMPO (docs/maths.md, sections 3 and 5; arXiv 2510.08233)."""
 
 from __future__ import annotations
 

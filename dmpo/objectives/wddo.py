@@ -1,4 +1,4 @@
-"""WDDO, weighted direct discriminative optimisation: the alternative of DMPO (algorithm, section 6)."""
+"""WDDO, weighted direct discriminative optimisation: the alternative of DMPO (docs/maths.md, section 5)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from tests.llada_checkpoint import llada_checkpoint
 from tests.tasks.data_files import countdown_rows, gsm8k_rows, math500_rows, math_rows, write
 
 NAMES = ("gsm8k", "math", "countdown", "sudoku")
-# Algorithm, section 7: the paper's run.
+# The paper's run (arXiv 2510.08233).
 PAPER: dict[str, Any] = {
     "lora_r": 128,
     "lora_alpha": 64,
