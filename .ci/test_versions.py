@@ -147,11 +147,15 @@ def write(results: list[dict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", choices=[*SETS, []], default=list(SETS))
+    parser.add_argument(
+        "sets", nargs="*", default=list(SETS), help=f"of {', '.join(SETS)}; all of them if none is named"
+    )
     parser.add_argument("--python", action="append", default=[], metavar="SET=PATH")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="write the page from the results, and run nothing")
     arguments = parser.parse_args()
+    if unknown := set(arguments.sets) - set(SETS):
+        parser.error(f"there is no set {', '.join(sorted(unknown))}; the sets are {', '.join(SETS)}")
     pythons = dict(choice.split("=", 1) for choice in arguments.python)
     for name in [] if arguments.page else arguments.sets:
         print(f"== {name}", flush=True)
