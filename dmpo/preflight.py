@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .config import DMPOConfig, unread_keys
-from .evaluation.attempts import judge
 from .masked_lm import special_ids, unwrap
 from .parallel import check_launch
 from .plan import GB, largest_micro_batch
@@ -22,6 +21,7 @@ from .prompts import encode_prompts
 from .rewards import RewardPool
 from .rollout import training_row
 from .tasks import Task
+from .tasks.verdict import judge
 
 log = logging.getLogger("dmpo")
 

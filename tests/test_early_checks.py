@@ -36,6 +36,7 @@ print(status, *(name for name in ("torch", "transformers", "datasets", "huggingf
         (["plan", "sudoku-tiny", "model=no/such/folder"], "no/such/folder"),
         (["eval", "no/such/folder", "tasks=gsm8k", "output_dir=absent"], "no/such/folder"),
         (["eval", "sudoku-tiny", "tasks=sudoku4", "output_dir=absent", "limt=3"], "did you mean 'limit'?"),
+        (["eval", "--rescore", "no-such-file.json", "task=gsm8k"], "no-such-file.json"),
         (["generate", "no/such/folder", "1234"], "no/such/folder"),
         (["generate", "sudoku-tiny", "1234", "decoder=magic"], "decoder"),
         (["merge", "no/such/folder", "--output", "absent"], "no/such/folder"),

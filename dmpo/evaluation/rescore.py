@@ -14,7 +14,7 @@ from ..rewards.answers import without_special_tokens
 from ..tasks import Row
 from ..tasks.records import Record
 from ..tasks.sources import read_each
-from .attempts import Verdict, judge, tell_exceptions
+from ..tasks.verdict import Verdict, judge, tell_exceptions
 from .results import show_table, summarise_cells, write_results
 from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
 from .settings import listed

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dmpo.cli import main
-from dmpo.evaluation.attempts import Verdict, judge
 from dmpo.preflight import check_task
 from dmpo.pretrain import character_tokenizer
+from dmpo.tasks.verdict import Verdict, judge
 from tests.evaluation.toys import Ones, checkpoint
 from tests.small_runs import settings
 
