@@ -28,7 +28,8 @@ def test_no_spills_and_sixteen_byte_loads(compiled: list[dict[str, Any]], arch: 
     here = [kernel for kernel in compiled if kernel["arch"] == arch]
     assert {kernel["name"]: kernel["faults"] for kernel in here if kernel["faults"]} == {}
     for kernel in here:
-        assert 16 <= kernel["registers"] <= 255
+        few = kernel["name"].startswith("finish_log_sum")  # three numbers a row are all that it handles
+        assert (8 if few else 16) <= kernel["registers"] <= 255, kernel["name"]
         assert kernel["spills"] == kernel["local_instructions"] == 0
         assert not kernel["wants_wide"] or kernel["wide_loads"] >= kernel["row_loads"] >= 1
 
