@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
@@ -15,6 +18,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from dmpo.cli import main
 from dmpo.config_files import launch_config_path, launch_configs
+from dmpo.parallel import check_launch
 from tests.small_runs import lines
 
 KINDS = {
@@ -70,3 +74,16 @@ def test_accelerate_launch_trains_on_two_ranks(tmp_path: Path) -> None:
     assert done.stdout.count("Held-out accuracy") == 1
     assert len(lines(tmp_path / "run")) == 1
     assert (tmp_path / "run" / "checkpoints" / "step-1" / "rank-1.safetensors").is_file(), "the second rank was there"
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_a_launch_that_became_another_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate runs plain DDP on CPUs, whatever config it is launched with."""
+    monkeypatch.setenv(variable, "true")
+    accelerator: Any = SimpleNamespace(
+        num_processes=2, distributed_type=DistributedType.MULTI_CPU, device=torch.device("cpu")
+    )
+    with pytest.raises(ValueError, match=r"but accelerate runs MULTI_CPU on cpu, .* of `dmpo config-file ddp`"):
+        check_launch(accelerator)
+    monkeypatch.setenv(variable, "false")
+    check_launch(accelerator)
