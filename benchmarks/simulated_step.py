@@ -232,9 +232,9 @@ def fill(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def simulation(share: float) -> Iterator[None]:
-    """Tensors made inside are fake; masks select `share` of their elements, and no prompt is padded."""
-    whole = mock.patch("dmpo.likelihood.padding", return_value=(0, False))  # a fake mask has no values to look at
-    with FakeTensorMode(), _Oracle(share), mock.patch("torch.nn.functional.dropout", _dropout), whole:
+    """Tensors made inside are fake; masks select `share` of their elements, and some prompt of a pass is padded."""
+    padded = mock.patch("dmpo.likelihood.padding", return_value=(0, True))  # a fake mask has no values to look at
+    with FakeTensorMode(), _Oracle(share), mock.patch("torch.nn.functional.dropout", _dropout), padded:
         yield
 
 

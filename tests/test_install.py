@@ -149,7 +149,7 @@ def test_a_torch_of_ones_own_stays() -> None:
 
 def test_the_editable_install_is_a_path_that_type_checkers_follow() -> None:
     """They read paths, and do not run the hooks that setuptools installs for other layouts."""
-    before = f"{WITHOUT_TORCH}; import setuptools; setuptools.setup = lambda **given: print(given['package_dir'])"
+    before = f"{WITHOUT_TORCH}\nimport setuptools; setuptools.setup = lambda **given: print(given['package_dir'])"
     result = run_setup("editable_wheel", before=before)
     assert result.stdout.strip() == "{'': '.editable'}", result.stderr
     assert [path.name for path in (ROOT / ".editable").iterdir()] == ["dmpo"]

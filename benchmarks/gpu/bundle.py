@@ -20,12 +20,19 @@ import venv
 from importlib.metadata import distributions
 from pathlib import Path
 
-from pip._vendor.packaging.requirements import Requirement  # every Python that makes environments has pip
+# A bare Python has pip and nothing else. Where there is more, pip stays out: setuptools refuses a process that has it.
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    from pip._vendor import tomli as tomllib
+    try:
+        import tomli as tomllib
+    except ImportError:
+        from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(__file__).with_name("target.txt")

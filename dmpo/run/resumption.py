@@ -62,12 +62,6 @@ def check_output_dir(config: DMPOConfig, objects: Mapping[str, str]) -> None:
         )
     _check_same(config, folder / CONFIG)
     _check_objects(objects, folder / OBJECTS)
-    checkpoints = list_checkpoints(folder / CHECKPOINTS)
-    if checkpoints and (reached := step_of(checkpoints[-1])) > config.max_steps:
-        raise ValueError(
-            f"max_steps is {config.max_steps}, but the run in {folder} has a checkpoint of step {reached}: give a "
-            f"larger max_steps to continue, or evaluate an earlier step with dmpo eval {folder} checkpoint=step-N"
-        )
 
 
 def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
@@ -77,7 +71,8 @@ def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
     early it died.
 
     Raises:
-        ValueError: as `check_output_dir`; or the run has checkpoints, and none of them is whole.
+        ValueError: as `check_output_dir`; the run has checkpoints, and none of them is whole; or the run has passed
+            `max_steps` already.
     """
     check_output_dir(config, objects)
     folder, checkpoint = Path(config.output_dir), None
@@ -85,6 +80,11 @@ def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
         checkpoint = newest_checkpoint(folder / CHECKPOINTS)
         if checkpoint is None and list_checkpoints(folder / CHECKPOINTS):
             raise ValueError(f"resume=true, but {folder / CHECKPOINTS} holds no whole checkpoint")
+        if checkpoint is not None and (reached := step_of(checkpoint)) > config.max_steps:
+            raise ValueError(
+                f"max_steps is {config.max_steps}, but the run in {folder} has a checkpoint of step {reached}: give a "
+                f"larger max_steps to continue, or evaluate an earlier step with dmpo eval {folder} checkpoint=step-N"
+            )
     if config.resume and checkpoint is None:
         log.warning("resume=true, but %s holds no checkpoint yet: the run starts at step 0", folder)
     return checkpoint

@@ -16,5 +16,5 @@ def test_a_missing_package_names_the_extra(
     monkeypatch.setitem(sys.modules, "benchmarks.bench_remask", None)  # importing it is a ModuleNotFoundError
     assert benchmarks_main.main(["--quick", "--only", "remask", "--output", str(tmp_path)]) == 1
     printed = capsys.readouterr().err
-    assert "is not installed: pip install 'dmpo[bench]'" in printed
+    assert "is not installed: pip install 'dmpo[dev]'" in printed
     assert "Traceback" not in printed

@@ -63,7 +63,7 @@ def test_too_many_stop_the_run_with_its_state_and_the_batch(tmp_path: Path) -> N
     assert any(row["log_prob_cur"] is None for row in rows)
     assert load_file(folder / "rank-0.safetensors")["tokens"].shape == (16, 4)
     with pytest.raises(FloatingPointError):  # the count goes on where it was
-        small_trainer(tmp_path, buffer_rounds=1, save_steps=1, save_total_limit=1, max_skipped_steps=3).train()
+        small_trainer(tmp_path, reward, buffer_rounds=1, save_steps=1, save_total_limit=1, max_skipped_steps=3).train()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
