@@ -18,7 +18,7 @@ from tests.pretend_cuda.waits import (
     FIRST_DRAW,
     LOOK,
     MASKED_ROWS,
-    PADDING_MASK,
+    PADDING,
     ROUND,
     SCORED_ROWS,
     UP_FRONT,
@@ -126,14 +126,14 @@ def test_scoring_waits_for_its_mask_and_its_rows_in_every_pass(results: Results)
     syncs = case_of(results, "round_group", "wdce")["phases"]["score"]["syncs"]
     passes = 4  # two batches of views under two policies
     assert syncs[SCORED_ROWS] == 2 * passes
-    assert syncs[PADDING_MASK] == passes + 1  # the entropy's own pass
+    assert syncs[PADDING] == passes + 1  # the entropy's own pass
 
 
 def test_an_update_waits_for_its_mask_and_its_rows_in_every_micro_batch(results: Results) -> None:
     syncs = case_of(results, "round_group", "wdce")["phases"]["update"]["syncs"]
     micro_batches = 2
     assert syncs[MASKED_ROWS] == micro_batches
-    assert syncs[PADDING_MASK] == micro_batches
+    assert syncs[PADDING] == micro_batches
 
 
 # ---------------------------------------------------------------------------------------------- the trainer

@@ -6,7 +6,7 @@ micro-batches of an update. A test fails at a place that is not here, and at mor
 
 from __future__ import annotations
 
-PADDING_MASK = "_local_scalar_dense transformers/masking_utils.py"  # padding_mask.all(), in every pass with padding
+PADDING = "tolist dmpo/prompts.py:padding"  # where the longest prompt of a pass begins, and whether any is padded
 MASKED_ROWS = "nonzero dmpo/kernels/linear_weighted_ops.py:weighted_op"  # how many rows the head is for
 SCORED_ROWS = "nonzero of an index dmpo/likelihood.py:token_log_probs"  # of the hidden states, and of the targets
 LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is not known beforehand
@@ -15,10 +15,10 @@ FIRST_DRAW = "copy from host dmpo/kernels/sampling_triton.py:_forbidden"  # once
 # Of one `generate`, outside of its steps.
 UP_FRONT = {"_local_scalar_dense dmpo/decoding/generation.py:_check": 2}  # tokens in range, no mask in the prompt
 UP_FRONT_PADDED = {
-    **UP_FRONT,
+    "_local_scalar_dense dmpo/decoding/generation.py:_check": 3,  # and whether the attention mask is 0 and 1 alone
     "nonzero dmpo/decoding/generation.py:_check": 1,  # prompts that are all padding
     "tolist dmpo/decoding/generation.py:_check": 1,
-    "_local_scalar_dense dmpo/decoding/generation.py:generate": 1,  # whether anything is padded
+    PADDING: 1,
 }
 
 ROUND = {
@@ -34,7 +34,8 @@ ROUND = {
         "tolist transformers/utils/generic.py": 1,  # completions, to be decoded
     },
     "score": {
-        PADDING_MASK: 21,  # 5, random_order 13, diffu_grpo 21
+        PADDING: 21,  # 5, random_order 13, diffu_grpo 21
+        "_local_scalar_dense dmpo/likelihood.py:_check_padding": 4,  # 2, random_order 4
         SCORED_ROWS: 24,  # 8, random_order 24
         "nonzero of an index dmpo/losses.py:hidden_token_logprobs": 32,  # diffu_grpo alone
         "nonzero of an index dmpo/likelihood.py:entropy": 1,
@@ -51,7 +52,8 @@ ROUND = {
         "copy from host dmpo/likelihood.py:token_log_probs": 8,  # a Python number into one entry of the bias
     },
     "update": {
-        PADDING_MASK: 8,  # one a micro-batch; wdce with theta 4, wddo 8
+        PADDING: 8,  # one a micro-batch; wdce with theta 4, wddo 8
+        "_local_scalar_dense dmpo/likelihood.py:_check_padding": 2,  # wdce with theta 1, wddo 2
         MASKED_ROWS: 4,  # one a micro-batch; wddo 4
         SCORED_ROWS: 8,  # wdce with theta 4, wddo 8
         "nonzero of an index dmpo/losses.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
