@@ -24,6 +24,7 @@ from typing import Any
 from torch import cuda
 
 from benchmarks import table
+from benchmarks.extras import missing_package
 from benchmarks.setting import RESULTS, ROOT, Load, Setting, header
 
 PARTS = {
@@ -80,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only:
         try:
             run_part(name, setting, output, command)
+        except ModuleNotFoundError as error:
+            print(f"{name}: {missing_package(error)}", file=sys.stderr)
+            failed.append(name)
         except Exception:
             traceback.print_exc()
             failed.append(name)

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dmpo.cli import main as dmpo
-from dmpo.run.checkpoint import list_checkpoints
+from dmpo.run.selection import list_checkpoints
 from dmpo.run.whole_files import ASIDE, digest
 
 STEPS = 12

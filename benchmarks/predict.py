@@ -28,7 +28,7 @@ from benchmarks.roofline_step import update as update_of
 from benchmarks.setting import RESULTS, Load, Setting, header
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config
-from dmpo.decoding.settings import Decoder
+from dmpo.decoding_options import Decoder
 
 CONFIG, GPUS, PROMPT, LONG_PROMPT = "llada-8b-gsm8k", 8, 200, 512
 REACHES = (LIKELY, BOUND)

@@ -15,7 +15,7 @@ from benchmarks.roofline import Work
 from benchmarks.roofline_count import Ops, scaled
 from benchmarks.roofline_model import Simulation
 from dmpo.config import DMPOConfig
-from dmpo.decoding.settings import Decoder
+from dmpo.decoding_options import Decoder
 from dmpo.memory import HeadMemory
 from dmpo.plan import plan
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,8 +22,8 @@ def embedded_models() -> list[str]:
     return sorted(p.name for p in _ASSETS.iterdir() if (p / "config.json").is_file())
 
 
-def checkpoint_folder(path: str | Path) -> Path:
-    """A local folder; an embedded model by its name; a Hub id ('owner/name') as the folder it was downloaded to.
+def local_checkpoint(path: str | Path) -> Path | None:
+    """A local folder, or an embedded model by its name; None for a Hub id ('owner/name'), which is not looked up.
 
     Raises ValueError for anything else.
     """
@@ -38,8 +37,21 @@ def checkpoint_folder(path: str | Path) -> Path:
     if not isinstance(path, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path):
         known = ", ".join(embedded_models())
         raise ValueError(f"path {str(path)!r} does not exist, is not a Hub id ('owner/name'), nor embedded ({known})")
+    return None
+
+
+def checkpoint_folder(path: str | Path) -> Path:
+    """A local folder; an embedded model by its name; a Hub id ('owner/name') as the folder it was downloaded to.
+
+    Raises ValueError for anything else.
+    """
+    folder = local_checkpoint(path)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download  # takes a second to import
+
     try:
-        return Path(snapshot_download(path, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(str(path), allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
     except Exception as error:  # offline, gated, unknown: whatever the reason, the message carries it
         raise ValueError(f"path {path!r} is no folder here, and the Hub did not give it: {error}") from error
 

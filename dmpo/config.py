@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from .decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
-from .weights import Baseline
+from .baselines import Baseline
+from .config_errors import checked_config
+from .decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
 _READ_BY = {  # keys that other losses leave unread
@@ -34,6 +35,7 @@ _AT_LEAST_ZERO = (
 )
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class DMPOConfig:
     """Everything that defines a run. Defaults are the paper's (algorithm, sections 3 to 7) where it has one.
@@ -235,6 +237,7 @@ def unread_keys(config: DMPOConfig) -> list[str]:
     ]
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class GenerateConfig:
     """Arguments of `dmpo generate`, as in `dmpo.generate`; device as torch names it."""
@@ -265,8 +268,8 @@ def decoding_options(config: DMPOConfig | GenerateConfig, **changes: Any) -> dic
     Raises:
         ValueError: as `dmpo.generate` would.
     """
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)} | changes
-    Settings(**options)
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(DecodingOptions)} | changes
+    DecodingOptions(**options)
     return options
 
 

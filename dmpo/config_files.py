@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from .config_errors import check_keys, readable
+
 Config = TypeVar("Config")
 
 
@@ -20,6 +22,11 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
     Raises:
         ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
     """
+    return build_config(kind, read_values(source, overrides))
+
+
+def read_values(source: str | None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The keys that a YAML file and `key=value` overrides give, not validated; errors as in `load_config`."""
     values = {} if source is None else _read_yaml(source)
     for item in overrides or []:
         key, separator, text = item.partition("=")
@@ -32,31 +39,16 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
             if not isinstance(inner, dict):
                 raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
         inner[last] = _parse_yaml(text, f"value of {key}")
-    return build_config(kind, values)
+    return values
 
 
 def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
     """A validated config; errors as in `load_config`."""
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; valid keys: {', '.join(names)}"
-            raise ValueError(f"unknown config key {key!r}{hint}")
+    check_keys(kind, values)
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            if item["type"] == "missing":
-                problems.append(f"config key {where!r} is required")
-            else:
-                context = item.get("ctx", {}).get("error")
-                problems.append(
-                    str(context) if context else f"config key {where!r}: {item['msg']}, got {item['input']!r}"
-                )
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError(readable(error)) from None
 
 
 def shipped_configs() -> list[str]:
@@ -98,7 +90,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
             near = difflib.get_close_matches(source, shipped, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"no config {source!r}{hint} Shipped: {', '.join(shipped)}; or give the path of a .yaml file"
+                f"no config {source!r}{hint}; shipped are {', '.join(shipped)}; or give the path of a .yaml file"
             )
         text = (files("dmpo") / "configs" / f"{source}.yaml").read_text(encoding="utf-8")
     else:

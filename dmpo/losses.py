@@ -11,8 +11,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from .baselines import BASELINES
 from .kernels import linear_token_logprobs, linear_weighted_ce, masked_token_logprobs, weighted_masked_ce
-from .weights import BASELINES, baseline_weights
+from .weights import baseline_weights
 
 
 def mean_log_prob(log_probs: Tensor, mask: Tensor, length: Tensor | int, replicates: int) -> Tensor:

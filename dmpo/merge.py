@@ -14,7 +14,7 @@ from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
 from .checkpoint_files import checkpoint_folder, read_json
 from .masked_lm import MaskedLM
 from .models import load_model, save_model
-from .run.checkpoint import newest_checkpoint
+from .run.selection import newest_checkpoint
 from .run.whole_files import ASIDE, damage
 
 Layout = Literal["transformers", "llada"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -9,11 +10,15 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 Value = TypeVar("Value")
 WAIT = timedelta(hours=3)
+_LAUNCHED_AS = {  # what `accelerate launch` sets, and what must come of it
+    "ACCELERATE_USE_FSDP": DistributedType.FSDP,
+    "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED,
+}
 _left: list[dist.ProcessGroup | None] = []
 """The group of the last run that ended. DistributedDataParallel's Reducer must not be its last owner: that frees it
 with Python's lock held, waiting for the group's threads, which need the lock to drop the last tensors they were given
@@ -35,6 +40,19 @@ def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Raise ValueError where accelerate has silently set up something else than what was launched."""
+    if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
+    for variable, wanted in _LAUNCHED_AS.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1") and accelerator.distributed_type != wanted:
+            raise ValueError(
+                f"launched with {wanted.value}, but accelerate runs {accelerator.distributed_type.value} on "
+                f"{accelerator.device.type}, which does not shard the model; launch on GPUs, or on CPUs with the "
+                "config of `dmpo config-file ddp`"
+            )
 
 
 def rank_rows(total: int, rank: int, world: int) -> slice:

@@ -23,6 +23,8 @@ from .plan_ledger import PARTS, Ledger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
 PHASES = ("rollout", "score", "update")
+ROLLOUT_PHASES = PHASES[:2]  # those that rollout_batch_size bounds
+_LESS_FOR_UPDATES = "gradient_checkpointing, load_in_4bit or more sharding need less"
 GB = 10**9
 
 
@@ -102,17 +104,14 @@ def largest_micro_batch(
     """
     one = replace(config, micro_batch_size=1, memory_budget=0.0)
     found = plan(one, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
+    given = f"{memory_bytes / GB:.3g} GB are given"
     if found.largest == 0:
-        raise ValueError(
-            f"memory_budget: a micro-batch of one view needs {found.peak('update') / GB:.3g} GB, "
-            f"{memory_bytes / GB:.3g} GB are given; gradient_checkpointing, load_in_4bit or more sharding need less"
-        )
-    for phase in ("rollout", "score"):
+        needed = f"a micro-batch of one view needs {found.peak('update') / GB:.3g} GB"
+        raise ValueError(f"memory_budget: {needed}, {given}; {_LESS_FOR_UPDATES}")
+    for phase in ROLLOUT_PHASES:
         if found.peak(phase) > memory_bytes:
-            raise ValueError(
-                f"memory_budget: {phase} needs {found.peak(phase) / GB:.3g} GB, {memory_bytes / GB:.3g} GB are given; "
-                f"a smaller rollout_batch_size than {config.rollout_batch_size} needs less"
-            )
+            needed = f"{phase} needs {found.peak(phase) / GB:.3g} GB"
+            raise ValueError(f"memory_budget: {needed}, {given}; {_less_for_rollouts(config)}")
     return found.largest
 
 
@@ -154,12 +153,18 @@ def table(found: Plan) -> Table:
     return shown
 
 
-def verdict(found: Plan) -> str:
-    """Whether the plan fits, and what would, in a line."""
+def verdict(found: Plan, config: DMPOConfig) -> str:
+    """Whether the plan fits, and which keys need less memory where it does not, in a line."""
     limit = f"{found.memory / GB:g} GB"
-    if too_large := [phase for phase in PHASES if found.peak(phase) > found.memory]:
-        first = f"does not fit {limit}: {', '.join(too_large)}"
-    else:
-        first = f"fits {limit}"
-    largest = f"largest micro_batch_size {found.largest}" if found.largest else "not even micro_batch_size 1 would"
-    return f"{first}; {largest}"
+    too_large = [phase for phase in PHASES if found.peak(phase) > found.memory]
+    parts = [f"does not fit {limit}: {', '.join(too_large)}" if too_large else f"fits {limit}"]
+    parts.append(f"largest micro_batch_size {found.largest}" if found.largest else "not even micro_batch_size 1 would")
+    if not found.largest:
+        parts.append(_LESS_FOR_UPDATES)
+    if set(too_large) & set(ROLLOUT_PHASES):
+        parts.append(_less_for_rollouts(config))
+    return "; ".join(parts)
+
+
+def _less_for_rollouts(config: DMPOConfig) -> str:
+    return f"a smaller rollout_batch_size than {config.rollout_batch_size} needs less"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from .config import DMPOConfig, unread_keys
 from .evaluation.attempts import judge
 from .masked_lm import special_ids, unwrap
+from .parallel import check_launch
 from .plan import GB, largest_micro_batch
 from .prompts import encode_prompts
 from .rewards import RewardPool
@@ -26,23 +26,16 @@ from .tasks import Task
 log = logging.getLogger("dmpo")
 
 
-def check_launch(world: int) -> None:
-    """Raise ValueError where every rank would take itself for the only one."""
-    if world == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
-
-
-def check_ranks(config: DMPOConfig, world: int) -> None:
-    """Raise ValueError unless every rank has work and the trackers exist."""
-    check_launch(world)
+def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
+    """Raise ValueError unless the launch worked, every rank has work and the trackers exist."""
+    check_launch(accelerator)
+    world = accelerator.num_processes
     if (completions := config.num_prompts * config.num_generations) < world:
         raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
     if config.eval_prompts < world:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
-        raise ValueError(
-            f"report_to names {', '.join(sorted(missing))}, which accelerate knows not or finds not installed"
-        )
+        raise ValueError(f"report_to: unknown or not installed: {', '.join(sorted(missing))}")
 
 
 def tell_unread(config: DMPOConfig, *, speaks: bool) -> None:

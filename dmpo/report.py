@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .evaluate import Evaluation
 from .tasks import Task
+from .terminal import make_console
 
 PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
 
@@ -19,7 +19,7 @@ class Reporter:
     """Progress bar and messages of one rank; silent on all but the first."""
 
     def __init__(self, total: int, *, visible: bool = True) -> None:
-        self.console = Console(quiet=not visible, highlight=False)
+        self.console = make_console(quiet=not visible)
         self.progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -68,6 +68,11 @@ class Reporter:
             drawn.add_column("after")
             drawn.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
             self.console.print(drawn)
+        if summary["skipped_steps"]:
+            share = f"{summary['skipped_steps']} of {summary['steps']} steps were skipped"
+            none = "" if summary["steps_taken"] else "No step was taken: "
+            why = "their loss or gradient was not finite. A smaller learning_rate, or dtype=float32, may help."
+            self.say(f"[bold red]{none}{share}; {why}[/]")
         self.say(
             f"{summary['seconds']:.0f} s on {summary['device']}, seed {summary['seed']}; see {summary['output_dir']}"
         )

@@ -28,8 +28,9 @@ from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
 from .rollout import collect
-from .run.folder import RunFolder, resume_point
+from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
+from .run.resumption import object_name, resume_point
 from .run.saving import Saver
 from .run.skipping import SkippedSteps, write_evidence
 from .samples import sample_table, send_table
@@ -64,10 +65,12 @@ class DMPOTrainer:
         self.accelerator = make_accelerator(config.output_dir, config.report_to)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
-        check_ranks(config, self.world)
+        check_ranks(config, self.accelerator)
         tell_unread(config, speaks=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
-        self.run = RunFolder(config, from_main(self.accelerator, lambda: resume_point(config)), writes=main)
+        self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}
+        checkpoint = from_main(self.accelerator, lambda: resume_point(config, self.objects))
+        self.run = RunFolder(config, checkpoint, writes=main)
         self.task = task or load_task(config.task, **config.task_options)
         self.reward = RewardPool(reward or config.reward or self.task.reward, timeout=config.reward_timeout)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
@@ -105,7 +108,7 @@ class DMPOTrainer:
         config, self.start = self.config, time.perf_counter()
         if self.run.checkpoint:
             self._resume()
-        self.run.start(config, self.step)
+        self.run.start(config, self.step, self.objects)
         if config.report_to:
             self.accelerator.init_trackers("dmpo", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
         if self.before is None:
@@ -235,7 +238,7 @@ class DMPOTrainer:
 
     def _finish(self, before: Evaluation, after: Evaluation, seconds: float) -> dict[str, Any]:
         facts: dict[str, Any] = {"steps": self.step, "seconds": seconds, "seed": self.config.seed}
-        facts |= {"skipped_steps": self.skipped.total}
+        facts |= {"skipped_steps": self.skipped.total, "steps_taken": self.step - self.skipped.total}
         facts |= {"device": str(self.accelerator.device), "torch": torch.__version__}
         summary = summarise(before, after) | facts | {"output_dir": self.config.output_dir}
         if self.accelerator.is_main_process:

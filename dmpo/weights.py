@@ -7,13 +7,12 @@ and 4).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Baseline = Literal["none", "mean", "negative", "theta"]
-BASELINES: tuple[str, ...] = get_args(Baseline)
+from .baselines import BASELINES
+
 COEFF_RANGE = (0.01, 0.99)  # where the adaptive coefficient is searched
 
 

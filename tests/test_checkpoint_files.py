@@ -17,7 +17,6 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from dmpo import checkpoint_files
 from dmpo.models import (
     load_model,
     load_tokenizer,
@@ -88,7 +87,7 @@ def test_hub_id(llada: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise FileNotFoundError("offline")
         return str(llada)
 
-    monkeypatch.setattr(checkpoint_files, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert load_model("some/model").config.mask_token_id == 3
     with pytest.raises(ValueError, match=r"runs/typo.*offline"):
         load_model("runs/typo")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dmpo.cli import main
-from dmpo.decoding.settings import DECODERS
+from dmpo.decoding_options import DECODERS
 from dmpo.kernels.remask import extension_status
 
 QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]

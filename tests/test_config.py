@@ -14,7 +14,7 @@ import yaml
 from dmpo import generate
 from dmpo.config import ONE_STEP, DMPOConfig, GenerateConfig, decoding_options
 from dmpo.config_files import dump_config, load_config, shipped_configs
-from dmpo.decoding.settings import DECODERS, Settings
+from dmpo.decoding_options import DECODERS, DecodingOptions
 from dmpo.objectives import OBJECTIVES
 from dmpo.preflight import tell_unread
 
@@ -158,7 +158,7 @@ def test_every_option_of_generate_passes_through(name: str, value: Any) -> None:
         options = decoding_options(load_config(kind, None, [*required, f"{name}={value}"]), seed=5)
         assert options[name] == value
         assert options["seed"] == 5
-        assert options.keys() == {f.name for f in dataclasses.fields(Settings)}
+        assert options.keys() == {f.name for f in dataclasses.fields(DecodingOptions)}
         assert options.keys() <= inspect.signature(generate).parameters.keys()
 
 

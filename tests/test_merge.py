@@ -16,7 +16,7 @@ from dmpo.adapters import load_adapter
 from dmpo.cli import main
 from dmpo.merge import merge, trained_folder
 from dmpo.models import load_model, load_tokenizer, save_model
-from dmpo.run.checkpoint import list_checkpoints
+from dmpo.run.selection import list_checkpoints
 from tests.test_adapters import HEAD, LINEAR, LLADA, SHAPES, merged_by_hand, write_adapter
 from tests.tiny_models import plain_checkpoint, tokens
 

@@ -258,8 +258,11 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = capsys.readouterr().out
     assert "activations" in out
     assert "fits 80 GB; largest micro_batch_size 128" in out
-    assert cli.main(["plan", "sudoku-tiny", "--memory", "0.001"]) == 0
-    assert "does not fit 0.001 GB: rollout, score, update; not even micro_batch_size 1 would" in capsys.readouterr().out
+    assert cli.main(["plan", "sudoku-tiny", "--memory", "0.001"]) == 1, "a script can ask whether a run fits"
+    out = capsys.readouterr().out
+    assert "does not fit 0.001 GB: rollout, score, update; not even micro_batch_size 1 would" in out
+    advice = "gradient_checkpointing, load_in_4bit or more sharding need less; a smaller rollout_batch_size than 512"
+    assert advice in " ".join(out.split()), "the advice of memory_budget"
     for arguments, message in (
         ([model, "--gpus", "0"], "gpus must be ≥ 1, got 0"),
         ([model, "--memory", "0"], "memory must be > 0 GB, got 0.0"),

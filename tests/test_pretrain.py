@@ -17,7 +17,8 @@ from dmpo import DMPOConfig, load_model, load_tokenizer
 from dmpo.cli import main
 from dmpo.config_files import load_config
 from dmpo.evaluate import evaluate
-from dmpo.pretrain import PretrainConfig, character_tokenizer, pretrain, recipe_overrides
+from dmpo.pretrain import character_tokenizer, pretrain
+from dmpo.pretrain_config import PretrainConfig, recipe_overrides
 from dmpo.tasks import load_task
 
 ASSETS = Path(str(files("dmpo"))) / "assets"

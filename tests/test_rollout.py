@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmpo import DMPOConfig, Generation
 from dmpo.batch import Batch
-from dmpo.decoding.settings import DECODERS
+from dmpo.decoding_options import DECODERS
 from dmpo.likelihood import ordered_log_probs
 from dmpo.lora import add_lora
 from dmpo.policy import ReferencePolicy

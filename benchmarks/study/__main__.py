@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from benchmarks.extras import missing_package
 from dmpo.run.lock import FolderLock
 
 from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
@@ -129,6 +130,9 @@ def main() -> int:
         if not arguments.report:
             failures = carry_out(left, path, SCRATCH, arguments.workers)
         write(load(path), arguments.results)
+    except ModuleNotFoundError as error:
+        print(f"study: {missing_package(error)}", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"study: {error}", file=sys.stderr)
         return 2

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 
 @dataclass(frozen=True)
 class Mean:
@@ -31,6 +29,8 @@ class Mean:
         mean, n = statistics.fmean(values), len(values)
         if n == 1:
             return cls(mean, None, None, 1)
+        from scipy import stats  # of the extra bench
+
         half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
         return cls(mean, mean - half, mean + half, n)
 

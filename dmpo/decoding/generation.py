@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 from ..masked_lm import special_ids, unwrap, without_dropout
 from .canvas import Canvas
 from .loop import BlockLoop
-from .settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def generate(
         ValueError: an argument out of range, named.
         TypeError: prompt_ids is not an integer tensor.
     """
-    settings = Settings(
+    settings = DecodingOptions(
         decoder=decoder,
         gen_length=gen_length,
         block_length=block_length,

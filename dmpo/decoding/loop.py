@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..decoding_options import DecodingOptions
 from ..kernels import linear_sample_tokens, linear_token_logprobs
 from ..masked_lm import head_weight
 from ..randomness import derive_key, uniforms
 from .canvas import Canvas
+from .factory import make_pass, make_policy
 from .policies import Row, Step
-from .settings import Settings
 
 
 class BlockLoop:
     """State of one `generate`; a row's place is on the host, its tokens are on the device."""
 
-    def __init__(self, canvas: Canvas, settings: Settings, row_ids: Tensor, eos_id: int | None) -> None:
+    def __init__(self, canvas: Canvas, settings: DecodingOptions, row_ids: Tensor, eos_id: int | None) -> None:
         self.canvas, self.settings, self.row_ids, self.eos_id = canvas, settings, row_ids, eos_id
-        self.policy, self.model_pass = settings.policy(), settings.model_pass(canvas)
+        self.policy, self.model_pass = make_policy(settings), make_pass(settings, canvas)
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
         self.waiting = [Row(index, settings.block_length) for index in range(batch)]

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..run.whole_files import write_text
+from ..terminal import make_console
 from .chart import plot_cells
 from .statistics import estimate_pass
 
@@ -109,9 +109,9 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 def show_table(cells: Sequence[dict[str, Any]], title: str) -> None:
     """Print the table; where the output is no terminal, as wide as it is."""
-    console = Console(highlight=False)
+    console = make_console()
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = make_console(width=200)
     header, *rows = table_rows(cells)
     table = Table(title=escape(title), title_justify="left")
     for name in header:

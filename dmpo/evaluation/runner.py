@@ -18,9 +18,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..models import load_tokenizer
-from ..parallel import end_together, together
+from ..parallel import check_launch, end_together, together
 from ..plan import read_model_config
-from ..preflight import check_launch
 from ..run.lock import FolderLock
 from ..run.whole_files import sweep
 from ..tasks import load_task
@@ -47,7 +46,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
-    check_launch(world)
+    check_launch(accelerator)
     source = find_source(config)
     options = trained_options(config)
     tasks = {name: load_task(name, **options.get(name, {})) for name in config.tasks}

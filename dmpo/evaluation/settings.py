@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ..decoding.settings import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, Remasking, Settings
+from ..config_errors import checked_config
+from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_SAMPLES = 1 << 12  # of an example, as many as its random numbers have room for
@@ -25,11 +27,17 @@ _TAKEN_BY: dict[str, tuple[Decoder, ...]] = {
 }
 
 
+def is_taken(option: str, decoders: Sequence[str]) -> bool:
+    """Whether at least one of the decoders takes an option."""
+    return option not in _TAKEN_BY or bool(set(_TAKEN_BY[option]) & set(decoders))
+
+
 def listed(value: Any) -> Any:
     """A single value for a list of one."""
     return value if isinstance(value, list | tuple) else [value]
 
 
+@checked_config
 @dataclass(config=_STRICT, kw_only=True)
 class EvalConfig:
     """Keys of `dmpo eval`. Lists may be given as a single value.
@@ -130,13 +138,13 @@ class EvalConfig:
         own: dict[str, Any] = {"decoder": decoder, "gen_length": gen_length, "block_length": block_length, "seed": 0}
         own["steps"] = gen_length // self.tokens_per_step
         options: dict[str, Any] = {}
-        for key in dataclasses.fields(Settings):
+        for key in dataclasses.fields(DecodingOptions):
             if key.name in own:
                 options[key.name] = own[key.name]
             elif decoder in _TAKEN_BY.get(key.name, (decoder,)):
                 options[key.name] = getattr(self, key.name)
         try:
-            Settings(**options)
+            DecodingOptions(**options)
         except ValueError as error:
             raise ValueError(f"decoder {decoder!r}, gen_length {gen_length}: {error}") from None
         del options["seed"]
@@ -146,7 +154,7 @@ class EvalConfig:
         """An option that none of the decoders takes would be ignored."""
         defaults = {key.name: key.default for key in dataclasses.fields(EvalConfig)}
         for name, takers in _TAKEN_BY.items():
-            if getattr(self, name) != defaults[name] and not set(takers) & set(self.decoders):
+            if getattr(self, name) != defaults[name] and not is_taken(name, self.decoders):
                 raise ValueError(f"{name} belongs to {', '.join(takers)}, none of which is among {self.decoders}")
         if self.decoders.count("wino") and self.attn_implementation not in ("sdpa", "eager"):
             raise ValueError(f"attn_implementation must be sdpa or eager for 'wino', got {self.attn_implementation}")

@@ -14,9 +14,9 @@ from ..adapters import CONFIG, adapter_base, load_adapter
 from ..checkpoint_files import checkpoint_folder, read_json
 from ..merge import trained_folder
 from ..models import load_model
-from ..run.checkpoint import list_checkpoints
-from ..run.selection import best_step
+from ..run.selection import best_step, list_checkpoints
 from ..run.whole_files import digest
+from .run_keys import run_config
 from .settings import EvalConfig
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
@@ -90,7 +90,7 @@ def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
         ValueError: the run's config.yaml cannot be read.
     """
     for named in (config.adapter, config.model):
-        path = None if named is None else _run_config(Path(named).expanduser())
+        path = None if named is None else run_config(Path(named).expanduser())
         if path is not None:
             try:
                 run = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -99,17 +99,6 @@ def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
             except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is no run's config: {type(error).__name__}: {error}") from error
     return config.task_options
-
-
-def _run_config(folder: Path) -> Path | None:
-    """config.yaml of the run that a folder is or in whose checkpoints it lies; a link first counts as where it is."""
-    if not folder.is_dir():
-        return None
-    for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
-        for run in (place, *(path.parent for path in place.parents if path.name == "checkpoints")):
-            if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
-                return run / "config.yaml"
-    return None
 
 
 def _trained(model: str, checkpoint: str) -> Path:

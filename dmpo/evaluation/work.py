@@ -8,7 +8,6 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..decoding import generate
 from ..prompts import pad_left
 from ..randomness import derive_key
+from ..terminal import make_console
 from .attempts import Attempt, read_attempts
 from .examples import Example, TaskExamples
 from .ledger import Key, Part
@@ -66,7 +66,7 @@ def decode_missing(
 ) -> None:
     """Decode in batches and write every completion as soon as its batch is done."""
     config = work.config
-    with Progress(console=Console(stderr=True, quiet=not visible), disable=not visible) as progress:
+    with Progress(console=make_console(stderr=True, quiet=not visible), disable=not visible) as progress:
         bar = progress.add_task("", total=work.left)
         for cell, batch in work.batches():
             progress.update(bar, description=f"{cell.task} {cell.gen_length} {cell.decoder}")

@@ -27,13 +27,11 @@ from ..models import save_model
 from ..parallel import together
 from ..policy import ReferencePolicy
 from ..sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
-from .selection import best_step
-from .whole_files import ASIDE, damage, discard, is_write_failure, publish
+from .selection import ADAPTER, OPTIMIZER, REFERENCE, STATE, best_step, list_checkpoints, model_files, step_of
+from .whole_files import ASIDE, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
 
-STATE, OPTIMIZER, REFERENCE = "trainer.json", "optimizer.safetensors", "reference.safetensors"
-ADAPTER = "adapter/adapter_model.safetensors"
 ROOM = 1.1  # free space wanted, as a multiple of what a checkpoint is expected to take
 
 
@@ -124,36 +122,6 @@ def save_checkpoint(
     return True
 
 
-def list_checkpoints(root: Path) -> list[Path]:
-    """Folders `step-N` below root, oldest first."""
-    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=_step)
-
-
-def newest_checkpoint(root: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
-    for path in reversed(list_checkpoints(root)):
-        problem = checkpoint_damage(path)
-        if problem is None:
-            return path
-        log.warning("checkpoint %s is damaged (%s), trying an older one", path, problem)
-    return None
-
-
-def checkpoint_damage(path: Path) -> str | None:
-    """What keeps a checkpoint from being resumed from, or None: see `whole_files.damage`."""
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        step, ranks = state["step"], [f"rank-{rank}.safetensors" for rank in range(state["world"])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{STATE} cannot be read: {type(error).__name__}: {error}"
-    if step != _step(path):
-        return f"{STATE} is of step {step}"
-    weights = [ADAPTER] if (path / "adapter").is_dir() else [f"model/{file.name}" for file in _model_files(path)]
-    reference = [REFERENCE] if (path / REFERENCE).exists() else []
-    return damage(path, [STATE, OPTIMIZER, *reference, *ranks, *weights])
-
-
 def load_part(path: Path, rank: int) -> dict[str, Tensor]:
     """What that rank handed to `save_checkpoint` as its part."""
     return load_file(path / f"rank-{rank}.safetensors")
@@ -181,14 +149,6 @@ def load_checkpoint(
     return state
 
 
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
-
-
-def _model_files(path: Path) -> list[Path]:
-    return sorted((path / "model").glob("*.safetensors"))
-
-
 def refusals(phase: Callable[[], None]) -> list[str]:
     """Run a phase on every rank; what the system refused to write, of all ranks. Other errors stop every rank."""
 
@@ -214,7 +174,7 @@ def _reference_state(model: nn.Module, reference: ReferencePolicy | None) -> dic
 def _read_weights(path: Path, policy: nn.Module) -> dict[str, Tensor]:
     """Saved weights by the name of their parameter."""
     if not isinstance(policy, PeftModel):
-        return {name: value for file in _model_files(path) for name, value in load_file(file).items()}
+        return {name: value for file in model_files(path) for name, value in load_file(file).items()}
     names = {name.replace(".default.", "."): name for name, p in policy.named_parameters() if p.requires_grad}
     return {names.get(key, key): value for key, value in load_file(path / ADAPTER).items()}
 
@@ -234,7 +194,7 @@ def _check_room(
 def _drop_old(newest: Path, keep: int) -> None:
     found = list_checkpoints(newest.parent)
     here = found.index(newest)
-    best = best_step(newest.parent.parent, map(_step, found[: here + 1]))
-    old = [path for path in found[: max(0, here + 1 - keep)] if _step(path) != best]
+    best = best_step(newest.parent.parent, map(step_of, found[: here + 1]))
+    old = [path for path in found[: max(0, here + 1 - keep)] if step_of(path) != best]
     for path in [*found[here + 1 :], *old]:
         discard(path)

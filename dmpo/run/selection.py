@@ -1,11 +1,19 @@
-"""Which checkpoint of a run is best: by the validation split, and never by the test split."""
+"""Which checkpoints a run has: the newest whole one, and the best one by the validation split. No torch here."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from .json_lines import JsonLines
+from .whole_files import damage
+
+log = logging.getLogger("dmpo")
+
+STATE, OPTIMIZER, REFERENCE = "trainer.json", "optimizer.safetensors", "reference.safetensors"
+ADAPTER = "adapter/adapter_model.safetensors"
 
 
 def best_step(run: Path, steps: Iterable[int]) -> int | None:
@@ -21,3 +29,43 @@ def best_step(run: Path, steps: Iterable[int]) -> int | None:
         if line["step"] in wanted and line.get("greedy_accuracy") is not None
     ]
     return -max(scores)[2] if scores else None
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Folders `step-N` below root, oldest first."""
+    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=step_of)
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are named in a warning and passed over."""
+    for path in reversed(list_checkpoints(root)):
+        problem = checkpoint_damage(path)
+        if problem is None:
+            return path
+        log.warning("checkpoint %s is damaged (%s), trying an older one", path, problem)
+    return None
+
+
+def checkpoint_damage(path: Path) -> str | None:
+    """What keeps a checkpoint from being resumed from, or None: see `whole_files.damage`."""
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        step, ranks = state["step"], [f"rank-{rank}.safetensors" for rank in range(state["world"])]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{STATE} cannot be read: {type(error).__name__}: {error}"
+    if step != step_of(path):
+        return f"{STATE} is of step {step}"
+    weights = [ADAPTER] if (path / "adapter").is_dir() else [f"model/{file.name}" for file in model_files(path)]
+    reference = [REFERENCE] if (path / REFERENCE).exists() else []
+    return damage(path, [STATE, OPTIMIZER, *reference, *ranks, *weights])
+
+
+def step_of(path: Path) -> int:
+    """N of a folder step-N."""
+    return int(path.name.removeprefix("step-"))
+
+
+def model_files(path: Path) -> list[Path]:
+    """The weight files of a checkpoint without LoRA."""
+    return sorted((path / "model").glob("*.safetensors"))

@@ -68,14 +68,19 @@ TASKS: Mapping[str, type[Task]] = {
 }
 
 
+def check_task_name(name: str) -> None:
+    """Raise ValueError unless `name` is one of `TASKS`, or has the form `module:class`."""
+    if name not in TASKS and ":" not in name:
+        raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or name a class as 'module:class'")
+
+
 def load_task(name: str, **options: Any) -> Task:
     """The task of that name, or the user's class named `module:class`.
 
     Raises:
         ValueError: unknown name or options, or data that cannot be read.
     """
-    if name not in TASKS and ":" not in name:
-        raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or name a class as 'module:class'")
+    check_task_name(name)
     kind = TASKS.get(name) or load_object(name, "task")
     try:
         task: Task = kind(**options)

@@ -11,7 +11,7 @@ import torch
 
 from dmpo.cli import main
 from dmpo.config_files import load_config
-from dmpo.decoding.settings import DECODERS
+from dmpo.decoding_options import DECODERS
 from dmpo.evaluation import work
 from dmpo.evaluation.runner import evaluate_checkpoint
 from dmpo.evaluation.settings import EvalConfig

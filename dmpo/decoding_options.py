@@ -1,14 +1,10 @@
-"""What a user asks of `generate`, checked before any work."""
+"""What a user asks of a decoder, checked before any work. No torch here: configs hold the same keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .canvas import CachedPass, Canvas, FullPass, ShadowPass
-from .policies import Confident, Policy, Schedule, WideInNarrowOut
-
-Pass = FullPass | CachedPass | ShadowPass
 Decoder = Literal["topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"]
 Remasking = Literal["low_confidence", "random"]
 
@@ -30,7 +26,7 @@ _TYPES: tuple[tuple[tuple[str, ...], type[Any] | tuple[type[Any], ...], str], ..
 
 
 @dataclass(frozen=True)
-class Settings:
+class DecodingOptions:
     """Arguments of `generate` that are not tensors; meanings and errors as there."""
 
     decoder: Decoder
@@ -109,19 +105,3 @@ class Settings:
     def ranks_at_random(self) -> bool:
         """Whether candidates are ranked by random numbers instead of by their probability."""
         return self.remasking == "random" or self.decoder == "random_order"
-
-    def policy(self) -> Policy:
-        """How many to unmask."""
-        if self.decoder == "wino":
-            return WideInNarrowOut(self.wino_threshold, self.wino_threshold_back)
-        if self.decoder == "random_order":
-            return Schedule(self.block_length, self.block_length)
-        if self.threshold is not None or self.factor is not None:
-            return Confident(self.threshold, self.factor)
-        return Schedule(self.block_length, self.steps // self.blocks)
-
-    def model_pass(self, canvas: Canvas) -> Pass:
-        """What the model runs on."""
-        if self.decoder in ("prefix_cache", "dual_cache"):
-            return CachedPass(canvas, self.block_length, self.decoder == "dual_cache", self.compiled)
-        return (ShadowPass if self.decoder == "wino" else FullPass)(canvas, self.block_length)

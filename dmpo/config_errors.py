@@ -1,0 +1,76 @@
+"""One readable ValueError for a wrong config, however it is made: from a file, by keywords or by assignment."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the most similar known name, or all of them.
+
+    Initials are similar, too: lr may mean learning_rate, or lora_r.
+    """
+    known = list(names)
+    similar = [key for key in known if "_" in key and "".join(word[:1] for word in key.split("_")) == name]
+    similar = similar or difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {' or '.join(map(repr, similar))}?" if similar else f"; valid keys: {', '.join(known)}"
+
+
+def check_keys(kind: type, keys: Iterable[Any]) -> None:
+    """Raise ValueError for the first key that the dataclass `kind` does not have; the nearest key is named."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in keys:
+        if key not in names:
+            raise ValueError(f"unknown config key {key!r}{nearest_name(str(key), names)}")
+
+
+def readable(error: ValidationError) -> str:
+    """The problems of a config in one line: key, what is wrong and the value; no problem twice."""
+    problems: dict[str, None] = {}  # a set that keeps the order
+    for item in error.errors():
+        key = ".".join(str(step) for step in item["loc"])
+        raised = item.get("ctx", {}).get("error")
+        if item["type"] in ("missing", "missing_keyword_only_argument"):
+            problem = f"config key {key!r} is required"
+        else:
+            problem = str(raised) if raised else f"config key {key!r}: {item['msg']}, got {item['input']!r}"
+        problems[problem] = None
+    return "; ".join(problems)
+
+
+def checked_config(kind: Kind) -> Kind:
+    """Class decorator above pydantic's: keywords and later assignments are checked as the values of a file are.
+
+    An assignment is checked together with all other values, so that keys which depend on each other change by
+    `dataclasses.replace`.
+    """
+    make = kind.__init__  # type: ignore[misc]
+
+    @functools.wraps(make)
+    def initialise(self: Any, *values: Any, **keys: Any) -> None:
+        check_keys(kind, keys)
+        if values:
+            raise TypeError(f"{kind.__name__} takes keys, as in {kind.__name__}(seed=1), got {values[0]!r}")
+        try:
+            make(self, **keys)
+        except ValidationError as error:
+            raise ValueError(readable(error)) from None
+
+    def assign(self: Any, name: str, value: Any) -> None:
+        if name.startswith("__"):  # pydantic's own
+            object.__setattr__(self, name, value)
+            return
+        check_keys(kind, [name])
+        object.__setattr__(self, name, getattr(dataclasses.replace(self, **{name: value}), name))
+
+    kind.__init__ = initialise  # type: ignore[misc]
+    kind.__setattr__ = assign  # type: ignore[method-assign, assignment]
+    return kind

@@ -1,0 +1,64 @@
+"""What `dmpo eval RUN` takes from the run: its task, length, decoder and their options. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import DMPOConfig
+from ..config_files import build_config, read_values
+from .settings import is_taken, listed
+
+# Keys of an evaluation that mean the same in a run.
+_SAME = (
+    *("block_length", "threshold", "factor", "cfg_scale", "remasking", "early_stop"),
+    *("wino_threshold", "wino_threshold_back", "compiled"),
+)
+
+
+def run_config(folder: Path) -> Path | None:
+    """config.yaml of the run that a folder is or in whose checkpoints it lies; a link first counts as where it is."""
+    if not folder.is_dir():
+        return None
+    for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
+        for run in (place, *(path.parent for path in place.parents if path.name == "checkpoints")):
+            if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+                return run / "config.yaml"
+    return None
+
+
+def keys_of_run(source: str | None, overrides: Sequence[str]) -> list[str]:
+    """`key=value` of the run whose folder is `model` in a YAML file and overrides; what they set is left out.
+
+    [] where `model` is no run. A key that none of the decoders takes is left out, too.
+
+    Raises:
+        ValueError: the run's config.yaml cannot be read, or its steps have no `tokens_per_step`.
+    """
+    given = read_values(source, list(overrides))
+    folder = Path(str(given.get("model", ""))).expanduser()
+    path = run_config(folder) if given.get("model") else None
+    if path is None:
+        return []
+    try:
+        run = build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no run's config: {error}") from error
+    keys: dict[str, Any] = {"tasks": [run.task], "gen_lengths": [run.gen_length], "decoders": [run.decoder]}
+    keys["tokens_per_step"] = _tokens_per_step(run, path, "tokens_per_step" in given)
+    decoders = given.get("decoders", keys["decoders"])
+    keys |= {name: getattr(run, name) for name in _SAME if is_taken(name, listed(decoders))}
+    return [f"{name}={json.dumps(value)}" for name, value in keys.items() if name not in given and value is not None]
+
+
+def _tokens_per_step(run: DMPOConfig, path: Path, given: bool) -> int | None:
+    steps = run.eval_decode_steps or run.steps
+    if given:
+        return None
+    if run.gen_length % steps:
+        raise ValueError(f"{path} has gen_length {run.gen_length} and {steps} steps; give tokens_per_step, an integer")
+    return run.gen_length // steps

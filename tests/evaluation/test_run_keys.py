@@ -1,0 +1,57 @@
+"""If these fail, `dmpo eval RUN` decodes another way than the run was trained, or hides that it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmpo.cli import main
+from dmpo.config_files import dump_config
+from dmpo.evaluation.run_keys import keys_of_run
+from tests.small_runs import settings
+
+
+def run_folder(folder: Path, **changes: Any) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(settings(folder, **changes)))
+    return folder
+
+
+def test_a_run_gives_its_task_length_decoder_and_options(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, gen_length=8, steps=4, decoder="parallel", threshold=0.8, cfg_scale=0.5)
+    keys = keys_of_run(None, [f"model={run}"])
+    assert {'tasks=["sudoku4"]', "gen_lengths=[8]", 'decoders=["parallel"]', "tokens_per_step=2"} < set(keys)
+    assert {"block_length=4", "threshold=0.8", "cfg_scale=0.5", "early_stop=false"} < set(keys)
+    assert not any(key.startswith(("wino_threshold", "compiled", "temperature")) for key in keys)
+
+
+def test_what_is_told_otherwise_counts(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, decoder="parallel", threshold=0.8)
+    keys = keys_of_run(None, [f"model={run}", "decoders=topk", "gen_lengths=16", "tokens_per_step=4"])
+    assert not any(key.split("=")[0] in ("decoders", "gen_lengths", "tokens_per_step", "threshold") for key in keys)
+    file = tmp_path / "eval.yaml"
+    file.write_text(f"model: {run}\ntasks: [countdown]\n")
+    assert not any(key.startswith("tasks") for key in keys_of_run(str(file), []))
+
+
+def test_a_model_gives_nothing_and_a_damaged_run_is_named(tmp_path: Path) -> None:
+    assert keys_of_run(None, ["model=sudoku-tiny"]) == []
+    assert keys_of_run(None, []) == []
+    run = run_folder(tmp_path / "odd", gen_length=12, block_length=4, steps=9)
+    with pytest.raises(ValueError, match="gen_length 12 and 9 steps; give tokens_per_step"):
+        keys_of_run(None, [f"model={run}"])
+    (run / "config.yaml").write_text("model: [")
+    with pytest.raises(ValueError, match=r"config\.yaml is no run's config"):
+        keys_of_run(None, [f"model={run}"])
+
+
+def test_the_command_says_what_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["gradient_steps=1", "num_prompts=2", "num_generations=2", "eval_prompts=4", "eval_steps=0", "max_steps=1"]
+    assert main(["train", "sudoku-tiny", f"output_dir={tmp_path / 'run'}", *quick]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), "limit=2", f"output_dir={tmp_path / 'results'}"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f'as {tmp_path / "run"} was trained: tasks=["sudoku4"] gen_lengths=[16]')
+    assert "tokens_per_step=4" in first
