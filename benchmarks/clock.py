@@ -103,11 +103,37 @@ class CudaGauge:
         once = self._times(job, before, 1)[0]
         return self._times(job, before, max(least, min(most, int(budget / max(once, 1e-6)))))
 
-    def _times(self, job: Job, before: Job, repetitions: int) -> list[float]:
+    def split(self, job: Job, *, before: Job = _nothing, repetitions: int = 10) -> tuple[list[float], list[float]]:
+        """Seconds of the device alone, and of the host alone, of each repetition after one that warms up.
+
+        The device is kept busy with flushes until the host has launched the whole job, twice over: its kernels then
+        follow one another without a gap. Of a job that itself waits for the device, the device's part holds that, too.
+        """
+        before()
+        job()
+        hosts = []
+        for _ in range(repetitions):
+            self.wait()
+            before()
+            begun = time.perf_counter()
+            job()
+            hosts.append(time.perf_counter() - begun)
+        start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+        start.record()
+        self.buffer.zero_()
+        end.record()
+        self.wait()
+        flush = max(start.elapsed_time(end) / 1e3, 1e-6)
+        lead = 1 + int(2 * max(hosts) / flush)
+        return self._times(job, before, repetitions, lead=lead), hosts
+
+    def _times(self, job: Job, before: Job, repetitions: int, *, lead: int = 1) -> list[float]:
+        """lead: flushes before each start, at least one of which leaves the cache cold."""
         pairs = [(cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(repetitions)]
         for start, end in pairs:
             before()
-            self.buffer.zero_()
+            for _ in range(lead):
+                self.buffer.zero_()
             start.record()
             job()
             end.record()

@@ -200,8 +200,9 @@ class _TorchCounter(TorchDispatchMode):
         if func.namespace not in ("aten", "prims", "prim"):
             with self:  # the Python implementation itself, whose own ops come back here
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
-        on_cpu = func is torch.ops.aten.mm.dtype_out and args[0].device.type == "cpu"
-        out = _wide_product(*args[:2], kwargs["out"]) if on_cpu else func(*args, **kwargs)
+        wide = func in (torch.ops.aten.mm.dtype_out, torch.ops.aten.addmm.dtype_out)
+        on_cpu = wide and args[0].device.type == "cpu"
+        out = _wide_product(*args[:-1], out=kwargs["out"]) if on_cpu else func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         if name not in UNCOUNTED and not _is_view(func):
             read, written = _moved(func, name, args, kwargs, out)
@@ -216,9 +217,11 @@ class _TorchCounter(TorchDispatchMode):
         return out
 
 
-def _wide_product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """out = a @ b, where NumPy holds the float32 copies that a GPU does not make."""
-    np.matmul(_wide(a), _wide(b), out=out.numpy())
+def _wide_product(*factors: Tensor, out: Tensor) -> Tensor:
+    """out = a @ b, or into + a @ b of three `factors`. NumPy holds the float32 copies that a GPU does not make."""
+    *into, a, b = factors
+    product = _wide(a) @ _wide(b)
+    np.copyto(out.numpy(), product + into[0].numpy() if into else product)
     return out
 
 

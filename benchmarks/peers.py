@@ -61,12 +61,13 @@ class LossInputs:
 @dataclass(frozen=True)
 class Peer:
     """name; package it needs, or none; build(inputs) -> job; whether it computes the weighted per-sample problem, or
-    an easier one without weights."""
+    an easier one without weights; whether the installed torch has what it calls."""
 
     name: str
     build: Callable[..., Job]
     package: str | None = None
     weighted: bool = True
+    in_torch: bool = True
 
 
 def make_loss_inputs(
@@ -215,7 +216,8 @@ LINEAR = [
         lambda: kernels.linear_token_logprobs(i.hidden[i.mask], i.head, i.targets[i.mask]).sum()), weighted=False),
     Peer("torch logits of all positions", _torch_linear_all),
     Peer("torch logits of masked positions", _torch_linear_masked),
-    Peer("torch F.linear_cross_entropy, masked positions", _torch_fused, weighted=False),
+    Peer("torch F.linear_cross_entropy, masked positions", _torch_fused, weighted=False,
+         in_torch=hasattr(torch.nn, "LinearCrossEntropyOptions")),  # from torch 2.13 on
     Peer("Liger fused linear CE, mean", _liger_linear("mean"), "liger-kernel", weighted=False),
     Peer("Liger fused linear CE, none", _liger_linear("none"), "liger-kernel"),
     Peer("cut-cross-entropy, none", _cut, "cut-cross-entropy"),
@@ -268,11 +270,13 @@ def easier(peers: list[Peer]) -> str:
 
 
 def load(peers: list[Peer]) -> tuple[list[Peer], dict[str, str]]:
-    """The peers whose package is installed, and the version of every package (or "not installed")."""
+    """The peers whose package is installed and whose functions torch has, and the version of every package (or "not
+    installed")."""
     versions = {name: version(name) for name in ("torch", "triton") if _installed(name)}
     for name in sorted({peer.package for peer in peers if peer.package}):
         versions[name] = version(name) if _installed(name) else "not installed"
-    return [peer for peer in peers if peer.package is None or _installed(peer.package)], versions
+    found = [peer for peer in peers if peer.in_torch and (peer.package is None or _installed(peer.package))]
+    return found, versions
 
 
 def _installed(package: str) -> bool:

@@ -5,7 +5,8 @@ Fake tensors take the way that a GPU's would, at the sizes of LLaDA-8B. Assumed,
 
 - one op is one kernel, and kernels take turns;
 - attention is one kernel that keeps no score matrix;
-- products of float32 run on tensor cores in TF32, as dmpo sets them up beside a bfloat16 model;
+- products of float32 run on tensor cores in TF32, which favours them: PyTorch leaves TF32 off, and dmpo does not turn
+  it on (its LoRA products are in the model's dtype);
 - an exponential, logarithm or power costs ELEMENTARY operations, any other element one;
 - dropout keeps a mask of one byte an element; Triton kernels move what the functions named `..._work` say.
 """
@@ -26,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.meter import UNCOUNTED, _is_view, _moved, as_on_a_gpu
+from benchmarks.meter import PRODUCTS, UNCOUNTED, _is_view, _moved, as_on_a_gpu
 from benchmarks.roofline import Attainable, Device, Work, seconds
 from benchmarks.simulated_step import LiveBytes
 from dmpo.kernels import launch, linear_ce_triton, masked_ce_triton, sampling_triton
@@ -58,9 +59,11 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
     moved = read + written
     results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     if func._overloadpacket in flop_registry:
-        operand = next(x for x in tree_leaves(args) if isinstance(x, Tensor))
+        of_product = args[: PRODUCTS[name] + 2] if name in PRODUCTS else args  # `out_dtype` is unknown to the formulas
+        operand = next(x for x in tree_leaves(args[PRODUCTS.get(name, 0) :]) if isinstance(x, Tensor))
         unit = {2: "tensor", 4: "tf32", 8: "fp64"}[operand.itemsize]
-        return Work(moved, launches=1, **{unit: flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)})
+        flops = flop_registry[func._overloadpacket](*of_product, out_val=out)
+        return Work(moved, launches=1, **{unit: flops})
     elements = max((x.numel() for x in tree_leaves((args, results)) if isinstance(x, Tensor)), default=0)
     elements *= ELEMENTARY if name.rstrip("_") in _ELEMENTARY_OPS else 1
     wide = any(x.dtype == torch.float64 for x in tree_leaves((args, results)) if isinstance(x, Tensor))
@@ -70,10 +73,20 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
 # ---------------------------------------------------------------------------------------------- Triton
 
 
-def tile_softmax_work(rows: int, columns: int, operand_bytes: int) -> Work:
+def tile_softmax_work(rows: int, columns: int, operand_bytes: int, tile: int = 0, size: int = 0) -> Work:
     """One step of `linear_ce_triton.tile_softmax`: float32 logits read, probabilities written unless they take no
-    bytes, a few numbers a row."""
-    return Work(rows * columns * (4 + operand_bytes) + rows * 40, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
+    bytes, a few numbers a row. Before the tile-th tile (from 0) a sum of `size` numbers is rescaled, read and written,
+    in rows whose maximum lies in it: one of tile + 1 if tiles are alike."""
+    rescaled = 8 * rows * size // (tile + 1) if tile else 0
+    moved = rows * columns * (4 + operand_bytes) + rows * 24 + rescaled
+    return Work(moved, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
+
+
+def finish_work(rows: int, size: int, head_bytes: int, scaled: bool) -> Work:
+    """`linear_ce_triton.finish`: three numbers of a row become two others; with a sum of `size` numbers, that is read
+    and written, and the target's row of the head is read."""
+    sums = size * (8 + head_bytes) + 8 + 4 * scaled if size else 0
+    return Work(rows * (20 + sums), fp32=rows * (3 * size + 2 * ELEMENTARY), launches=1)
 
 
 def log_prob_work(rows: int, columns: int) -> Work:
@@ -96,19 +109,30 @@ def sampling_work(rows: int, vocab: int, temperature: float, logit_bytes: int, f
     block = TABLE[90]["sample_tiles"][logit_bytes].block
     tiles = -(-vocab // block)
     figures = 4 * sampling_triton.STATS[kind] * tiles
+    table = max(0, forbidden - sampling_triton.BY_VALUE)  # the others are arguments
     passes = 2 if kind == sampling_triton.TEMPERED else 1
-    each = vocab * logit_bytes + figures + 8 * forbidden * tiles
+    each = vocab * logit_bytes + figures + 8 * table * tiles
     first = Work(rows * each, fp32=rows * vocab * passes * (ELEMENTARY + 4), launches=1)
-    each = figures + block * logit_bytes + 8 * forbidden + 12
+    each = figures + block * logit_bytes + 8 * table + 12
     second = Work(rows * each, fp32=rows * (tiles + block) * ELEMENTARY, launches=1)
     return [first, second]
 
 
 @contextmanager
 def _counted_triton(ops: Ops) -> Iterator[None]:
-    def tile_softmax(tile: Tensor, probs: Tensor | None, *_: Any) -> None:
-        rows, columns = tile.shape
-        ops[tile_softmax_work(rows, columns, 0 if probs is None else probs.itemsize)] += 1
+    widest = [1]
+
+    def tile_softmax(tile: Tensor, probs: Tensor | None, gradient: Tensor | None, *rest: Any) -> None:
+        (rows, columns), first = tile.shape, rest[-1]
+        if first == 0:
+            widest[0] = columns
+        size = 0 if gradient is None else gradient.shape[1]
+        operand = 0 if probs is None else probs.itemsize
+        ops[tile_softmax_work(rows, columns, operand, first // widest[0], size)] += 1
+
+    def finish(weight: Tensor, gradient: Tensor | None, targets: Tensor, *rest: Any) -> None:
+        size = 0 if gradient is None else gradient.shape[1]
+        ops[finish_work(len(targets), size, weight.itemsize, rest[-2] is not None)] += 1
 
     def log_probs(logits: Tensor, *_: Any) -> tuple[Tensor, ...]:
         rows, length, vocab = logits.shape
@@ -127,6 +151,7 @@ def _counted_triton(ops: Ops) -> Iterator[None]:
 
     with (
         mock.patch.object(linear_ce_triton, "tile_softmax", tile_softmax),
+        mock.patch.object(linear_ce_triton, "finish", finish),
         mock.patch.object(linear_ce_triton, "tile_gradient", tile_gradient),
         mock.patch.object(masked_ce_triton, "forward", log_probs),
         mock.patch.object(sampling_triton, "sample", sample),

@@ -223,7 +223,8 @@ def assumptions(results: dict[str, Any]) -> str:
         step of dual_cache, say) may move faster.""",
         f"""Bytes and FLOPs of a round are counted from the code itself on simulated tensors, op by op in eager mode:
         nothing is fused that PyTorch does not fuse; attention is one kernel without a score matrix; products of
-        float32 use TF32; an exponential or logarithm is {ELEMENTARY} operations.""",
+        float32 are timed in TF32, though PyTorch leaves it off and dmpo does not turn it on; an exponential or
+        logarithm is {ELEMENTARY} operations.""",
         """Published: `published_decoders` and `bench_step.published` stand for the released code. Logits of every
         position that a pass ran on; float64 noise and softmax over all of them in rollouts, where dropout is live;
         cross-entropy of all positions in scoring and the loss. Its loops over rows, host synchronisations, 4-bit base

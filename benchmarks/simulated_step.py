@@ -232,8 +232,9 @@ def fill(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def simulation(share: float) -> Iterator[None]:
-    """Tensors made inside are fake; masks select `share` of their elements."""
-    with FakeTensorMode(), _Oracle(share), mock.patch("torch.nn.functional.dropout", _dropout):
+    """Tensors made inside are fake; masks select `share` of their elements, and no prompt is padded."""
+    whole = mock.patch("dmpo.likelihood.padding", return_value=(0, False))  # a fake mask has no values to look at
+    with FakeTensorMode(), _Oracle(share), mock.patch("torch.nn.functional.dropout", _dropout), whole:
         yield
 
 

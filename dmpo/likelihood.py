@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .kernels import linear_token_logprobs
 from .losses import mean_log_prob
 from .masked_lm import HeadFunction, T, apply_head, without_dropout
+from .prompts import padding
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,11 @@ def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_
     rest as of `masked_lm.apply_head`.
     """
     view = rows.tokens.masked_fill(mask, mask_id)
-    input_ids = torch.cat([rows.prompt_ids, view], 1)  # [N, P+L]
-    attention_mask = torch.cat([rows.prompt_mask, torch.ones_like(mask)], 1)
-    start = rows.prompt_ids.shape[1]
+    blank, padded = padding(rows.prompt_mask)  # columns that hold no token cost a pass as much as others do
+    prompt_ids, prompt_mask = rows.prompt_ids[:, blank:], rows.prompt_mask[:, blank:]
+    input_ids = torch.cat([prompt_ids, view], 1)  # [N, P+L]
+    attention_mask = torch.cat([prompt_mask, torch.ones_like(mask)], 1) if padded else None
+    start = prompt_ids.shape[1]
     return apply_head(model, lambda hidden, *of_head: head(hidden[:, start:], *of_head), input_ids, attention_mask)
 
 

@@ -240,6 +240,6 @@ class HeadMemory:
         e, h = ITEMSIZE[self.config.dtype], self.arch.hidden
         on_gpu = self.device == "cuda"
         kept = e + 4  # rows, their gradient
-        beside = (4 if self._half and on_gpu else 0) + (e if not self._half else e + 4)  # a product; the targets' rows
+        beside = 0 if on_gpu else e + 4 * self._half  # the targets' rows
         total = self.rows * h * (kept + beside) + self.piece(whole_rows=not self.config.lora_r)
         return total if self.config.lora_r else total + 4 * self.arch.head

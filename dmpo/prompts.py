@@ -58,6 +58,18 @@ def pad_left(tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], w
     return prompt_ids, prompt_mask
 
 
+def padding(mask: Tensor) -> tuple[int, bool]:
+    """Of a prompt mask [B, P], bool or int: columns before the first token of any row, and whether anything is padded
+    behind them. On a GPU this waits for the device, once."""
+    if not mask.shape[1]:
+        return 0, False
+    attended = mask.bool()
+    columns = attended.any(0)
+    first = columns.int().argmax()
+    blank, held, whole = torch.stack([first, columns.sum(), attended.sum()]).tolist()
+    return (blank, whole < len(mask) * (mask.shape[1] - blank)) if held else (0, True)
+
+
 def decode_text(tokenizer: PreTrainedTokenizerBase, tokens: Tensor) -> list[str]:
     """Completions as text, without special tokens."""
     return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))

@@ -25,13 +25,19 @@ class Sweep:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows [R] of one piece, walked by tiles of `columns`; slope [R, H] is to be written, c [R] scales it."""
+    """The rows [R] of one piece, walked by tiles of `columns`.
+
+    To be written: log_probs, row_max and log_sum [R], and slope [R, H], which c [R] scales.
+    """
 
     head: tiles.Head
     hidden: Tensor
     targets: Tensor
     columns: int
     buffers: tiles.Buffers
+    log_probs: Tensor
+    row_max: Tensor
+    log_sum: Tensor
     slope: Tensor | None
     skip_below: float
     c: Tensor | None
@@ -61,9 +67,8 @@ def sweep(
             part = slice(start, start + rows)
             h, part_c = hidden[part].to(head.compute), None if c is None else c[part]
             out = None if slope is None else slope[part]
-            found = walk(_Rows(head, h, targets[part], columns, buffers, out, skip_below, part_c))
-            for whole, x in zip(stats, found, strict=True):
-                whole[part] = x
+            log_probs, row_max, log_sum = (x[part] for x in stats)
+            walk(_Rows(head, h, targets[part], columns, buffers, log_probs, row_max, log_sum, out, skip_below, part_c))
     return Sweep(stats[0], stats[1], stats[2], slope)
 
 
@@ -88,7 +93,7 @@ def _finish(rows: _Rows, log_probs: Tensor, total: Tensor) -> None:
     slope.mul_(others.unsqueeze(1)).addcmul_(targets, own.unsqueeze(1))
 
 
-def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+def _plain_walk(rows: _Rows) -> None:
     """Rows of one piece. (Leaving the maximum of the first tile in place saves 10 % of the time and costs digits
     where p is near 1.)"""
     head, slope = rows.head, rows.slope
@@ -119,39 +124,29 @@ def _plain_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
             tiles.accumulate(slope, x, tile, fresh=not first)
         elif not first:
             slope.zero_()
-    log_sum = total.log()
-    log_probs = (chosen - row_max) - log_sum
-    _finish(rows, log_probs, total)
-    return log_probs, row_max, log_sum
+    rows.row_max.copy_(row_max)
+    torch.log(total, out=rows.log_sum)
+    torch.sub(chosen - row_max, rows.log_sum, out=rows.log_probs)
+    _finish(rows, rows.log_probs, total)
 
 
-def _triton_walk(rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+def _triton_walk(rows: _Rows) -> None:
     """Rows of one piece, the step between products in Triton; no host synchronisation unless `skip_below` is set."""
     head, slope = rows.head, rows.slope
     size, vocab = len(rows.hidden), len(head.weight)
-    full = [rows.hidden.new_full((size,), x, dtype=torch.float32) for x in (float("-inf"), 0.0, float("nan"), 0.0, 0.0)]
-    row_max, total, chosen, alpha, peak = full
-    product = None if slope is None or head.compute == slope.dtype else torch.empty_like(slope)
+    peak = torch.empty_like(rows.row_max) if rows.skip_below > 0 and slope is not None else None
     for first in range(0, vocab, rows.columns):
         width = min(rows.columns, vocab - first)
         x = rows.buffers.logits[:size, :width]
         probs = None if slope is None else rows.buffers.operand[:size, :width]
         tile = head.logits(rows.hidden, first, x)
-        kernels.tile_softmax(x, probs, rows.targets, chosen, row_max, total, alpha, peak, first)
+        before = slope if first else None
+        kernels.tile_softmax(x, probs, before, rows.targets, rows.log_probs, rows.row_max, rows.log_sum, peak, first)
         if slope is None or probs is None:
             continue
-        if _negligible(peak, total, rows.c, rows.skip_below):
-            slope = slope.mul_(alpha.unsqueeze(1)) if first else slope.zero_()
+        if peak is None or not _negligible(peak, rows.log_sum, rows.c, rows.skip_below):
+            tiles.accumulate(slope, probs, tile, fresh=not first)
         elif not first:
-            tiles.accumulate(slope, probs, tile, fresh=True)
-        elif product is None:
-            tiles.accumulate(slope.mul_(alpha.unsqueeze(1)), probs, tile)
-        else:
-            tiles.product(probs, tile, product)
-            torch.addcmul(product, slope, alpha.unsqueeze(1), out=slope)
-    log_sum = total.log()
-    if slope is not None:
-        log_sum.sub_(kernels.boost(head.compute))
-    log_probs = (chosen - row_max) - log_sum
-    _finish(rows, log_probs, total)
-    return log_probs, row_max, log_sum
+            slope.zero_()
+    stats = (rows.log_probs, rows.row_max, rows.log_sum)
+    kernels.finish(head.weight, slope, rows.targets, *stats, rows.c, head.compute)

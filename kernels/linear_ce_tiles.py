@@ -35,7 +35,6 @@ from .reference import wide
 SWEEP_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 PLAIN_COLUMNS, TRITON_COLUMNS = 1024, 8192  # of a tile; one Triton program holds a row of it in registers
-PRODUCT_BYTES = 64 << 20  # of a float32 product that is added to a gradient
 MIN_CHUNK_ROWS = 32  # below this a product of row chunks reads the head too often
 
 
@@ -98,22 +97,17 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a, b, out=out) if a.dtype == out.dtype else torch.mm(a, b, out_dtype=out.dtype, out=out)
 
 
-def accumulate(into: Tensor, a: Tensor, b: Tensor, unit: Tensor | None = None, *, fresh: bool = False) -> None:
-    """into += a @ b (times `unit`, half-precision operands only), in the dtype of `into`. The product of half-precision
-    operands lies beside `into` meanwhile, PRODUCT_BYTES of it at a time. fresh: whatever `into` held is overwritten."""
-    if fresh:
-        product(a, b, into)
-        if unit is not None:
-            into.mul_(unit)
-        return
+def add_product(into: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """into += a @ b in place, accumulated and kept in the dtype of `into`; half-precision operands on a GPU only."""
+    # `addmm_` is unknown to PyTorch's FLOP counters, and has no out_dtype.
     if a.dtype == into.dtype:
-        torch.addmm(into, a, b, out=into)  # addmm_ is unknown to PyTorch's FLOP counters
-        return
-    step = max(1, PRODUCT_BYTES // (into.shape[1] * into.itemsize))
-    beside = torch.empty_like(into[:step])
-    for part, rows in zip(into.split(step), a.split(step), strict=True):
-        made = product(rows, b, beside[: len(part)])
-        part.add_(made) if unit is None else part.addcmul_(made, unit)
+        return torch.addmm(into, a, b, out=into)
+    return torch.addmm(into, a, b, out_dtype=into.dtype, out=into)
+
+
+def accumulate(into: Tensor, a: Tensor, b: Tensor, *, fresh: bool = False) -> None:
+    """into += a @ b in the dtype of `into`. fresh: whatever `into` held is overwritten."""
+    (product(a, b, into) if fresh else add_product(into, a, b))
 
 
 @contextmanager

@@ -34,6 +34,12 @@ class Gradients:
             bias.new_zeros(bias.shape, dtype=dtype) if needs[2] and bias is not None else None,
         )
 
+    def scale_(self, unit: Tensor | None) -> None:
+        """Multiply what is there by `unit`, a number on the device."""
+        for gradient in (self.hidden, self.weight, self.bias):
+            if unit is not None and gradient is not None:
+                gradient.mul_(unit)
+
 
 def _gradient_step(
     x: Tensor, operand: Tensor, targets: Tensor, stats: tuple[Tensor, Tensor], c: Tensor, first: int
@@ -54,8 +60,8 @@ def _gradient_step(
 
 def _in_range(head: tiles.Head, c: Tensor) -> tuple[Tensor, Tensor | None]:
     """Factors [R] that keep c · (onehot - softmax) in the range of float16 operands, whatever the size of `c`, and the
-    unit that the products are then in; `c` itself and None for other dtypes. One unit serves a whole piece, for the
-    head's gradient adds up its rows: a row far below the largest has fewer digits."""
+    unit that their sums are then in; `c` itself and None for other dtypes. One unit serves all rows, for the head's
+    gradient adds them up: a row far below the largest has fewer digits."""
     boost = kernels.boost(head.compute)
     if not boost:
         return c, None
@@ -70,17 +76,15 @@ def _add_products(
     hidden: Tensor,
     tile: Tensor,
     rows: slice,
-    unit: Tensor | None,
     *,
     first_tile: bool,
 ) -> None:
     if into.hidden is not None:
-        tiles.accumulate(into.hidden[rows], operand, tile, unit, fresh=first_tile)
+        tiles.accumulate(into.hidden[rows], operand, tile, fresh=first_tile)
     if into.weight is not None:
-        tiles.accumulate(into.weight, operand.t(), hidden, unit, fresh=rows.start == 0)
+        tiles.accumulate(into.weight, operand.t(), hidden, fresh=rows.start == 0)
     if into.bias is not None:
-        total = operand.sum(0, dtype=into.bias.dtype)
-        into.bias += total if unit is None else total * unit
+        into.bias += operand.sum(0, dtype=into.bias.dtype)
 
 
 def _poison(c: Tensor, targets: Tensor, vocab: int) -> Tensor:
@@ -113,24 +117,27 @@ def recompute(
         return whole
     rows, columns = tiles.pieces(head, size, tiles.bound(limit, tiles.SWEEP_BYTES, hidden.device))
     buffers = tiles.Buffers(head, rows, columns)
-    factors = [_in_range(head, part) for part in _poison(c, targets, vocab).split(rows)]
+    factors, unit = _in_range(head, _poison(c, targets, vocab))
     for first in range(0, vocab, columns):
         tile_of = slice(first, min(first + columns, vocab))
         width = tile_of.stop - first
         part_bias = None if bias is None else bias[tile_of]
         into = Gradients.empty(hidden, weight[tile_of], part_bias, (False, *needs[1:]))  # the tile's own: rounded once
         into.hidden = whole.hidden
-        for start, (factor, unit) in zip(range(0, size, rows), factors, strict=True):
+        for start in range(0, size, rows):
             part = slice(start, min(start + rows, size))
             h = hidden[part].to(head.compute)
             x, operand = buffers.logits[: len(h), :width], buffers.operand[: len(h), :width]
             tile = head.logits(h, first, x)
-            _gradient_step(x, operand, targets[part], (stats[0][part], stats[1][part]), factor, first)
-            _add_products(into, operand, h, tile, part, unit, first_tile=first == 0)
+            _gradient_step(x, operand, targets[part], (stats[0][part], stats[1][part]), factors[part], first)
+            _add_products(into, operand, h, tile, part, first_tile=first == 0)
+        into.hidden = None
+        into.scale_(unit)
         if whole.weight is not None and into.weight is not None:
             whole.weight[tile_of] = into.weight
         if whole.bias is not None and into.bias is not None:
             whole.bias[tile_of] = into.bias
+    Gradients(whole.hidden, None, None).scale_(unit)
     return whole
 
 
@@ -152,8 +159,9 @@ def row_chunks(
         stats = (found.row_max, found.log_sum)
         return found.log_probs, recompute(hidden, weight, bias, targets, stats, c, needs, limit, rounded=False)
     into = Gradients.empty(hidden, weight, bias, needs)
-    log_probs, c = hidden.new_empty(size, dtype=wide(hidden.dtype)), _poison(c, targets, vocab)
+    log_probs = hidden.new_empty(size, dtype=wide(hidden.dtype))
     if size:
+        factors, unit = _in_range(head, _poison(c, targets, vocab))
         rows = min(rows, size)
         buffers = tiles.Buffers(head, rows, vocab)
         for start in range(0, size, rows):
@@ -161,14 +169,15 @@ def row_chunks(
             h, target = hidden[part].to(head.compute), targets[part]
             x, operand = buffers.logits[: len(h), :vocab], buffers.operand[: len(h), :vocab]
             tile = head.logits(h, 0, x)
-            factor, unit = _in_range(head, c[part])
+            factor = factors[part]
             if launch.uses_triton(operand):
                 found3 = masked_ce_triton.forward(x.unsqueeze(1), target.unsqueeze(1), None, None, None, 0.0)
                 log_probs[part], row_max, log_sum = (s.squeeze(1) for s in found3)
                 kernels.tile_gradient(x, operand, target, row_max, log_sum, factor, 0)
             else:
                 log_probs[part] = _plain_chunk_step(x, target, factor)
-            _add_products(into, operand, h, tile, part, unit, first_tile=True)
+            _add_products(into, operand, h, tile, part, first_tile=True)
+        into.scale_(unit)
     return log_probs, into
 
 

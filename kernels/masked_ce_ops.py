@@ -163,6 +163,7 @@ def inplace_backward_op(logits: Tensor, *arguments: Any) -> None:
 def _setup(
     ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor | None, stats: Sequence[Tensor], inplace: bool
 ) -> None:
+    ctx.set_materialize_grads(False)  # else zeros for each output without a gradient
     ctx.save_for_backward(logits, targets, mask, *stats)
     ctx.inplace = inplace
     ctx.overwritten = False
@@ -182,8 +183,10 @@ def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     _setup(ctx, logits, targets, mask, (row_max, log_sum, scale), inplace)
 
 
-def _autograd_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _autograd_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     unused = (None,) * (len(ctx.needs_input_grad) - 1)
+    if grad is None:
+        return (None, *unused)
     if not ctx.inplace:
         logits, targets, mask, row_max, log_sum, *scale = ctx.saved_tensors
         return (backward_op(logits, targets, mask, row_max, log_sum, grad, *(scale or [None])), *unused)

@@ -17,22 +17,26 @@ in bf16, to stay in the registers of one program. It does not fit, and without t
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import launch
 from .launch import LaunchConfig, ProductionKernel, jit, production_kernel, tl
+from .reference import coefficients
 
 MEAN_BLOCK = 1024
 
 
 @jit
 def _coefficient(weights, baseline, strength, n):  # type: ignore[no-untyped-def]
-    """a = w - strength * b of row n (algorithm, section 4), in the type of the weights."""
+    """a = w - strength * b of row n in float32; float64 weights come without a baseline, see `_weights`."""
     a = tl.load(weights + n)
+    if weights.dtype.element_ty != tl.float64:
+        a = a.to(tl.float32)
     if baseline is not None:
-        a = a - strength * tl.load(baseline + n)
+        a = a - strength * tl.load(baseline + n).to(tl.float32)
     return a
 
 
@@ -153,6 +157,18 @@ def _vector(*tensors: Tensor) -> int:
     return vector if aligned else 1
 
 
+# Of a kernel that subtracts a baseline: product and difference are rounded one after the other, as PyTorch rounds them,
+# so that a coefficient is exactly 0 for both or for neither.
+_UNFUSED = {"enable_fp_fusion": False}
+
+
+def _weights(weights: Tensor | None, baseline: Tensor | None, strength: float) -> tuple[Tensor | None, Tensor | None]:
+    """Weights and baseline for a kernel, which takes `strength` in float32: float64 ones are subtracted before."""
+    if weights is None or baseline is None or torch.float64 not in (weights.dtype, baseline.dtype):
+        return weights, baseline
+    return coefficients(weights, baseline, strength), None
+
+
 def forward(
     logits: Tensor,
     targets: Tensor,
@@ -162,6 +178,7 @@ def forward(
     strength: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, length, vocab = logits.shape
+    weights, baseline = _weights(weights, baseline, strength)
     log_probs, row_max, log_sum = (logits.new_empty(count, length, dtype=torch.float32) for _ in range(3))
     if count * length:
         config, vector = launch.launch_config("ce_forward", vocab, logits.dtype), _vector(logits)
@@ -169,6 +186,7 @@ def forward(
             logits, targets, mask, weights, baseline, strength, log_probs, row_max, log_sum,
             length, vocab // vector, logits.stride(0) // vector, logits.stride(1) // vector,
             VEC=vector, LANES=config.block // vector, num_warps=config.num_warps, num_stages=config.num_stages,
+            **({} if baseline is None else _UNFUSED),
         )  # fmt: skip
     return log_probs, row_max, log_sum
 
@@ -204,10 +222,12 @@ def weighted_mean_nll(
 ) -> tuple[Tensor, Tensor, Tensor]:
     count, length = log_probs.shape
     nll, term, scale = (log_probs.new_empty(count) for _ in range(3))
+    weights, baseline = _weights(weights, baseline, strength)
     if count:
         _mean_nll_kernel[(count,)](
-            log_probs, mask, weights, baseline, strength, nll, term, scale, length, BLOCK=MEAN_BLOCK, num_warps=4
-        )
+            log_probs, mask, weights, baseline, strength, nll, term, scale, length, BLOCK=MEAN_BLOCK, num_warps=4,
+            **({} if baseline is None else _UNFUSED),
+        )  # fmt: skip
     return term.sum(), nll, scale
 
 
@@ -216,14 +236,15 @@ _VARIANTS = {
     "token": ("weights", "baseline", "scale"),
     "token_unmasked": ("mask", "weights", "baseline", "scale"),
     "weighted": (),
+    "weighted_half": (),
     "weighted_alone": ("baseline",),
-    "weighted_double": (),
+    "weighted_double": ("baseline",),
 }
 _SHAPES = {  # suffix: positions, vocabulary, variants
     "": (4096, 126464, tuple(_VARIANTS)),  # LLaDA's
-    "_one": (1, 126464, ("token_unmasked",)),  # rows gathered before the launch
+    "_one": (1, 126464, ("token", "token_unmasked", "weighted", "weighted_alone")),  # also rows gathered before
     "_far": (200001, 126472, ("token", "weighted")),  # rows 2^31 apart, and no integer a multiple of 16
-    "_odd": (7, 126463, tuple(_VARIANTS)[:4]),  # no 16-byte access
+    "_odd": (7, 126463, ("token", "token_unmasked", "weighted", "weighted_alone")),  # no 16-byte access
 }
 
 
@@ -249,21 +270,18 @@ def production(arch: int) -> list[ProductionKernel]:
                 constants: dict[str, int | None] = dict.fromkeys(_VARIANTS[variant])
                 constants |= {"VEC": vector, "LANES": config.block // vector, "ROUND": False}
                 name, typed = f"{op}_{variant}_{short}{shape}", types | _weight_types(variant)
-                found.append(
-                    production_kernel(
-                        name, fn, arch, typed, constants, config, integers=integers, wide_loads=vector > 1
-                    )
+                kernel = production_kernel(
+                    name, fn, arch, typed, constants, config, integers=integers, wide_loads=vector > 1
                 )
-    for variant in ("weighted", "weighted_alone", "weighted_double"):
+                found.append(replace(kernel, options=_options(kernel)))
+    for length, variant in itertools.product((4095, 1), tuple(_VARIANTS)[2:]):
         typed, constants = types | _weight_types(variant), dict.fromkeys(_VARIANTS[variant])
         constants["BLOCK"] = MEAN_BLOCK
-        config, name = LaunchConfig(MEAN_BLOCK, 4), f"mean_nll_{variant}"
-        integers = {"length": 4095}
-        found.append(
-            production_kernel(
-                name, _mean_nll_kernel, arch, typed, constants, config, integers=integers, wide_loads=False
-            )
+        config, name = LaunchConfig(MEAN_BLOCK, 4), f"mean_nll_{variant}{'_one' if length == 1 else ''}"
+        kernel = production_kernel(
+            name, _mean_nll_kernel, arch, typed, constants, config, integers={"length": length}, wide_loads=False
         )
+        found.append(replace(kernel, options=_options(kernel)))
     return found
 
 
@@ -271,5 +289,9 @@ _KERNELS = {"ce_forward": _forward_kernel, "ce_backward": _backward_kernel}
 
 
 def _weight_types(variant: str) -> dict[str, str]:
-    dtype = "*fp64" if variant == "weighted_double" else "*fp32"
+    dtype = {"weighted_double": "*fp64", "weighted_half": "*bf16"}.get(variant, "*fp32")
     return {"weights": dtype, "baseline": dtype, "strength": "fp32"}
+
+
+def _options(kernel: ProductionKernel) -> dict[str, bool]:
+    return _UNFUSED if kernel.signature.get("baseline", "constexpr") != "constexpr" else {}

@@ -47,8 +47,11 @@ def linear_token_logprobs(
 
 
 def coefficients(weights: Tensor, baseline: Tensor | None, strength: float) -> Tensor:
-    """a = w - s * b (algorithm, section 4)."""
-    return weights if baseline is None else weights - strength * baseline
+    """a = w - s * b in float32, or in float64 where one of them is; [N]."""
+    if baseline is None:
+        return _wide(weights)
+    dtype = wide(torch.promote_types(weights.dtype, baseline.dtype))
+    return weights.to(dtype) - strength * baseline.to(dtype)
 
 
 def mean_nll(log_probs: Tensor, mask: Tensor) -> Tensor:

@@ -24,6 +24,10 @@ ARGMAX, PLAIN, TEMPERED, GUMBEL = 0, 1, 2, 3  # T = 0; T = 1; any other T; per-e
 STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers kept of a tile
 RUN = 64  # tokens; the draw inside a tile goes by runs of so many
 
+BY_VALUE = 4  # forbidden ids that are arguments of a launch; more lie in a table on the device
+_FORBID = tuple(f"forbid_{i}" for i in range(BY_VALUE))
+_PLAIN_NUMBERS = ["key", "n_more", "fallback", *_FORBID]  # any value, one compilation
+
 _ARGMAX, _TEMPERED, _GUMBEL = tl.constexpr(ARGMAX), tl.constexpr(TEMPERED), tl.constexpr(GUMBEL)
 _LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 _GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
@@ -54,12 +58,31 @@ def _exponential(state, index):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK: constexpr):  # type: ignore[no-untyped-def]
+def _without(x, lane, token, BLOCK: constexpr):  # type: ignore[no-untyped-def]
+    """-inf at `token`, counted from the start of the tile; a tile that does not hold it does no work for it."""
+    if (token >= 0) & (token < BLOCK):
+        x = tl.where(lane == token, float("-inf"), x)
+    return x
+
+
+@triton.jit
+def _tile(  # type: ignore[no-untyped-def]
+    logits, stride, row, tile, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, vocab, BLOCK: constexpr
+):  # fmt: skip
     """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
-    index = tile * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(logits + row * stride + index, mask=index < vocab, other=float("-inf")).to(tl.float32)
-    for i in range(n_forbid):
-        x = tl.where(index == tl.load(forbid + i), float("-inf"), x)
+    lane, first = tl.arange(0, BLOCK), tile * BLOCK
+    x = tl.load(logits + row * stride + (first + lane), mask=first + lane < vocab, other=float("-inf")).to(tl.float32)
+    if forbid_0 is not None:
+        x = _without(x, lane, forbid_0 - first, BLOCK)
+    if forbid_1 is not None:
+        x = _without(x, lane, forbid_1 - first, BLOCK)
+    if forbid_2 is not None:
+        x = _without(x, lane, forbid_2 - first, BLOCK)
+    if forbid_3 is not None:
+        x = _without(x, lane, forbid_3 - first, BLOCK)
+    if more is not None:
+        for i in range(n_more):
+            x = _without(x, lane, (tl.load(more + i) - first).to(tl.int32), BLOCK)
     return tl.minimum(x, _LARGEST, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -85,14 +108,15 @@ def _pick(weights, u, SIZE: constexpr):  # type: ignore[no-untyped-def]
     return picked, tl.minimum(tl.maximum(rest, 0.0), 1.0)
 
 
-@triton.jit(do_not_specialize=["key"])
+@triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _tile_stats(  # type: ignore[no-untyped-def]
-    logits, stride, stats, forbid, n_forbid, row_ids, key, inv_t, vocab, MODE: constexpr, BLOCK: constexpr
-):
+    logits, stride, stats, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, row_ids, key, inv_t, vocab,
+    MODE: constexpr, BLOCK: constexpr,
+):  # fmt: skip
     tiles = tl.cdiv(vocab, BLOCK)
     program = tl.program_id(0)
     row, tile = (program // tiles).to(tl.int64), program % tiles
-    x = _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK)
+    x = _tile(logits, stride, row, tile, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, vocab, BLOCK)
     top = tl.max(x, 0)
     shifted = x - tl.where(top > float("-inf"), top, 0.0)
     out = _of_row(stats, row, tiles, MODE) + tile
@@ -109,25 +133,12 @@ def _tile_stats(  # type: ignore[no-untyped-def]
         tl.store(out + 3 * tiles, tl.min(tl.where(score == best, lane, BLOCK - 1), 0).to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["key"])
+@triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _draw(  # type: ignore[no-untyped-def]
-    logits,
-    stride,
-    stats,
-    forbid,
-    n_forbid,
-    row_ids,
-    key,
-    inv_t,
-    vocab,
-    ids,
-    confidence,
-    fallback,
-    MODE: constexpr,
-    BLOCK: constexpr,
-    TILES: constexpr,
-    RUN: constexpr,
-):
+    logits, stride, stats, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, row_ids, key, inv_t, vocab,
+    ids, confidence, fallback,
+    MODE: constexpr, BLOCK: constexpr, TILES: constexpr, RUN: constexpr,
+):  # fmt: skip
     tiles = tl.cdiv(vocab, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, TILES)
@@ -154,7 +165,7 @@ def _draw(  # type: ignore[no-untyped-def]
         tile, rest = _pick(sums * tl.exp(shifted), u, TILES)
 
     tile = tl.minimum(tile, tiles - 1)
-    x = _tile(logits, stride, row, tile, forbid, n_forbid, vocab, BLOCK)
+    x = _tile(logits, stride, row, tile, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, vocab, BLOCK)
     lanes = tl.arange(0, BLOCK)
     tile_top = tl.max(x, 0)
     if MODE == _ARGMAX:
@@ -191,9 +202,11 @@ def sample(
     tiles = triton.cdiv(vocab, config.block)
     stats = torch.empty(rows, STATS[kind], tiles, dtype=torch.float32, device=logits.device)
     fallback = min(set(range(len(forbid) + 1)) - set(forbid))
-    banned = _forbidden(tuple(forbid), logits.device)
+    by_value = (*forbid[:BY_VALUE], *[None] * (BY_VALUE - len(forbid)))
+    more = _table(tuple(forbid[BY_VALUE:]), logits.device) if len(forbid) > BY_VALUE else None
     key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
-    shared = (logits, logits.stride(0), stats, banned, len(forbid), row_ids, key, inv_t, vocab)
+    beyond = max(0, len(forbid) - BY_VALUE)
+    shared = (logits, logits.stride(0), stats, *by_value, more, beyond, row_ids, key, inv_t, vocab)
     first, second = _constexprs(kind, config, tiles)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
@@ -203,9 +216,9 @@ def sample(
 
 
 @lru_cache(maxsize=64)
-def _forbidden(forbid: tuple[int, ...], device: torch.device) -> Tensor:
-    """Forbidden ids on the device, copied there once."""
-    return torch.tensor(forbid or (-1,), dtype=torch.int64, device=device)
+def _table(forbid: tuple[int, ...], device: torch.device) -> Tensor:
+    """Forbidden ids on the device, copied there once: where a CUDA graph is captured, draw with them once before."""
+    return torch.tensor(forbid, dtype=torch.int64, device=device)
 
 
 def _constexprs(kind: int, config: LaunchConfig, tiles: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -218,7 +231,8 @@ def production(arch: int) -> list[ProductionKernel]:
     """Both kernels in every mode and dtype (the oracle in bfloat16) at a LLaDA vocabulary, with row ids.
 
     "_odd": the same for a vocabulary and a stride that are no multiples of 16, which leaves no 16-byte loads.
-    "_no_ids": without row ids, where random numbers are made of them.
+    "_no_ids": without row ids, where random numbers are made of them. One id is forbidden, as in decoding; "_0", "_2"
+    and so on: as many, by value; "_more": with a table.
     """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
@@ -232,6 +246,12 @@ def production(arch: int) -> list[ProductionKernel]:
                     continue  # the same code as for T = 1
                 name, types = f"sample{fn.__name__}_{mode}_{short}", {**_TYPES, "logits": f"*{short}"}
                 make = partial(production_kernel, fn=fn, arch=arch, types=types, config=config)
+                if dtype == torch.bfloat16 and kind != GUMBEL:
+                    kernels.append(make(f"{name}_more", constexprs=constexprs, unaligned=_UNALIGNED))
+                    for count in (0, *range(2, BY_VALUE + 1)):
+                        few = {**constexprs, **dict.fromkeys((*_FORBID[count:], "more"))}
+                        kernels.append(make(f"{name}_{count}", constexprs=few, unaligned=_UNALIGNED))
+                constexprs = {**constexprs, **dict.fromkeys((*_FORBID[1:], "more"))}
                 kernels.append(make(name, constexprs=constexprs, unaligned=_UNALIGNED))
                 odd = (*_UNALIGNED, "stride", "vocab")
                 kernels.append(make(f"{name}_odd", constexprs=constexprs, unaligned=odd, wide_loads=False))
@@ -242,12 +262,12 @@ def production(arch: int) -> list[ProductionKernel]:
 
 
 _LLADA_VOCAB = 126464
-_UNALIGNED = ("key", "n_forbid", "fallback")
+_UNALIGNED = tuple(_PLAIN_NUMBERS)
 _TYPES = {
     "stride": "i32",
     "stats": "*fp32",
-    "forbid": "*i64",
-    "n_forbid": "i32",
+    **dict.fromkeys((*_FORBID, "n_more"), "i32"),
+    "more": "*i64",
     "row_ids": "*i64",
     "key": "i64",
     "inv_t": "fp32",

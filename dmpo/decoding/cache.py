@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class Place:
-    """positions: int64 [q], where the next pass writes, the same for every row."""
+    """positions: int64 [q], where the next pass writes, the same for every row; None: everywhere.
 
-    positions: Tensor
+    stays: keys and values stay where they are in memory from one block to the next, as CUDA graphs want.
+    """
+
+    def __init__(self, stays: bool) -> None:
+        self.positions: Tensor | None = None
+        self.stays = stays
 
 
 class BlockLayer(CacheLayerMixin):
     """One layer's keys (after RoPE) and values, [R, heads, T, head size].
 
-    The first pass runs on all T positions and fills it; each later one writes at `place.positions`. A layer knows the
-    place and not its cache: in a cycle of references the tensors would outlive the block until Python looks for cycles.
+    A pass over all T positions fills it; each later one writes at `place.positions`. A layer knows the place and not
+    its cache: in a cycle of references the tensors would outlive the block until Python looks for cycles.
     """
 
     keys: Tensor
@@ -30,11 +36,18 @@ class BlockLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = key_states, value_states
+        if self.place.stays:
+            self.keys, self.values = key_states.contiguous(), value_states.contiguous()
+            for kept in (self.keys, self.values):  # else no CUDA graph is made of a pass that writes into them
+                torch._dynamo.mark_static_address(kept, guard=False)  # another call has others: no compilation anew
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        elif self.place.positions is None:
+            self.keys.copy_(key_states)
+            self.values.copy_(value_states)
         else:
             self.keys.index_copy_(2, self.place.positions, key_states)
             self.values.index_copy_(2, self.place.positions, value_states)
@@ -56,6 +69,6 @@ class BlockLayer(CacheLayerMixin):
 class BlockCache(Cache):
     """transformers' cache for block-wise decoding; see `BlockLayer`. `place` says where the next pass writes."""
 
-    def __init__(self, layers: int) -> None:
-        self.place = Place()
+    def __init__(self, layers: int, *, stays: bool = False) -> None:
+        self.place = Place(stays)
         super().__init__(layers=[BlockLayer(self.place) for _ in range(layers)])

@@ -117,17 +117,23 @@ class CachedPass:
         self.call = _CompiledCall(canvas.tokens.device) if compiled else hidden_states
         self.compiled = compiled
         self.everyone = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
+        self.cache: BlockCache | None = None  # of a block; where steps are compiled, of all blocks
         self.cached = self.everyone  # the rows whose keys and values are kept, ascending
 
     def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
         """As `FullPass`; `first` is the block's first position at its first step, else None."""
         canvas = self.canvas
         if first is not None:
-            self.cache, self.first = BlockCache(unwrap(canvas.model).config.num_hidden_layers), first
+            self.first = first
+            if self.cache is None or not self.compiled:
+                layers = unwrap(canvas.model).config.num_hidden_layers
+                self.cache = BlockCache(layers, stays=self.compiled)
+            self.cache.place.positions = None
             self.cached = self.everyone if self.compiled else index
         elif len(index) < len(self.cached) and not self.compiled:
             self._keep(index)
         inputs = canvas.inputs(self.cached)
+        assert self.cache is not None
         if first is not None:
             hidden, begin = canvas.run(inputs, self.cached, cache=self.cache), 0
         else:
@@ -141,6 +147,7 @@ class CachedPass:
 
     def _keep(self, index: Tensor) -> None:
         """Drop the keys and values of all other rows."""
+        assert self.cache is not None
         kept = torch.searchsorted(self.cached, index)
         self.cache.batch_select_indices(torch.cat([kept, kept + len(self.cached)]) if self.canvas.cfg_scale else kept)
         self.cached = index

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 from ..masked_lm import special_ids, unwrap, without_dropout
+from ..prompts import padding
 from .canvas import Canvas
 from .loop import BlockLoop
 
@@ -135,16 +136,19 @@ def generate(
     start = time.perf_counter()
     batch, prompt_length = prompt_ids.shape
     attended = position_ids = None
-    if attention_mask is not None and not bool(attention_mask.all()):
-        attended = torch.cat([attention_mask.bool(), attention_mask.new_ones(batch, gen_length).bool()], 1)
+    blank, padded = (0, False) if attention_mask is None else padding(attention_mask)
+    if attention_mask is not None and padded:
+        attended = torch.cat([attention_mask[:, blank:].bool(), attention_mask.new_ones(batch, gen_length).bool()], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
-    tokens = torch.cat([prompt_ids, prompt_ids.new_full((batch, gen_length), mask_id)], 1)
-    canvas = Canvas(model, tokens, attended, position_ids, prompt_length, cfg_scale, mask_id)
+    # A canvas begins where the longest prompt does: no pass runs on columns that hold no token.
+    tokens = torch.cat([prompt_ids[:, blank:], prompt_ids.new_full((batch, gen_length), mask_id)], 1)
+    canvas = Canvas(model, tokens, attended, position_ids, prompt_length - blank, cfg_scale, mask_id)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
         loop = BlockLoop(canvas, settings, row_ids, eos_id if early_stop else None)
         loop.run()
     seconds = time.perf_counter() - start
+    tokens = torch.cat([prompt_ids[:, :blank], tokens], 1)
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order, loop.steps)
 
 

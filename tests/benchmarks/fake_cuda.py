@@ -6,17 +6,22 @@ from types import SimpleNamespace
 
 
 class FakeCuda:
-    """Time in milliseconds. queued: end of the work launched so far; done: of that which was waited for."""
+    """Time in milliseconds. queued: end of the work launched so far; done: of that which was waited for; host: the
+    host's own clock, which stands still unless a job works there."""
 
     L2 = 1000
 
     def __init__(self, name: str = "NVIDIA H100 80GB HBM3") -> None:
         self.name, self.queued, self.done, self.waits, self.cold = name, 0.0, 0.0, 0, False
         self.allocated = self.peak = 0
+        self.host = 0.0
+
+    def perf_counter(self) -> float:
+        return self.host / 1e3
 
     def run(self, milliseconds: float) -> None:
         """A kernel: it leaves its inputs in the cache."""
-        self.queued += milliseconds
+        self.queued = max(self.queued, self.host) + milliseconds
         self.cold = False
 
     def hold(self, count: int) -> None:
@@ -38,7 +43,8 @@ class FakeCuda:
         return _Event(self)
 
     def synchronize(self) -> None:
-        self.waits, self.done = self.waits + 1, self.queued
+        self.waits, self.done = self.waits + 1, max(self.queued, self.host)
+        self.host = self.done if self.host else 0.0
 
     def is_available(self) -> bool:
         return True
@@ -67,7 +73,7 @@ class _Event:
         self.cuda, self.at = cuda, -1.0
 
     def record(self) -> None:
-        self.at = self.cuda.queued
+        self.at = max(self.cuda.queued, self.cuda.host)
 
     def elapsed_time(self, end: _Event) -> float:
         assert 0 <= self.at <= end.at <= self.cuda.done, "read before it has happened"

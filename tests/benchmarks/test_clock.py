@@ -48,6 +48,23 @@ def test_events_time_the_job_alone_on_a_cold_cache(cuda: FakeCuda) -> None:
     assert cuda.waits == 2, "once after the first run, once after all the others"
 
 
+def test_device_and_host_are_told_apart(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of five kernels of 1 ms, each launched after 150 ms of Python: events alone measure Python."""
+    on = gauge(cuda)
+    monkeypatch.setattr(clock.time, "perf_counter", cuda.perf_counter)
+    cuda.host = 1.0
+
+    def job() -> None:
+        for _ in range(5):
+            cuda.host += 150
+            cuda.run(1)
+
+    assert min(on.times(job, least=2, most=2)) > 0.6
+    device, host = on.split(job, repetitions=3)
+    assert host == pytest.approx([0.75] * 3)
+    assert device == pytest.approx([0.005] * 3)
+
+
 def test_repetitions_stay_within_their_limits(cuda: FakeCuda) -> None:
     on = gauge(cuda)
     assert len(on.times(lambda: cuda.run(1000), budget=0.1, least=3)) == 3

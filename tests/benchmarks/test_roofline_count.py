@@ -16,7 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import predict
 from benchmarks.bench_step import published as published_loss
 from benchmarks.meter import as_on_a_gpu, measure
-from benchmarks.roofline_count import count, extended, fake_gpu, sampling_work, tile_softmax_work, total
+from benchmarks.roofline_count import (
+    count,
+    extended,
+    fake_gpu,
+    finish_work,
+    sampling_work,
+    tile_softmax_work,
+    total,
+)
 from benchmarks.roofline_kernels import walk
 from benchmarks.roofline_model import Simulation
 from benchmarks.roofline_step import OURS, PUBLISHED, memory, round_of, update
@@ -123,11 +131,41 @@ def test_a_tile_of_the_loss_moves_what_its_kernel_moves(kept: bool) -> None:
     rows, columns = 3, 100
     tile = torch.zeros(rows, 112)[:, :columns]
     probs = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns] if kept else None
-    figures = [torch.zeros(rows) for _ in range(5)]
+    figures = [torch.zeros(rows) for _ in range(3)]
+    targets = torch.zeros(rows).long()
     with launch.plain_path(False):
-        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, torch.zeros(rows).long(), *figures, 0))
+        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, None, 0))
     moved = sum(found.by_op["_tile_softmax_kernel"])
     assert tile_softmax_work(rows, columns, 2 if kept else 0).bytes == moved
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_end_of_a_walk_moves_what_its_kernel_moves(kept: bool, scaled: bool) -> None:
+    rows, size, vocab = 3, 40, 7
+    weight, gradient = torch.zeros(vocab, size, dtype=torch.float16), torch.zeros(rows, size) if kept else None
+    figures = [torch.ones(rows) for _ in range(3)]
+    c, targets = torch.ones(rows) if scaled and kept else None, torch.zeros(rows).long()
+    with launch.plain_path(False):
+        found = measure(lambda: linear_ce_triton.finish(weight, gradient, targets, *figures, c, torch.float32))
+    moved = sum(found.by_op["_finish_kernel"])
+    assert finish_work(rows, size if kept else 0, 2, c is not None).bytes == moved
+
+
+@pytest.mark.parametrize("grown", [0, 1, 3])
+def test_rows_are_rescaled_where_their_maximum_grew(grown: int) -> None:
+    """A row's sums are read and written in those rows alone, and become what the product of all would be."""
+    rows, columns, size = 3, 100, 40
+    tile = torch.zeros(rows, 112)[:, :columns]
+    row_max, sums = torch.zeros(rows), torch.ones(rows, size)
+    row_max[:grown] = -1.0
+    figures = [torch.zeros(rows), row_max, torch.ones(rows)]
+    probs, targets = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns], torch.zeros(rows).long()
+    with launch.plain_path(False):
+        found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, None, 100))
+    moved = sum(found.by_op["_tile_softmax_kernel"])
+    assert moved == tile_softmax_work(rows, columns, 2, tile=1, size=0).bytes + 8 * grown * size
+    torch.testing.assert_close(sums[:, 0], torch.where(torch.arange(rows) < grown, torch.tensor(-1.0).exp(), 1.0))
 
 
 @pytest.mark.parametrize("weighted", [True, False])

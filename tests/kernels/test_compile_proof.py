@@ -4,26 +4,14 @@ sm_100."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dmpo.kernels.launch import production_kernels
+from tests.kernels.compiled_child import run_compiled
 
-ROOT = Path(__file__).parents[2]
 ARCHS = (80, 90, 100)
-
-
-def run_compiled(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own: here, kernels are interpreted, and only compiled ones can be compiled."""
-    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "DMPO_PLAIN")}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-W", "ignore", *arguments]
-    return subprocess.run(command, env=env, cwd=path, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def test_half_precision_operands_as_on_a_gpu(
     rows' factors."""
     monkeypatch.setattr(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype))
     monkeypatch.setattr(linear_ce_tiles, "product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
-    monkeypatch.setattr(linear_ce_tiles, "PRODUCT_BYTES", 30_000)  # less than the head's gradient
+    monkeypatch.setattr(linear_ce_tiles, "add_product", lambda into, a, b: into.addmm_(a.float(), b.float()))
     rows, vocab, size = 6, 1003, 20
     hidden, weight, bias, targets = problem(rows, vocab, size, dtype, scale=2.0)
     mask, weights = torch.ones(1, rows, dtype=torch.bool), torch.full((1,), factor * rows)
