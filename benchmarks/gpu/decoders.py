@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.gpu.records import GpuSetting, Note
 from dmpo import generate, load_model, load_tokenizer
 from dmpo.decoding.generation import Generation
-from dmpo.decoding.settings import DECODERS, Decoder
+from dmpo.decoding_options import DECODERS, Decoder
 from dmpo.tasks import Sudoku4
 
 CASES: dict[str, tuple[dict[str, Any], ...]] = {

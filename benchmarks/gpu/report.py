@@ -120,14 +120,15 @@ def state_of(part: dict[str, Any]) -> str:
 
 
 def tables(records: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """A table for each run of records that have the same keys."""
-    for keys, group in itertools.groupby(
-        records, key=lambda record: [k for k in record if k not in ("name", "ok", "at")]
-    ):
-        rows = list(group)
+    """A table for all records that have the same keys."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        keys = tuple(key for key in record if key not in ("name", "ok", "at"))
+        groups.setdefault(keys, []).append(record)
+    marks = {True: "ok", False: "**FAIL**", None: ""}
+    for keys, rows in groups.items():
         columns = [key for key in keys if any(row[key] is not None for row in rows)]
         checked = any(row["ok"] is not None for row in rows)
-        marks = {True: "ok", False: "**FAIL**", None: ""}
         yield table(
             ["", *(["check"] if checked else []), *map(heading, columns)],
             [
