@@ -198,6 +198,12 @@ def kind(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def size_of_terms(p: Problem) -> float:
+    """Of the terms of a weighted loss, all together: they have either sign, and their sum may be small."""
+    live = reference.masked_token_logprobs(p.logits.double(), p.targets, p.mask)
+    return float((p.weights.abs() + STRENGTH * p.baseline.abs()).sum()) * float(live.abs().max())
+
+
 def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: Note) -> None:
     """Value and gradients of one op for every vocabulary and, with a head, in one piece and in several."""
     job, has_products = JOBS[name]
@@ -210,7 +216,10 @@ def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: N
                 for wide in (torch.float32, torch.float64)
                 for run, leaves in [job(reference, p, {"wide": wide})]
             )
-            scale = float(p.head.double().abs().max()) * 8 if has_products else 1.0
+            if has_products:
+                scale = float(p.head.double().abs().max()) * 8
+            else:
+                scale = size_of_terms(p) if name.startswith("weighted") else 1.0
             roundings = PRODUCT_ROUNDINGS if has_products else LOGIT_ROUNDINGS
             names = ("value", "gradient", "gradient of the head", "gradient of the bias")
             for what, a, b, c in zip(names[: len(ours)], ours, plain, exact, strict=True):

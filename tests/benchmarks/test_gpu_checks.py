@@ -18,7 +18,6 @@ from torch import Tensor
 from benchmarks.gpu import oracle, parity, trainer, tuning
 from benchmarks.gpu.oracle import LEAST_P, chi_square, draws_that_differ, error_of
 from benchmarks.gpu.records import FileNote, GpuSetting, read_records
-from benchmarks.interpreter import quick_interpreter
 from dmpo import kernels
 from dmpo.kernels import launch, reference
 
@@ -235,7 +234,9 @@ def test_a_fault_of_a_hostile_row_that_spreads_is_found(note: FileNote, monkeypa
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_is_timed_for_a_kernel_launches_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_for_a_kernel_launches_it(
+    dtype: torch.dtype, interpreter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, int]] = []
     right = launch._launch_config
 
@@ -245,14 +246,13 @@ def test_what_is_timed_for_a_kernel_launches_it(dtype: torch.dtype, monkeypatch:
 
     monkeypatch.setattr(launch, "_launch_config", record)
     monkeypatch.setattr(tuning, "VOCABULARY", 128 * 64)
-    with launch.plain_path(False), quick_interpreter():
-        for op, job in tuning.jobs(setting(), dtype).items():
-            asked.clear()
-            before = job()
-            size = torch.float32 if op == "tile_softmax" else dtype
-            assert (op, size.itemsize) in asked, "its parameters would be tuned by times that they do not change"
-            for first, again in zip(before, job(), strict=True):
-                assert torch.equal(first, again)
+    for op, job in tuning.jobs(setting(), dtype).items():
+        asked.clear()
+        before = job()
+        size = torch.float32 if op == "tile_softmax" else dtype
+        assert (op, size.itemsize) in asked, "its parameters would be tuned by times that they do not change"
+        for first, again in zip(before, job(), strict=True):
+            assert torch.equal(first, again)
 
 
 def test_a_rehearsal_leaves_the_launch_parameters_of_this_machine(
