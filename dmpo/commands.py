@@ -16,9 +16,11 @@ def train(arguments: argparse.Namespace) -> int:
     """Train a run; the exit status says whether it took a step."""
     from .config import DMPOConfig
     from .config_files import load_config
-    from .early_checks import check_run
 
     config = load_config(DMPOConfig, arguments.config, arguments.overrides)
+
+    from .early_checks import check_run
+
     check_run(config, arguments.config)
     if int(os.environ.get("RANK", "0")) == 0:
         run = f"max_steps {config.max_steps}, output_dir {config.output_dir}"
