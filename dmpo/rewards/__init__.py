@@ -5,8 +5,8 @@ A user's reward is a plain function of the same form, named in the config as `mo
 
 from __future__ import annotations
 
-from .arithmetic import countdown
 from .call import Reward, RewardError, load_object, score
+from .countdown_reward import countdown
 from .grids import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
 from .mathematics import math
 from .numbers import gsm8k

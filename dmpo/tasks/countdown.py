@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from ..rewards import countdown
-from ..rewards.arithmetic import countdown_answer, countdown_solved
+from ..rewards.countdown_reward import countdown_answer, countdown_solved
 from .countdown_expressions import SIGNS, apply_sign, find_expression
 from .options import check_integers, check_texts
 from .sources import read_each, read_rows

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo.rewards import countdown
-from dmpo.rewards.arithmetic import countdown_solved, countdown_value, parse_expression
+from dmpo.rewards.arithmetic import parse_expression
+from dmpo.rewards.countdown_reward import countdown_solved, countdown_value
 
 N = [3, 5, 2]
 EXPRESSIONS: list[tuple[str, list[int], int, float]] = [
