@@ -33,7 +33,7 @@ from benchmarks.setting import Setting, about
 from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
 from dmpo.models import new_model
-from dmpo.objective import accumulate_gradient
+from dmpo.objective import accumulate_gradient, objective_of
 from dmpo.policy import ReferencePolicy, make_policy
 from dmpo.rewards import RewardPool, sudoku
 from dmpo.rollout import collect
@@ -143,8 +143,18 @@ class Bench:
 
     def ours(self, config: DMPOConfig, clock: Phases) -> tuple[Batch, float]:
         """Rollouts and the loss of the last gradient step."""
-        actors = (self.policy, self.reference, self.tokenizer, self.task, self.reward)
-        batch = collect(self.accelerator, *actors, config, round_index=0, clock=clock)
+        batch = collect(
+            self.accelerator,
+            model=self.policy,
+            reference=self.reference,
+            tokenizer=self.tokenizer,
+            task=self.task,
+            reward=self.reward,
+            objective=objective_of(config),
+            config=config,
+            round_index=0,
+            clock=clock,
+        )
         with clock("update"):
             for step in range(config.gradient_steps):
                 loss = accumulate_gradient(self.accelerator, self.policy, self.policy, batch, config, step).loss

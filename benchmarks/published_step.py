@@ -17,10 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.clock import Phases
 from benchmarks.published_decoders import published_generate
-from dmpo.batch import Batch
+from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig
-from dmpo.likelihood import Completions
-from dmpo.masking import sample_views
+from dmpo.masking import views_of
 from dmpo.prompts import decode_text, encode_prompts
 from dmpo.randomness import derive_key
 from dmpo.rewards import RewardPool
@@ -36,13 +35,6 @@ def token_losses(model: Any, rows: Completions, views: Tensor, mask_id: int) -> 
     targets = torch.cat([rows.prompt_ids, rows.tokens], 1)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(ids)
     return losses[:, rows.prompt_ids.shape[1] :]
-
-
-def draw_views(rows: Completions, row_ids: Tensor, count: int, key: int, config: DMPOConfig) -> Tensor:
-    """Views bool [count · B, L], row = view · B + completion: those that dmpo draws with the same key."""
-    rates = (config.mask_rate_min, config.mask_rate_max)
-    options: dict[str, Any] = {"rate_range": rates, "antithetic": config.antithetic}
-    return sample_views(rows.eligible, count, key=key, row_ids=row_ids, **options)
 
 
 @torch.no_grad()
@@ -88,14 +80,22 @@ def published_collect(
     with clock("score"):
         completions = Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
         row_ids = torch.arange(len(tokens), device=device)
-        views = draw_views(completions, row_ids, config.score_views, derive_key(config.seed, "score"), config)
+        key = derive_key(config.seed, "score")
+        views = views_of(config, completions.eligible, row_ids, replicates=config.score_views, key=key)
         size = config.rollout_batch_size
         current = published_log_prob(model, completions, views, mask_id, size)
         with model.disable_adapter():
             reference = published_log_prob(model, completions, views, mask_id, size)
     rewards, reference, current = (x.view(-1, group) for x in (rewards, reference, current))
-    ages = torch.zeros(config.num_prompts, dtype=torch.int64, device=device)
-    return Batch(completions, row_ids, rewards, reference, current, ages, {})
+    return Batch(
+        completions=completions,
+        row_ids=row_ids,
+        rewards=rewards,
+        log_prob_ref=reference,
+        log_prob_cur=current,
+        age=torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
+        report={},
+    )
 
 
 def published_gradient(model: Any, batch: Batch, config: DMPOConfig, mask_id: int, step: int) -> float:
@@ -106,7 +106,7 @@ def published_gradient(model: Any, batch: Batch, config: DMPOConfig, mask_id: in
     coefficients = weights.positive if baseline is None else weights.positive - config.strength * baseline
     coefficients = (coefficients / len(coefficients)).flatten().repeat(config.replicates)  # [R·B]
     rows, key = batch.completions.repeat(config.replicates), derive_key(config.seed, "views", step)
-    views = draw_views(batch.completions, batch.row_ids, config.replicates, key, config)
+    views = views_of(config, batch.completions.eligible, batch.row_ids, replicates=config.replicates, key=key)
     model.train()
     total = 0.0
     for start in range(0, len(views), config.micro_batch_size):

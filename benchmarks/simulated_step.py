@@ -30,9 +30,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig
 
-from dmpo.batch import Batch
+from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig
-from dmpo.likelihood import Completions, sequence_log_prob, token_entropy
+from dmpo.likelihood import sequence_log_prob, token_entropy
 from dmpo.masked_lm import MaskedLlama, make_bidirectional
 from dmpo.memory import NF4_BYTES
 from dmpo.objective import accumulate_gradient
@@ -170,7 +170,15 @@ def empty_batch(config: DMPOConfig, groups: int) -> Batch:
     prompts, tokens = (torch.zeros(rows, n, dtype=torch.int64) for n in (config.max_prompt_length, config.gen_length))
     completions = Completions(prompts, torch.ones_like(prompts).bool(), tokens, torch.ones_like(tokens).bool())
     rewards, ref, cur = (torch.zeros(group) for _ in range(3))
-    return Batch(completions, torch.arange(rows), rewards, ref, cur, torch.zeros(groups, dtype=torch.int64), {})
+    return Batch(
+        completions=completions,
+        row_ids=torch.arange(rows),
+        rewards=rewards,
+        log_prob_ref=ref,
+        log_prob_cur=cur,
+        age=torch.zeros(groups, dtype=torch.int64),
+        report={},
+    )
 
 
 def resident(config: DMPOConfig, model_config: LlamaConfig) -> int:

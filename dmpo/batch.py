@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from .likelihood import Completions
+SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
 
 
 @dataclass(frozen=True)
+class Completions:
+    """Prompts and their completions, side by side.
+
+    prompt_ids int64 [B, P], prompt_mask bool [B, P] (False: left padding), tokens int64 [B, L], eligible bool [B, L]
+    (positions that count: all, or up to the first EOS).
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    tokens: Tensor
+    eligible: Tensor
+
+    def repeat(self, replicates: int) -> Completions:
+        """Row = replicate · B + sample."""
+        return Completions(**{name: rows.repeat(replicates, 1) for name, rows in vars(self).items()})
+
+    def __getitem__(self, rows: slice | Tensor) -> Completions:
+        return Completions(self.prompt_ids[rows], self.prompt_mask[rows], self.tokens[rows], self.eligible[rows])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Groups of G completions of one prompt each; row = group · G + completion, over all ranks.
 
-    Of this rank's rows (`parallel.rank_rows`): completions, and row_ids int64 [B], which name each completion in the
-    whole run. Of all ranks' rows: rewards, log_prob_ref and log_prob_cur [groups, G], the latter two ELBOs in nats, and
-    age int64 [groups], rounds since they were drawn. report: what the newest round says of itself, see `metrics`.
+    A rank has its own rows (`parallel.rank_rows`) of: completions; row_ids int64 [B], which name each completion in the
+    whole run; and scores, floating [B, ...] by name, which the objective asked for when the round was drawn
+    (`scoring.RoundScorer`). A rank has the rows of all ranks of: rewards, log_prob_ref and log_prob_cur [groups, G],
+    the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
+    round says of itself, see `metrics`.
 
-    Of this rank's rows, where the loss is diffu_grpo: one_step_cur and (with kl_beta > 0) one_step_ref [B, F, R, L],
-    log p in nats of each token at each of the F gradient steps of its round, see `objectives.one_step`.
+    Raises:
+        ValueError: a score has the name of another tensor of the batch, is not floating or has not one row a completion.
     """
 
     completions: Completions
@@ -28,5 +55,42 @@ class Batch:
     log_prob_cur: Tensor
     age: Tensor
     report: dict[str, float]
-    one_step_cur: Tensor | None = None
-    one_step_ref: Tensor | None = None
+    scores: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, values in self.scores.items():
+            if name in {*vars(self.completions), "row_ids", *SHARED}:
+                raise ValueError(
+                    f"score {name!r} of an objective has the name of a batch's tensor; give it another name"
+                )
+            if not values.is_floating_point() or values.shape[:1] != self.row_ids.shape:
+                raise ValueError(
+                    f"score {name!r} of an objective must be floating with one row for each of {len(self.row_ids)} "
+                    f"completions, got {values.dtype} of shape {tuple(values.shape)}"
+                )
+
+    def local(self) -> dict[str, Tensor]:
+        """This rank's rows by name: of the completions, row_ids and the scores."""
+        return {**vars(self.completions), "row_ids": self.row_ids, **self.scores}
+
+    def shared(self) -> dict[str, Tensor]:
+        """What every rank has in full, by name."""
+        return {name: getattr(self, name) for name in SHARED}
+
+    @classmethod
+    def join(cls, local: dict[str, Tensor], shared: dict[str, Tensor], report: dict[str, float]) -> Batch:
+        """The inverse of `local` and `shared`.
+
+        Raises:
+            KeyError: a tensor is missing, by its name.
+        """
+        scores = dict(local)
+        completions = Completions(**{name: scores.pop(name) for name in Completions.__dataclass_fields__})
+        row_ids, groups = scores.pop("row_ids"), {name: shared[name] for name in SHARED}
+        return cls(completions=completions, row_ids=row_ids, **groups, report=report, scores=scores)
+
+
+def spaced(total: int, most: int, device: torch.device) -> Tensor:
+    """At most `most` of the indices 0..total-1, evenly spaced; int64."""
+    count = min(total, most)
+    return torch.arange(count, device=device) * total // max(1, count)

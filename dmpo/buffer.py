@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .batch import Batch
+from .batch import SHARED, Batch
 from .config import DMPOConfig
-from .likelihood import Completions
-from .objectives.one_step import round_log_probs
 from .parallel import gather_rows, rank_rows
 from .randomness import derive_key, uniforms
-from .rollout import score_log_prob
+from .scoring import RoundScorer, score_log_prob
 from .sharding import whole_parameters
 from .weights import effective_sample_size
-
-LOCAL = ("prompt_ids", "prompt_mask", "tokens", "eligible", "row_ids")  # a rank's own rows
-SCORES = ("one_step_cur", "one_step_ref")  # of those rows, too, where the loss needs them
-SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # every rank holds all
 
 
 class ReplayBuffer:
     """Up to K rounds of rollouts, the newest last.
 
-    A round has a place for each of its groups. A step takes, at every place, the group of one of the rounds kept, drawn
-    at random among those that still have theirs: so a step is as large as a round and spread over ranks as a round is.
+    Slot i of a batch is group i of one of these rounds, drawn at random among the rounds whose group i was not dropped.
+    So a step is as large as a round, and its groups are spread over ranks as the groups of a round are.
 
     Args:
         rounds: K; with 1, every step takes the newest round whole.
@@ -42,48 +36,51 @@ class ReplayBuffer:
         self.alive: list[Tensor] = []  # bool [groups], of each round
 
     def add(self, rollouts: Batch) -> None:
-        """Take a new round in; the oldest leaves where there are K."""
+        """Add a new round; the oldest leaves where there are K already."""
         older = [dataclasses.replace(old, age=old.age + 1) for old in self.rounds]
         self.rounds = [*older, rollouts][-self.limit :]
         self.alive = [*self.alive, torch.ones_like(rollouts.age).bool()][-self.limit :]
 
     def batch(self, step: int) -> Batch:
-        """The groups of a gradient step; the report is the newest round's."""
+        """The groups of a gradient step, with the report of the newest round."""
         newest = self.rounds[-1]
         if len(self.rounds) == 1:
             return newest
         alive = torch.stack(self.alive).double()  # [K, groups]
-        places = torch.arange(alive.shape[1], device=alive.device)
-        u = uniforms(derive_key(self.seed, "buffer", step), places, 1).T  # [1, groups]
+        slots = torch.arange(alive.shape[1], device=alive.device)
+        u = uniforms(derive_key(self.seed, "buffer", step), slots, 1).T  # [1, groups]
         below = alive.cumsum(0) / alive.sum(0) <= u
         chosen = below.sum(0)  # the first round whose share of the unit interval reaches u
         first = int(newest.row_ids[0]) % newest.rewards.numel()
         rows = torch.arange(len(newest.row_ids), device=alive.device)
         of_row = chosen[(first + rows) // newest.rewards.shape[1]]  # [B]
-        width = max(r.completions.prompt_ids.shape[1] for r in self.rounds)
-        parts = [_local(r, width) for r in self.rounds]
-        local = {name: torch.stack([part[name] for part in parts])[of_row, rows] for name in parts[0]}
-        shared = {name: torch.stack([getattr(r, name) for r in self.rounds])[chosen, places] for name in SHARED}
-        return _join(local, shared, newest.report)
+        width = max(kept.completions.prompt_ids.shape[1] for kept in self.rounds)
+        local = {name: rounds[of_row, rows] for name, rounds in _stacked(_local(r, width) for r in self.rounds)}
+        shared = {name: rounds[chosen, slots] for name, rounds in _stacked(r.shared() for r in self.rounds)}
+        return Batch.join(local, shared, newest.report)
 
     def drop_stale(self, accelerator: Accelerator, model: nn.Module, config: DMPOConfig) -> None:
         """Drop groups of earlier rounds over which softmax(log p_θ − log p_cur) has an ESS under `buffer_min_ess`."""
         for index, old in enumerate(self.rounds[:-1]):
             if not bool(self.alive[index].any()):
                 continue
-            drift = _score(accelerator, model, old, config) - old.log_prob_cur
+            with whole_parameters(model) as policy:
+                own = score_log_prob(policy, old.completions, old.row_ids, config)
+            drift = _of_all_ranks(accelerator, own, old) - old.log_prob_cur
             stale = effective_sample_size(drift.softmax(-1)) < config.buffer_min_ess
             self.dropped += int((stale & self.alive[index]).sum())
             self.alive[index] = self.alive[index] & ~stale
 
-    def replace_reference(self, accelerator: Accelerator, model: nn.Module, config: DMPOConfig) -> None:
-        """Make `model` the reference of every round: its scores anew, on the same views as those of rollout time."""
+    def replace_reference(
+        self, accelerator: Accelerator, model: nn.Module, objective: RoundScorer, config: DMPOConfig
+    ) -> None:
+        """Make `model` the reference of every round: score each again, on the views on which it was scored when drawn."""
         for index, old in enumerate(self.rounds):
-            log_prob_ref, one_step = _score(accelerator, model, old, config), None
-            if old.one_step_ref is not None:
-                with whole_parameters(model) as policy:
-                    one_step = round_log_probs(policy, old.completions, old.row_ids, config)
-            self.rounds[index] = dataclasses.replace(old, log_prob_ref=log_prob_ref, one_step_ref=one_step)
+            with whole_parameters(model) as policy:
+                own = score_log_prob(policy, old.completions, old.row_ids, config)
+                scores = old.scores | objective.score_reference(policy, old.completions, old.row_ids, config)
+            log_prob_ref = _of_all_ranks(accelerator, own, old)
+            self.rounds[index] = dataclasses.replace(old, log_prob_ref=log_prob_ref, scores=scores)
 
     def report(self, batch: Batch) -> dict[str, float]:
         """See `metrics`."""
@@ -94,14 +91,13 @@ class ReplayBuffer:
         """What a checkpoint keeps: tensors of this rank, and plain values that all ranks share."""
         tensors: dict[str, Tensor] = {}
         for index, (rollouts, alive) in enumerate(zip(self.rounds, self.alive, strict=True)):
-            part = _local(rollouts, rollouts.completions.prompt_ids.shape[1])
-            part |= {name: getattr(rollouts, name) for name in SHARED} | {"alive": alive}
-            tensors |= {f"{index}.{name}": tensor.cpu() for name, tensor in part.items()}
+            of_round = rollouts.local() | rollouts.shared() | {"alive": alive}
+            tensors |= {f"{index}.{name}": tensor.cpu() for name, tensor in of_round.items()}
         return tensors, {"reports": [r.report for r in self.rounds], "dropped": self.dropped}
 
     def load_state(
         self,
-        parts: Sequence[dict[str, Tensor]],
+        ranks: Sequence[dict[str, Tensor]],
         values: dict[str, Any],
         *,
         rank: int,
@@ -115,34 +111,38 @@ class ReplayBuffer:
         """
         self.rounds, self.alive, self.dropped = [], [], values["dropped"]
         for index, report in enumerate(values["reports"]):
+            of_ranks = [_of_round(tensors, index) for tensors in ranks]
             try:
-                kept = [name for name in SCORES if f"{index}.{name}" in parts[0]]
-                local = {name: torch.cat([part[f"{index}.{name}"] for part in parts]) for name in (*LOCAL, *kept)}
-                shared = {name: parts[0][f"{index}.{name}"].to(device) for name in (*SHARED, "alive")}
+                shared = {name: of_ranks[0].pop(name).to(device) for name in (*SHARED, "alive")}
+                rows = rank_rows(sum(len(tensors["row_ids"]) for tensors in of_ranks), rank, world)
+                names = of_ranks[0].keys()
+                whole = {name: torch.cat([tensors[name] for tensors in of_ranks]) for name in names}
+                local = {name: tensor[rows].to(device) for name, tensor in whole.items()}
+                self.alive.append(shared.pop("alive"))
+                self.rounds.append(Batch.join(local, shared, report))
             except KeyError as error:
                 raise ValueError(f"a buffer of another version of dmpo: it has no {error}") from error
-            rows = rank_rows(len(local["row_ids"]), rank, world)
-            self.alive.append(shared.pop("alive"))
-            self.rounds.append(_join({k: v[rows].to(device) for k, v in local.items()}, shared, report))
 
 
-def _score(accelerator: Accelerator, model: nn.Module, rollouts: Batch, config: DMPOConfig) -> Tensor:
-    """ELBO under a policy [groups, G] of all ranks' rows, on the views on which they were scored when drawn."""
-    with whole_parameters(model) as policy:
-        own = score_log_prob(policy, rollouts.completions, rollouts.row_ids, config)
+def _of_all_ranks(accelerator: Accelerator, own: Tensor, rollouts: Batch) -> Tensor:
+    """A value of each of this rank's rows [B] as the values of all ranks' rows [groups, G]."""
     return gather_rows(accelerator, own, rollouts.rewards.numel()).view_as(rollouts.log_prob_cur)
+
+
+def _of_round(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The tensors of one round by their names in a batch."""
+    prefix = f"{index}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _stacked(rounds: Iterable[dict[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of several rounds as one, [K, ...], with its name."""
+    first, *others = rounds
+    return ((name, torch.stack([tensor, *(tensors[name] for tensors in others)])) for name, tensor in first.items())
 
 
 def _local(rollouts: Batch, width: int) -> dict[str, Tensor]:
     """This rank's tensors by name, prompts padded on the left to `width`."""
-    own = vars(rollouts.completions) | {"row_ids": rollouts.row_ids}
-    own |= {name: scores for name in SCORES if (scores := getattr(rollouts, name)) is not None}
-    pad = (width - rollouts.completions.prompt_ids.shape[1], 0)
-    return own | {name: torch.nn.functional.pad(own[name], pad) for name in ("prompt_ids", "prompt_mask")}
-
-
-def _join(local: dict[str, Tensor], shared: dict[str, Tensor], report: dict[str, float]) -> Batch:
-    completions = Completions(*(local[name] for name in LOCAL[:-1]))
-    rewards, log_prob_ref, log_prob_cur, age = (shared[name] for name in SHARED)
-    scores = {name: local.get(name) for name in SCORES}
-    return Batch(completions, local["row_ids"], rewards, log_prob_ref, log_prob_cur, age, report, **scores)
+    local = rollouts.local()
+    padding = (width - rollouts.completions.prompt_ids.shape[1], 0)
+    return local | {name: torch.nn.functional.pad(local[name], padding) for name in ("prompt_ids", "prompt_mask")}

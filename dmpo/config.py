@@ -14,6 +14,7 @@ from .config_errors import checked_config
 from .decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
+SCORED_ONE_STEP = ("diffu_grpo",)  # losses that also score each round on one-step views
 _READ_BY = {  # keys that other losses leave unread
     **dict.fromkeys(("weighting", "coeff", "ess_target"), ("wdce", "wddo")),
     **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from .losses import check_views, hidden_token_logprobs, logits_token_logprobs, mean_log_prob
+from .loss_views import check_views, hidden_token_logprobs, logits_token_logprobs, mean_log_prob
 
 
 class _WDDO(nn.Module):

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from .batch import Completions, spaced
 from .kernels import linear_token_logprobs
-from .losses import mean_log_prob
+from .loss_views import mean_log_prob
 from .masked_lm import HeadFunction, T, apply_head, without_dropout
 from .prompts import padding
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Prompts and their completions, side by side.
-
-    prompt_ids int64 [B, P], prompt_mask bool [B, P] (False: left padding), tokens int64 [B, L], eligible bool [B, L]
-    (positions that count: all, or up to the first EOS).
-    """
-
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    tokens: Tensor
-    eligible: Tensor
-
-    def repeat(self, replicates: int) -> Completions:
-        """Row = replicate · B + sample."""
-        parts = (self.prompt_ids, self.prompt_mask, self.tokens, self.eligible)
-        return Completions(*(part.repeat(replicates, 1) for part in parts))
-
-    def __getitem__(self, rows: slice | Tensor) -> Completions:
-        return Completions(self.prompt_ids[rows], self.prompt_mask[rows], self.tokens[rows], self.eligible[rows])
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int, head: HeadFunction[T]) -> T:
@@ -144,12 +118,6 @@ def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id:
 
     with without_dropout(model):
         return apply_head_to_views(model, rows, mask, mask_id, entropy)
-
-
-def spaced(total: int, most: int, device: torch.device) -> Tensor:
-    """At most `most` of the indices 0..total-1, evenly spaced; int64."""
-    count = min(total, most)
-    return torch.arange(count, device=device) * total // max(1, count)
 
 
 def _check_padding(prompt_mask: Tensor) -> None:

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .config import DMPOConfig
 from .randomness import derive_key, uniforms
+
+
+def views_of(config: DMPOConfig, eligible: Tensor, row_ids: Tensor, *, replicates: int, key: int) -> Tensor:
+    """`sample_views` with the rates and the antithetic pairs that a config asks for."""
+    return sample_views(
+        eligible,
+        replicates,
+        key=key,
+        row_ids=row_ids,
+        rate_range=(config.mask_rate_min, config.mask_rate_max),
+        antithetic=config.antithetic,
+    )
 
 
 def sample_views(

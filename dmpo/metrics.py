@@ -1,17 +1,15 @@
 """What a line of metrics.jsonl says, over all ranks. Nothing in it depends on how fast the machine was.
 
     step, round, learning_rate
-    skipped                   1 where loss or gradient was not finite, so that no step was made; numbers that are not
-                              finite are null
+    skipped                   1 where loss or gradient was not finite, so that the weights stayed as they were; numbers
+                              that are not finite are null
     loss, grad_norm           the loss; norm of the gradient before it is clipped
     clipped                   1 where that norm was above max_grad_norm, so that the step was cut
     ess                       effective sample size of the weights, a share of the group; mean over groups not left
-                              out. Of wd1 its positive weights, of diffu_grpo |A| (0 where the rewards of a group agree)
-    coeff                     proximal coefficient c, mean over groups; null for wd1 and diffu_grpo, which have none
-    clip_share, kl            diffu_grpo only: the share of tokens whose gradient the clip cuts off; mean KL estimate
-                              towards the reference, nats a token, null where kl_beta is 0; means over groups not left
-                              out
-    left_out                  groups that counted nothing as a log-probability of theirs was not finite
+                              out. What the weights are, the file of the loss in `dmpo.objectives` says
+    coeff                     proximal coefficient c, mean over groups; null where the loss has none
+    (reports of the loss)     what else the loss reports, see its file; means over groups not left out
+    left_out                  groups left out of the step, as one of their log-probabilities was not finite
     age                       rounds since the completions of this step were drawn, mean over groups
     buffer_groups             groups in the buffer
     buffer_dropped            groups dropped so far because the policy had left them behind (buffer_min_ess)
@@ -24,46 +22,46 @@
     entropy                   mean token entropy of the policy, nats
     forwards, row_forwards    model calls of decoding, and rows that went through them, sums over ranks
     tokens_per_forward        tokens drawn and kept for each row-forward
-    rollout_mismatch          mean over completions of `rollout.rollout_mismatch`, nats a token
+    rollout_mismatch          mean over completions of `scoring.rollout_mismatch`, nats a token
     path_log_prob_cur, path_log_prob_ref
                               decoder random_order only: mean log-probability of the drawn path, nats a completion;
                               exact without early_stop
   after an evaluation:
     sampled_accuracy, greedy_accuracy
-The seconds of each phase are in timings.jsonl, those of decoding under `rollout`.
+The seconds of each phase are in timings.jsonl; the seconds of decoding are under `rollout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 
-def round_report(values: Tensor, sums: Sequence[float], world: int) -> dict[str, float]:
+def round_report(
+    columns: dict[str, Tensor], sums: dict[str, float], *, group_size: int, world: int
+) -> dict[str, float]:
     """What a round says of itself.
 
     Args:
-        values: float64 [groups, G, 5 or 7]: reward, log p_ref, log p_cur, mismatch, a fingerprint of the completion,
-            and the two path log-probabilities where there are any.
-        sums: model calls, row-forwards, tokens drawn and kept, completions that the reward failed on, and the mean
-            entropy of a rank, each summed over ranks.
+        columns: float64 [completions] of all ranks: reward, log_prob_ref, log_prob_cur, rollout_mismatch, row_hash
+            (`scoring.row_hash`), and path_log_prob_cur and path_log_prob_ref where the decoder has them.
+        sums: over ranks: forwards, row_forwards, drawn (tokens drawn and kept), reward_failures, and the mean entropy
+            of each rank.
+        group_size: G, completions of one prompt.
         world: ranks.
     """
-    reward, ref, cur, mismatch, fingerprint, *paths = values.unbind(-1)
-    forwards, row_forwards, drawn, failures, entropy = sums
-    distinct = sum(len(group.unique()) for group in fingerprint) / fingerprint.numel()
-    names = ("path_log_prob_cur", "path_log_prob_ref")
+    rewards, hashes = (columns[name].view(-1, group_size) for name in ("reward", "row_hash"))
+    distinct = sum(len(group.unique()) for group in hashes) / hashes.numel()
+    paths = [name for name in ("path_log_prob_cur", "path_log_prob_ref") if name in columns]
     return {
-        "reward": float(reward.mean()),
-        "reward_std_in_group": float(reward.std(-1).mean()),
-        "reward_failures": int(failures),
+        "reward": float(rewards.mean()),
+        "reward_std_in_group": float(rewards.std(-1).mean()),
+        "reward_failures": int(sums["reward_failures"]),
         "distinct_in_group": distinct,
-        "log_ratio": float((cur - ref).mean()),
-        "entropy": entropy / world,
-        "rollout_mismatch": float(mismatch.mean()),
-        **{name: float(path.mean()) for name, path in zip(names, paths, strict=False)},
-        "forwards": int(forwards),
-        "row_forwards": int(row_forwards),
-        "tokens_per_forward": drawn / row_forwards,
+        "log_ratio": float((columns["log_prob_cur"] - columns["log_prob_ref"]).mean()),
+        "entropy": sums["entropy"] / world,
+        "rollout_mismatch": float(columns["rollout_mismatch"].mean()),
+        **{name: float(columns[name].mean()) for name in paths},
+        "forwards": int(sums["forwards"]),
+        "row_forwards": int(sums["row_forwards"]),
+        "tokens_per_forward": sums["drawn"] / sums["row_forwards"],
     }

@@ -1,6 +1,6 @@
 """The gradient of one step (docs/maths.md, sections 2 to 5): the terms of its objective, then one walk over the views.
 
-What depends on whole groups (weights, coefficients) is found first, over all ranks; then the views pass through the
+What depends on whole groups (weights, coefficients) is computed first, over all ranks; then the views pass through the
 model once, in micro-batches of any size. What differs between objectives is in `dmpo.objectives`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -19,28 +20,28 @@ from .config import DMPOConfig
 from .likelihood import apply_head_to_views
 from .masked_lm import special_ids
 from .objectives import OBJECTIVES
-from .objectives.sound import sound_groups, with_stand_ins
-from .objectives.terms import Step
+from .objectives.finite import finite_groups, replace_non_finite
+from .objectives.step import Objective, Step
 from .parallel import rank_rows, summed
 from .weights import ImportanceWeights
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: over all ranks; weights: w, ESS of each group; coeff: c of each group, [groups]; NaN where there is none.
-
-    report: what the step says of itself, see `metrics`.
-    """
+    """loss: over all ranks. report: what the step says of itself, see `metrics`."""
 
     loss: float
-    weights: ImportanceWeights
-    coeff: Tensor
     report: dict[str, float]
+
+
+def objective_of(config: DMPOConfig) -> Objective:
+    """The objective that the config key `loss` names."""
+    return OBJECTIVES[config.loss]
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
     """Weights of every group [groups, G] and its proximal coefficient [groups], as the config's loss has them."""
-    return OBJECTIVES[config.loss].group_weights(batch, config)
+    return objective_of(config).group_weights(batch, config)
 
 
 def accumulate_gradient(
@@ -48,51 +49,54 @@ def accumulate_gradient(
 ) -> StepResult:
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
-    It does not depend on `micro_batch_size` nor on the ranks, but for rounding and dropout; all ranks make the same
+    It does not depend on `micro_batch_size` nor on the ranks, up to rounding and dropout; all ranks make the same
     number of passes. `model` is `policy` as accelerate wrapped it. A group with a log-probability that is not finite is
-    left out: it counts 0 in the mean over groups. Where that leaves none, or the terms are not finite, the loss is NaN,
+    left out: it counts 0 in the mean over groups. Where no group is left, or the terms are not finite, the loss is NaN,
     on every rank, and there is no gradient.
     """
-    objective, (mask_id, _) = OBJECTIVES[config.loss], special_ids(policy)
-    world, total, sound = accelerator.num_processes, batch.rewards.numel(), sound_groups(accelerator, batch)
-    batch = with_stand_ins(batch, sound, rank_rows(total, accelerator.process_index, world), mask_id)
+    objective, (mask_id, _) = objective_of(config), special_ids(policy)
+    world, total, finite = accelerator.num_processes, batch.rewards.numel(), finite_groups(accelerator, batch)
+    batch = replace_non_finite(batch, finite, rank_rows(total, accelerator.process_index, world), mask_id)
     weights, coeff = objective.group_weights(batch, config)
-    terms = objective.terms(Step(accelerator, model, batch, config, step, sound), weights) if sound.any() else None
+    this_step = Step(
+        accelerator=accelerator, model=model, batch=batch, config=config, index=step, finite=finite, mask_id=mask_id
+    )
+    terms = objective.terms(this_step, weights) if finite.any() else None
     if terms is None:
-        return _not_finite(batch, config, sound)
+        return _not_finite(objective, batch, finite)
     model.train()
     views = len(terms.masks)
     most = config.replicates * -(-total // world)  # views of the rank that has most
     size = config.micro_batch_size or most
-    walked = torch.zeros(1 + len(objective.REPORTS), dtype=torch.float64, device=terms.masks.device)
+    sums = torch.zeros(1 + len(objective.reports), dtype=torch.float64, device=terms.masks.device)  # loss, reports
     for start in range(0, most, size):
-        part = slice(start, start + size) if start < views else slice(0, 1)
+        chunk = slice(start, start + size) if start < views else slice(0, 1)
         live = 1.0 if start < views else 0.0  # a rank with fewer views makes the pass, and it counts nothing
+        head = partial(terms.view_loss, chunk)
         accelerator.sync_gradients = start + size >= most  # for DeepSpeed, whose backward then also steps
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            loss, sums = apply_head_to_views(model, terms.rows[part], terms.masks[part], mask_id, terms.head(part))
+            loss, reports = apply_head_to_views(model, terms.rows[chunk], terms.masks[chunk], mask_id, head)
             accelerator.backward(loss * (live * world))  # ranks are averaged
-        walked += torch.cat([loss.detach().view(1), sums]) * live
-    found, *reports = summed(accelerator, *walked)
-    found = found if terms.loss is None else terms.loss
-    reports = [value / float(sound.double().mean()) for value in reports]  # means over sound groups, as of ESS and c
-    return StepResult(found, weights, coeff, _report(weights, coeff, config, reports, sound))
+        sums += torch.cat([loss.detach().view(1), reports]) * live
+    loss_of_views, *reports_of_views = summed(accelerator, *sums)
+    share = float(finite.double().mean())  # reports are means over finite groups, as ESS and c are
+    report = _report(objective, weights, coeff, [value / share for value in reports_of_views], finite)
+    return StepResult(loss_of_views if terms.loss is None else terms.loss, report)
 
 
 def scores_are_finite(batch: Batch) -> bool:
-    """Whether a batch has log-probabilities that a loss can be made of; the same on every rank."""
+    """Whether all log-probabilities of a batch are finite, so that it has weights; the same on every rank."""
     return bool(batch.log_prob_ref.isfinite().all() and batch.log_prob_cur.isfinite().all())
 
 
-def _not_finite(batch: Batch, config: DMPOConfig, sound: Tensor) -> StepResult:
+def _not_finite(objective: Objective, batch: Batch, finite: Tensor) -> StepResult:
     nothing = torch.full_like(batch.rewards, math.nan)
     weights, coeff = ImportanceWeights(nothing, nothing, nothing[:, 0]), nothing[:, 0]
-    unknown = [math.nan] * len(OBJECTIVES[config.loss].REPORTS)
-    return StepResult(math.nan, weights, coeff, _report(weights, coeff, config, unknown, sound))
+    return StepResult(math.nan, _report(objective, weights, coeff, [math.nan] * len(objective.reports), finite))
 
 
 def _report(
-    weights: ImportanceWeights, coeff: Tensor, config: DMPOConfig, reports: list[float], sound: Tensor
+    objective: Objective, weights: ImportanceWeights, coeff: Tensor, reports: list[float], finite: Tensor
 ) -> dict[str, float]:
-    means = {name: float(x[sound].double().mean()) for name, x in (("ess", weights.ess), ("coeff", coeff))}
-    return means | dict(zip(OBJECTIVES[config.loss].REPORTS, reports, strict=True)) | {"left_out": int((~sound).sum())}
+    means = {name: float(x[finite].double().mean()) for name, x in (("ess", weights.ess), ("coeff", coeff))}
+    return means | dict(zip(objective.reports, reports, strict=True)) | {"left_out": int((~finite).sum())}

@@ -70,6 +70,12 @@ def gather_rows(accelerator: Accelerator, local: Tensor, total: int) -> Tensor:
     return gathered
 
 
+def gather_named(accelerator: Accelerator, local: dict[str, Tensor], total: int) -> dict[str, Tensor]:
+    """`gather_rows` of several numbers a row, [B] each by name, in one collective: float64 [total] by name."""
+    columns = gather_rows(accelerator, torch.stack([values.double() for values in local.values()], -1), total)
+    return dict(zip(local, columns.unbind(-1), strict=True))
+
+
 def together(function: Callable[[], Value]) -> Value:
     """`function()`, or an error on every rank where it fails on one: none is left waiting for it.
 
@@ -111,6 +117,11 @@ def summed(accelerator: Accelerator, *values: float | Tensor) -> list[float]:
     local = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
     sums: list[float] = accelerator.reduce(local, "sum").tolist()
     return sums
+
+
+def summed_named(accelerator: Accelerator, values: dict[str, float | Tensor]) -> dict[str, float]:
+    """Each value's sum over ranks, float64, by name."""
+    return dict(zip(values, summed(accelerator, *values.values()), strict=True))
 
 
 def end_together(accelerator: Accelerator) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .config import ONE_STEP, DMPOConfig
+from .config import ONE_STEP, SCORED_ONE_STEP, DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
 PARTS = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
@@ -74,7 +74,7 @@ class Ledger:
     def score(self) -> dict[str, int]:
         """The pass over views, or the head after it."""
         config, arch, block = self.config, self.arch, self.block
-        whole = config.loss == "diffu_grpo"  # its one-step views mask whole completions
+        whole = config.loss in SCORED_ONE_STEP  # one-step views mask whole completions
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
         masked = HeadMemory(arch, config, self.device, self._masked(rows, whole=whole))

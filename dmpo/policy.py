@@ -21,10 +21,10 @@ from .zero import zero_stage
 def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
     """The model to train, on `device`: what the config names (or `model`), with LoRA and checkpointing as it asks."""
     options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
-    place = device if config.load_in_4bit else "cpu"  # 4 bits are made where they are used
-    policy: Any = model or load_model(config.model, device=place, load_in_4bit=config.load_in_4bit, **options)
+    load_on = device if config.load_in_4bit else "cpu"  # weights are packed into 4 bits where they are used
+    policy: Any = model or load_model(config.model, device=load_on, load_in_4bit=config.load_in_4bit, **options)
     if config.gradient_checkpointing:
-        # The name that transformers 5.23 deprecates is the only one of those before.
+        # transformers 5.23 deprecates the second name, which is the only one of earlier versions.
         enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     torch.manual_seed(config.seed)  # LoRA's initial weights
@@ -34,19 +34,18 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
 
 
 class ReferencePolicy:
-    """p_ref: what the policy was when this object was made, or last refreshed.
+    """p_ref: what the policy was when this object was created, or last refreshed.
 
-    A LoRA model lends its own base weights, and nothing is copied, unless the reference is to be refreshed: then, and
-    where every weight is trained, the trained weights are kept a second time and change places with the policy's own
-    while the reference is in use.
+    With LoRA the base weights are the reference, and nothing is copied. Where every weight is trained, or the reference
+    is to be refreshed, a copy of the trained weights is kept, and swapped in while the reference is used.
 
     Args:
         model: the policy as accelerate prepared it, with its trainable parameters marked.
         refreshable: whether `refresh` will be called.
 
     Raises:
-        ValueError: refreshing under DeepSpeed, whose float32 masters do not change places; or the trained weights must
-            be kept, and DeepSpeed ZeRO-3 has them in pieces.
+        ValueError: refreshing under DeepSpeed, whose float32 masters cannot be swapped; or the trained weights must be
+            kept, and DeepSpeed ZeRO-3 splits them over ranks.
     """
 
     def __init__(self, model: nn.Module, *, refreshable: bool = False) -> None:
@@ -64,18 +63,18 @@ class ReferencePolicy:
     def active(self) -> Iterator[nn.Module]:
         """The reference model, whole, for the length of the context, in which the policy must not be used.
 
-        All ranks enter and leave together, and none inside `sharding.whole_parameters`.
+        All ranks enter and leave together. None may be inside `sharding.whole_parameters`.
         """
         if not self._kept:
             with whole_parameters(self._model) as whole, whole.disable_adapter():
                 yield whole
             return
-        with self.in_place(), whole_parameters(self._model) as whole:
+        with self.swapped_in(), whole_parameters(self._model) as whole:
             yield whole
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The kept weights in the policy's parameters, and the policy's in theirs, for the length of the context."""
+    def swapped_in(self) -> Iterator[None]:
+        """For the length of the context the policy has the kept weights, and the policy's weights are kept."""
         self._exchange()
         try:
             yield
@@ -97,7 +96,7 @@ class ReferencePolicy:
         """The inverse of `state`.
 
         Raises:
-            ValueError: other names than those of the trained weights.
+            ValueError: the names are not the names of the trained weights.
         """
         if odd := state.keys() ^ self._kept.keys():
             raise ValueError(f"reference weights of another model: {', '.join(sorted(odd)[:4])} missing or unknown")

@@ -17,8 +17,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .batch import Completions
 from .kernels import linear_weighted_ce
-from .likelihood import Completions, apply_head_to_views
+from .likelihood import apply_head_to_views
 from .masking import sample_views
 from .models import new_model
 from .pretrain_config import PretrainConfig

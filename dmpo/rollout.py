@@ -10,19 +10,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from .batch import Batch
+from .batch import Batch, Completions, spaced
 from .config import DMPOConfig, decoding_options
 from .decoding import Generation, generate
-from .likelihood import Completions, ordered_log_probs, sequence_log_prob, spaced, token_entropy
+from .likelihood import token_entropy
 from .masked_lm import special_ids
-from .masking import completion_mask, sample_views
+from .masking import completion_mask
 from .metrics import round_report
-from .objectives.one_step import round_log_probs
-from .parallel import gather_rows, rank_rows, summed, together
+from .parallel import gather_named, rank_rows, summed_named, together
 from .policy import ReferencePolicy
 from .prompts import decode_text, encode_prompts
 from .randomness import derive_key
 from .rewards import RewardPool
+from .scoring import RoundScorer, path_log_prob, rollout_mismatch, row_hash, score_log_prob, score_views
 from .sharding import whole_parameters
 from .tasks import Row, Task
 
@@ -42,50 +42,54 @@ def complete(
 ) -> Generation:
     """Completions of all prompts, in batches of at most `rollout_batch_size` rows; counts and seconds are summed."""
     options = decoding_options(config, temperature=temperature, steps=steps, seed=seed)
-    parts = []
+    batches = []
     for start in range(0, len(prompt_ids), config.rollout_batch_size):
         rows = slice(start, start + config.rollout_batch_size)
-        parts.append(
+        batches.append(
             generate(model, prompt_ids[rows], attention_mask=prompt_mask[rows], row_ids=row_ids[rows], **options)
         )
     return Generation(
-        torch.cat([part.sequences for part in parts]),
-        sum(part.forwards for part in parts),
-        sum(part.row_forwards for part in parts),
-        sum(part.seconds for part in parts),
-        torch.cat([part.log_probs for part in parts]),
-        torch.cat([part.order for part in parts]),
-        torch.cat([part.steps for part in parts]),
+        sequences=torch.cat([batch.sequences for batch in batches]),
+        forwards=sum(batch.forwards for batch in batches),
+        row_forwards=sum(batch.row_forwards for batch in batches),
+        seconds=sum(batch.seconds for batch in batches),
+        log_probs=torch.cat([batch.log_probs for batch in batches]),
+        order=torch.cat([batch.order for batch in batches]),
+        steps=torch.cat([batch.steps for batch in batches]),
     )
 
 
 def collect(
     accelerator: Accelerator,
+    *,
     model: nn.Module,
     reference: ReferencePolicy,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     reward: RewardPool,
+    objective: RoundScorer,
     config: DMPOConfig,
-    *,
     round_index: int,
     clock: Clock,
 ) -> Batch:
     """One round of rollouts. Draws depend on (seed, prompt, completion), not on ranks or batches.
 
-    Completions are split over ranks in order, so a group may span several; a wrong reward on one rank stops all.
-    `model` is the policy as accelerate prepared it.
+    Completions are split over ranks in order, so a group may span several ranks; a wrong reward on one rank stops all.
+
+    Args:
+        model: the policy as accelerate prepared it.
+        objective: may ask for scores of its own.
+        round_index: rounds before this one.
     """
     device, group, total = accelerator.device, config.num_generations, config.num_prompts * config.num_generations
-    share = rank_rows(total, accelerator.process_index, accelerator.num_processes)
-    prompts = [round_index * config.num_prompts + j for j in range(config.num_prompts)]
-    rows = [training_row(task, config.seed, index) for index in prompts]
-    place = torch.arange(total, device=device)[share]
-    row_ids = round_index * total + place
+    own = rank_rows(total, accelerator.process_index, accelerator.num_processes)
+    rows = [training_row(task, config.seed, round_index * config.num_prompts + j) for j in range(config.num_prompts)]
+    own_indices = torch.arange(total, device=device)[own]
+    row_ids = round_index * total + own_indices
 
     with clock("rollout"):
-        prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
-        prompt_ids, prompt_mask = (part.to(device)[place // group] for part in (prompt_ids, prompt_mask))  # [B, P]
+        encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
+        prompt_ids, prompt_mask = (of_prompts.to(device)[own_indices // group] for of_prompts in encoded)  # [B, P]
         with whole_parameters(model) as policy:
             generation = complete(
                 policy,
@@ -100,87 +104,52 @@ def collect(
         tokens = generation.sequences[:, prompt_ids.shape[1] :]
         drawn = int((generation.order >= 0).sum())  # on a GPU the clock waits here for the last kernel
     with clock("reward"):
-        local = [rows[index // group] for index in range(total)[share]]
-        columns = {name: [row[name] for row in local] for name in rows[0]}
-        scores = together(lambda: reward.score(decode_text(tokenizer, tokens), columns))
-        rewards = torch.tensor(scores.values, device=device)
+        own_rows = [rows[index // group] for index in range(total)[own]]
+        columns = {name: [row[name] for row in own_rows] for name in rows[0]}
+        outcome = together(lambda: reward.score(decode_text(tokenizer, tokens), columns))
+        rewards = torch.tensor(outcome.values, device=device)
     with clock("score"):
         mask_id, eos_ids = special_ids(model)
         eligible = completion_mask(tokens, eos_ids if config.truncate_at_eos else ())
         completions = Completions(prompt_ids, prompt_mask, tokens, eligible)
-
-        def path_log_prob(policy: nn.Module) -> list[Tensor]:
-            """Exact log-probabilities of the path, where that is a likelihood of its own."""
-            if config.decoder != "random_order":
-                return []
-            size = config.rollout_batch_size
-            return [ordered_log_probs(policy, completions, generation.order, mask_id=mask_id, batch_size=size).sum(-1)]
-
         sample = spaced(len(tokens), config.rollout_batch_size, device)
-        views = _score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
+        views = score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
+        to_score = (completions, row_ids, config)
         with whole_parameters(model) as policy:
-            log_prob_cur, paths = score_log_prob(policy, completions, row_ids, config), path_log_prob(policy)
+            log_prob_cur = score_log_prob(policy, *to_score)
+            paths = path_log_prob(policy, completions, generation.order, config, "path_log_prob_cur")
             entropy = token_entropy(policy, completions[sample], views, mask_id=mask_id)
-            one_step_cur = round_log_probs(policy, completions, row_ids, config)
+            scores = objective.score_round(policy, *to_score)
         with reference.active() as policy:
-            log_prob_ref = score_log_prob(policy, completions, row_ids, config)
-            paths += path_log_prob(policy)
-            one_step_ref = round_log_probs(policy, completions, row_ids, config) if config.kl_beta else None
-        own = [rewards, log_prob_ref, log_prob_cur, rollout_mismatch(generation, eligible, log_prob_cur)]
-        values = torch.stack([value.double() for value in [*own, _fingerprint(tokens), *paths]], -1)
-        values = gather_rows(accelerator, values, total).view(-1, group, values.shape[1])
-        counts = (generation.forwards, generation.row_forwards, drawn, len(scores.failures))
-        sums = summed(accelerator, *counts, entropy)
-    shared_rewards, shared_ref, shared_cur = values[..., :3].to(log_prob_cur.dtype).unbind(-1)
+            log_prob_ref = score_log_prob(policy, *to_score)
+            paths |= path_log_prob(policy, completions, generation.order, config, "path_log_prob_ref")
+            scores = {**scores, **objective.score_reference(policy, *to_score)}
+        of_rows = {
+            "reward": rewards,
+            "log_prob_ref": log_prob_ref,
+            "log_prob_cur": log_prob_cur,
+            "rollout_mismatch": rollout_mismatch(generation, eligible, log_prob_cur),
+            "row_hash": row_hash(tokens),
+        }
+        gathered = gather_named(accelerator, of_rows | paths, total)
+        counts: dict[str, float | Tensor] = {
+            "forwards": generation.forwards,
+            "row_forwards": generation.row_forwards,
+            "drawn": drawn,
+            "reward_failures": len(outcome.failures),
+            "entropy": entropy,
+        }
+        sums = summed_named(accelerator, counts)
+    shared = {name: gathered[name].view(-1, group).to(log_prob_cur.dtype) for name in ("log_prob_ref", "log_prob_cur")}
     return Batch(
-        completions,
-        row_ids,
-        shared_rewards,
-        shared_ref,
-        shared_cur,
-        torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
-        round_report(values, sums, accelerator.num_processes),
-        one_step_cur,
-        one_step_ref,
-    )
-
-
-def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
-    """ELBO of completions [B] on K views that depend on their row ids alone: the same ones for every policy."""
-    mask_id, _ = special_ids(model)
-    views, size = _score_views(completions.eligible, row_ids, config), config.rollout_batch_size
-    return sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
-
-
-def _score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor:
-    return sample_views(
-        eligible,
-        config.score_views,
-        key=derive_key(config.seed, "score"),
+        completions=completions,
         row_ids=row_ids,
-        rate_range=(config.mask_rate_min, config.mask_rate_max),
-        antithetic=config.antithetic,
+        rewards=gathered["reward"].view(-1, group).to(log_prob_cur.dtype),
+        **shared,
+        age=torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
+        report=round_report(gathered, sums, group_size=group, world=accelerator.num_processes),
+        scores=scores,
     )
-
-
-def _fingerprint(tokens: Tensor) -> Tensor:
-    """A number [B] that differs, but for a chance of 2^-52, where rows of tokens [B, L] do; exact in float64."""
-    factors = torch.tensor([derive_key(i) | 1 for i in range(tokens.shape[1])], device=tokens.device)
-    return (tokens * factors).sum(-1) >> 12
-
-
-def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Tensor) -> Tensor:
-    """How much likelier the decoder found its tokens, in its order, than training's ELBO does; nats a token, [B].
-
-    The mean recorded log-probability of the drawn tokens that count, minus the ELBO per token that counts. Taking the
-    most confident tokens first gives a value above 0 without any fault (topk); what a parallel, cached or guided one
-    adds to that of topk is its drift from the likelihood that training uses. With early_stop and without
-    truncate_at_eos the ELBO also counts the EOS that fill a row, which are nearly certain: the gauge is then lower for
-    shorter completions.
-    """
-    counted = (generation.order >= 0) & eligible
-    recorded = (generation.log_probs * counted).sum(-1) / counted.sum(-1)
-    return recorded - log_prob_cur / eligible.sum(-1)
 
 
 def training_row(task: Task, seed: int, index: int) -> Row:

@@ -7,9 +7,8 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from .batch import Batch
+from .batch import Batch, spaced
 from .config import DMPOConfig
-from .likelihood import spaced
 from .objective import group_weights
 from .prompts import decode_text
 from .rollout import training_row
@@ -28,14 +27,14 @@ def sample_table(
     texts = decode_text(tokenizer, batch.completions.tokens[chosen])
     table = []
     for row, text in zip(batch.row_ids[chosen].tolist(), texts, strict=True):
-        place = row % rewards.numel()
+        index = row % rewards.numel()
         line = {"step": step, "row": row, "prompt": training_row(task, config.seed, row // group)["prompt"]}
-        table.append({**line, "completion": text, "reward": float(rewards[place]), "weight": float(positive[place])})
+        table.append({**line, "completion": text, "reward": float(rewards[index]), "weight": float(positive[index])})
     return table
 
 
 def send_table(accelerator: Accelerator, table: list[dict[str, Any]], step: int) -> None:
-    """Show the rows in the trackers that take tables or text, wandb and tensorboard; others keep the numbers alone."""
+    """Send the rows to the trackers that take tables or text (wandb, tensorboard); other trackers get numbers alone."""
     if not accelerator.is_main_process or not table:
         return
     columns = [name for name in table[0] if name != "step"]

@@ -20,7 +20,7 @@ from .buffer import ReplayBuffer
 from .config import DMPOConfig
 from .evaluate import Evaluation, evaluate_on_ranks
 from .models import load_tokenizer
-from .objective import accumulate_gradient, scores_are_finite
+from .objective import accumulate_gradient, objective_of, scores_are_finite
 from .parallel import end_together, from_main, is_shared, make_accelerator
 from .policy import ReferencePolicy, make_policy
 from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, tell_unread
@@ -86,11 +86,21 @@ class DMPOTrainer:
         self.trainable = [p for p in self.policy.parameters() if p.requires_grad]  # sharding has replaced them
         self.reference = ReferencePolicy(self.model, refreshable=config.reference_refresh_steps > 0)
         self.reporter, self.step, self.seconds_before = Reporter(config.max_steps, visible=main), 0, 0.0
-        self.buffer = ReplayBuffer(config.buffer_rounds, config.seed)
+        self.objective, self.buffer = objective_of(config), ReplayBuffer(config.buffer_rounds, config.seed)
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
-        parts = (self.model, self.optimizer, self.tokenizer, self.reference, self.buffer, self.skipped)
-        self.saver = Saver(self.accelerator, self.run, *parts, config, origin)
+        self.saver = Saver(
+            self.accelerator,
+            self.run,
+            model=self.model,
+            optimizer=self.optimizer,
+            tokenizer=self.tokenizer,
+            reference=self.reference,
+            buffer=self.buffer,
+            skipped=self.skipped,
+            config=config,
+            origin=origin,
+        )
 
     def train(self) -> dict[str, Any]:
         """Run to `max_steps`; returns what summary.json holds.
@@ -143,9 +153,18 @@ class DMPOTrainer:
 
     def _collect(self) -> None:
         try:
-            actors = (self.model, self.reference, self.tokenizer, self.task, self.reward)
-            index = self.step // self.config.gradient_steps
-            rollouts = collect(self.accelerator, *actors, self.config, round_index=index, clock=self.run.clock)
+            rollouts = collect(
+                self.accelerator,
+                model=self.model,
+                reference=self.reference,
+                tokenizer=self.tokenizer,
+                task=self.task,
+                reward=self.reward,
+                objective=self.objective,
+                config=self.config,
+                round_index=self.step // self.config.gradient_steps,
+                clock=self.run.clock,
+            )
         except Exception as error:
             if is_shared(error):
                 self.saver.save(self.step, self._state())
@@ -162,7 +181,7 @@ class DMPOTrainer:
             return
         self.reference.refresh()
         with self.run.clock("score"):
-            self.buffer.replace_reference(self.accelerator, self.model, self.config)
+            self.buffer.replace_reference(self.accelerator, self.model, self.objective, self.config)
 
     def _gradient_step(self) -> dict[str, float]:
         """One AdamW step on fresh views of groups from the buffer."""

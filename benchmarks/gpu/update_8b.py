@@ -14,9 +14,10 @@ from benchmarks.gpu.model_8b import Sizes, random_ids
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.timing import measure
+from dmpo.batch import Completions
 from dmpo.decoding_options import Decoder
 from dmpo.kernels import linear_weighted_ce
-from dmpo.likelihood import Completions, apply_head_to_views
+from dmpo.likelihood import apply_head_to_views
 from dmpo.masked_lm import unwrap
 from dmpo.plan import GB, plan
 from dmpo.plan_ledger import CONTEXT

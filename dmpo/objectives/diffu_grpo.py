@@ -8,6 +8,9 @@ p_cur and p_ref are scored at rollout time, on the masks of each gradient step o
 (dllm-reasoning/d1): ε = 0.5, β = 0.04, A not divided by the standard deviation, prompts masked at 0.15, one prompt mask
 (replicates 1), tokens up to the first EOS (truncate_at_eos), reference_refresh_steps 64. A group of an earlier round
 (buffer_rounds) keeps its own p_cur, and has the prompt masks that it was scored on.
+
+It reports clip_share, the share of tokens whose gradient the clip cuts off, and kl, the mean KL estimate towards the
+reference, nats a token, NaN where kl_beta is 0. `ess` is the effective sample size of |A|, 0 where all rewards agree.
 """
 
 from __future__ import annotations
@@ -15,18 +18,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..batch import Batch
+from ..batch import Batch, Completions
 from ..config import DMPOConfig
-from ..losses import hidden_token_logprobs
-from ..masked_lm import HeadFunction, special_ids
+from ..loss_views import hidden_token_logprobs
 from ..parallel import gather_rows
 from ..weights import ImportanceWeights, raw_weights
-from .one_step import one_step_views
-from .terms import Step, Terms
+from .one_step import one_step_log_probs, views_of_step
+from .step import Objective, Step, Terms
 
-REPORTS: tuple[str, ...] = ("clip_share", "kl")
+CUR, REF = "one_step_cur", "one_step_ref"  # scores of each round, [B, F, R, L]
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
@@ -59,37 +61,57 @@ def token_losses(
     return losses + kl_beta * kl, clipped, kl.detach()
 
 
+def score_round(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> dict[str, Tensor]:
+    """log p in nats of each token at each of the F gradient steps of the round, under p_cur: [B, F, R, L]."""
+    return {CUR: one_step_log_probs(model, completions, row_ids, config)}
+
+
+def score_reference(
+    model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig
+) -> dict[str, Tensor]:
+    """The same under p_ref, where the loss has a KL."""
+    return {REF: one_step_log_probs(model, completions, row_ids, config)} if config.kl_beta else {}
+
+
 def terms(step: Step, weights: ImportanceWeights) -> Terms:
     """Token losses by autograd, a micro-batch at a time; the sizes of groups are known before."""
     batch, config = step.batch, step.config
-    mask_id, _ = special_ids(step.model)
-    iteration = step.index % config.gradient_steps
-    rows, masks = one_step_views(batch.completions, batch.row_ids, config, iteration, mask_id)
-    old, ref = _of_views(batch.one_step_cur, iteration), _of_views(batch.one_step_ref, iteration)
-    if old is None or (ref is None) != (config.kl_beta == 0):
-        raise ValueError("loss 'diffu_grpo' needs the one-step log-probabilities of each round, see Batch")
+    wanted = {CUR, REF} if config.kl_beta else {CUR}
+    if missing := wanted - batch.scores.keys():
+        raise ValueError(
+            f"loss 'diffu_grpo' needs the one-step log-probabilities of each round: the batch has no score "
+            f"{', '.join(sorted(missing))}; hand this objective to `rollout.collect`"
+        )
+    rows, masks, iteration = views_of_step(step)
+    old = _of_views(batch.scores[CUR], iteration)
+    ref = _of_views(batch.scores[REF], iteration) if config.kl_beta else None
     counts = gather_rows(step.accelerator, batch.completions.eligible.sum(-1), batch.rewards.numel())
     in_group = counts.view_as(batch.rewards).sum(-1, keepdim=True)
     share = step.spread((1 / in_group.double()).to(batch.rewards).expand_as(batch.rewards))  # of a token, by its view
-    counted = rows.eligible & (share > 0).unsqueeze(1)  # of sound groups
+    counted = rows.eligible & (share > 0).unsqueeze(1)  # of finite groups
     advantages = weights.positive.flatten()[step.own].repeat(config.replicates)
 
-    def head(part: slice) -> HeadFunction[tuple[Tensor, Tensor]]:
-        tokens, live = rows.tokens[part], counted[part]
-        scores = old[part], None if ref is None else ref[part]
+    def view_loss(views: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        live = counted[views]
+        log_probs = hidden_token_logprobs(hidden, weight, rows.tokens[views], live, bias=bias)
+        scores = old[views], None if ref is None else ref[views]
+        of_tokens = token_losses(log_probs, *scores, advantages[views], config.clip_epsilon, config.kl_beta)
+        values = torch.stack([value.to(log_probs) for value in of_tokens])  # loss, clipped, KL: [3, n, L]
+        sums = torch.where(live, values, 0.0).sum(-1) @ share[views].to(log_probs)  # [3]
+        return sums[0], sums[1:].detach()
 
-        def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-            log_probs = hidden_token_logprobs(hidden, weight, tokens, live, bias=bias)
-            found = token_losses(log_probs, *scores, advantages[part], config.clip_epsilon, config.kl_beta)
-            values = torch.stack([value.to(log_probs) for value in found])  # [3, n, L]
-            sums = torch.where(live, values, 0.0).sum(-1) @ share[part].to(log_probs)  # [3]
-            return sums[0], sums[1:].detach()
-
-        return loss
-
-    return Terms(rows, masks, head)
+    return Terms(rows, masks, view_loss)
 
 
-def _of_views(scores: Tensor | None, iteration: int) -> Tensor | None:
-    """Those of one gradient step, [R·B, L], from [B, F, R, L]."""
-    return None if scores is None else scores[:, iteration].transpose(0, 1).flatten(0, 1)
+def _of_views(scores: Tensor, iteration: int) -> Tensor:
+    """The scores of one gradient step by view, [R·B, L], from [B, F, R, L]."""
+    return scores[:, iteration].transpose(0, 1).flatten(0, 1)
+
+
+DIFFU_GRPO = Objective(
+    group_weights=group_weights,
+    terms=terms,
+    reports=("clip_share", "kl"),
+    score_round=score_round,
+    score_reference=score_reference,
+)

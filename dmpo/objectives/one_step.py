@@ -11,11 +11,13 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from ..batch import Completions
 from ..config import DMPOConfig
-from ..likelihood import Completions, apply_head_to_views
-from ..losses import hidden_token_logprobs
+from ..likelihood import apply_head_to_views
+from ..loss_views import hidden_token_logprobs
 from ..masked_lm import special_ids, without_dropout
 from ..randomness import derive_key, uniforms
+from .step import Step
 
 
 def one_step_views(
@@ -37,6 +39,12 @@ def one_step_views(
     return rows, torch.ones_like(rows.eligible)
 
 
+def views_of_step(step: Step) -> tuple[Completions, Tensor, int]:
+    """`one_step_views` of a gradient step, and its index within its round."""
+    batch, iteration = step.batch, step.index % step.config.gradient_steps
+    return *one_step_views(batch.completions, batch.row_ids, step.config, iteration, step.mask_id), iteration
+
+
 @torch.no_grad()
 def one_step_log_probs(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
     """log p in nats of each token that counts, 0 elsewhere, at every gradient step of a round: float32 [B, F, R, L].
@@ -44,20 +52,15 @@ def one_step_log_probs(model: nn.Module, completions: Completions, row_ids: Tens
     No dropout is live and no gradient kept; at most `rollout_batch_size` rows pass at once.
     """
     mask_id, _ = special_ids(model)
-    found = []
+    log_probs = []
     with without_dropout(model):
         for iteration in range(config.gradient_steps):
             rows, masks = one_step_views(completions, row_ids, config, iteration, mask_id)
             for start in range(0, len(rows), config.rollout_batch_size):
-                part = slice(start, start + config.rollout_batch_size)
-                found.append(_log_probs(model, rows[part], masks[part], mask_id))
+                chunk = slice(start, start + config.rollout_batch_size)
+                log_probs.append(_log_probs(model, rows[chunk], masks[chunk], mask_id))
     shape = config.gradient_steps, config.replicates, *completions.tokens.shape
-    return torch.cat(found).view(shape).permute(2, 0, 1, 3).contiguous()
-
-
-def round_log_probs(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor | None:
-    """`one_step_log_probs` where the config's loss compares with those of rollout time; None where it does not."""
-    return one_step_log_probs(model, completions, row_ids, config) if config.loss == "diffu_grpo" else None
+    return torch.cat(log_probs).view(shape).permute(2, 0, 1, 3).contiguous()
 
 
 def _log_probs(model: nn.Module, rows: Completions, masks: Tensor, mask_id: int) -> Tensor:

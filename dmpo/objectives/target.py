@@ -7,13 +7,12 @@ from torch import Tensor
 from ..batch import Batch
 from ..config import DMPOConfig
 from ..likelihood import sequence_log_prob
-from ..masked_lm import special_ids
-from ..masking import sample_views
+from ..masking import views_of
 from ..parallel import gather_rows
 from ..randomness import derive_key
 from ..sharding import whole_parameters
 from ..weights import ImportanceWeights, adaptive_coeff, importance_weights, raw_weights
-from .terms import Step
+from .step import Step
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
@@ -29,22 +28,14 @@ def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, 
 
 def fresh_views(step: Step) -> Tensor:
     """Masks of this rank's completions that no other step has, bool [R·B, L] (section 2)."""
-    config = step.config
-    return sample_views(
-        step.batch.completions.eligible,
-        config.replicates,
-        key=derive_key(config.seed, "views", step.index),
-        row_ids=step.batch.row_ids,
-        rate_range=(config.mask_rate_min, config.mask_rate_max),
-        antithetic=config.antithetic,
-    )
+    batch, config = step.batch, step.config
+    key = derive_key(config.seed, "views", step.index)
+    return views_of(config, batch.completions.eligible, batch.row_ids, replicates=config.replicates, key=key)
 
 
 def estimate(step: Step, views: Tensor) -> Tensor:
-    """log p_θ [groups, G] of all ranks' completions on the given views of this rank's; no gradient, no dropout."""
-    batch = step.batch
-    mask_id, _ = special_ids(step.model)
-    size = step.config.rollout_batch_size
+    """log p_θ [groups, G] of all ranks' completions, of which each rank gives its views; no gradient, no dropout."""
+    batch, size = step.batch, step.config.rollout_batch_size
     with whole_parameters(step.model) as policy:
-        own = sequence_log_prob(policy, batch.completions, views, mask_id=mask_id, batch_size=size)
+        own = sequence_log_prob(policy, batch.completions, views, mask_id=step.mask_id, batch_size=size)
     return gather_rows(step.accelerator, own, batch.rewards.numel()).view_as(batch.rewards)

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..config import DMPOConfig
-from ..masked_lm import special_ids
 from ..weights import ImportanceWeights, importance_weights
-from .one_step import one_step_views
-from .terms import Step, Terms, weighted_ce
-
-REPORTS: tuple[str, ...] = ()
+from .one_step import views_of_step
+from .step import Objective, Step, Terms, weighted_ce
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
@@ -33,11 +30,11 @@ def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, 
 
 def terms(step: Step, weights: ImportanceWeights) -> Terms:
     """Mean NLLs through the kernel, times the tokens that count: their sum."""
-    batch, config = step.batch, step.config
-    mask_id, _ = special_ids(step.model)
-    iteration = step.index % config.gradient_steps
-    rows, masks = one_step_views(batch.completions, batch.row_ids, config, iteration, mask_id)
+    rows, masks, _ = views_of_step(step)
     assert weights.negative is not None
     count = rows.eligible.sum(-1)
     positive, negative = (step.spread(values) * count for values in (weights.positive, weights.negative))
     return Terms(rows, masks, weighted_ce(rows, rows.eligible, positive, negative))
+
+
+WD1 = Objective(group_weights=group_weights, terms=terms)

@@ -1,13 +1,15 @@
-"""WDCE, the weighted denoising cross-entropy: the loss of DMPO (docs/maths.md, sections 3 and 5; arXiv 2510.08233)."""
+"""WDCE, the weighted denoising cross-entropy: the loss of DMPO (docs/maths.md, sections 3 and 5; arXiv 2510.08233).
+
+This is the form that training uses: the weights are constants, and the views pass through the model in micro-batches.
+`losses.WDCELoss` and `LinearWDCELoss` are the same loss as modules, for scripts. `tests/test_objective.py` holds both
+equal, loss and gradient (`test_gradient_is_that_of_the_loss`).
+"""
 
 from __future__ import annotations
 
 from ..weights import ImportanceWeights, baseline_weights
-from .target import estimate, fresh_views
-from .target import group_weights as group_weights
-from .terms import Step, Terms, weighted_ce
-
-REPORTS: tuple[str, ...] = ()
+from .step import Objective, Step, Terms, weighted_ce
+from .target import estimate, fresh_views, group_weights
 
 
 def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
@@ -22,3 +24,6 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     rows = batch.completions.repeat(config.replicates)
     spread = None if baseline is None else step.spread(baseline)
     return Terms(rows, views, weighted_ce(rows, views, step.spread(weights.positive), spread, config.strength))
+
+
+WDCE = Objective(group_weights=group_weights, terms=terms)

@@ -1,4 +1,9 @@
-"""WDDO, weighted direct discriminative optimisation: the alternative of DMPO (docs/maths.md, section 5)."""
+"""WDDO, weighted direct discriminative optimisation: the alternative of DMPO (docs/maths.md, section 5).
+
+This is the form that training uses: constant coefficients of mean NLLs, whose gradient is the gradient of the loss.
+`discriminative.WDDOLoss` and `LinearWDDOLoss` are the same loss as modules, for scripts. `tests/test_objective.py` holds
+both equal, loss and gradient (`test_wddo_gradient_is_that_of_the_loss`).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ..weights import ImportanceWeights
-from .target import estimate, fresh_views
-from .target import group_weights as group_weights
-from .terms import Step, Terms, weighted_ce
-
-REPORTS: tuple[str, ...] = ()
+from .step import Objective, Step, Terms, weighted_ce
+from .target import estimate, fresh_views, group_weights
 
 
 def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
@@ -25,15 +27,18 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     batch, config, positive, views = step.batch, step.config, weights.positive, fresh_views(step)
     half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
     cut = len(views) // 2
-    real, fake = (estimate(step, part) - batch.log_prob_cur for part in (views[:cut], views[cut:]))  # [groups, G]
-    terms_of = positive * logsigmoid(beta * real), logsigmoid(-beta * fake)
-    real_term, fake_term = (step.of_sound(term).mean() for term in terms_of)
+    real, fake = (estimate(step, half_of) - batch.log_prob_cur for half_of in (views[:cut], views[cut:]))  # [groups, G]
+    real_terms, fake_terms = positive * logsigmoid(beta * real), logsigmoid(-beta * fake)
+    real_term, fake_term = (step.of_finite(values).mean() for values in (real_terms, fake_terms))
     loss = float(-real_term - alpha * fake_term)
     if not math.isfinite(loss):
         return None
     slopes = (positive * beta * (-beta * real).sigmoid(), -alpha * beta * (beta * fake).sigmoid())
     count = batch.completions.eligible.sum(-1)
-    parts = [(step.of_sound(slope) / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
+    halves = [(step.of_finite(slope) / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
     rows = batch.completions.repeat(config.replicates)
-    coefficients = torch.cat([part.repeat(half) for part in parts])
+    coefficients = torch.cat([of_half.repeat(half) for of_half in halves])
     return Terms(rows, views, weighted_ce(rows, views, coefficients), loss)
+
+
+WDDO = Objective(group_weights=group_weights, terms=terms)

@@ -168,7 +168,7 @@ def refusals(phase: Callable[[], None]) -> list[str]:
 def _reference_state(model: nn.Module, reference: ReferencePolicy | None) -> dict[str, Tensor]:
     if reference is None:
         return {}
-    with reference.in_place():
+    with reference.swapped_in():
         return full_model_state(model)
 
 

@@ -37,6 +37,7 @@ class Saver:
         self,
         accelerator: Accelerator,
         run: RunFolder,
+        *,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         tokenizer: PreTrainedTokenizerBase,

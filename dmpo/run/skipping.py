@@ -22,16 +22,16 @@ log = logging.getLogger("dmpo")
 
 
 class SkippedSteps:
-    """Counts of skipped steps, in all and without one good step between them.
+    """Counts of skipped steps: of the whole run, and in a row.
 
-    Loss and gradient norm are those of all ranks, so all of them decide alike.
+    Loss and gradient norm are the same on every rank, so all ranks decide alike.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.total, self.in_row = limit, 0, 0
 
     def skip(self, loss: float, norm: float) -> bool:
-        """Whether a step of that loss and gradient norm must not be made; counts it."""
+        """Whether a step of that loss and gradient norm must be skipped; counts it."""
         bad = not (math.isfinite(loss) and math.isfinite(norm))
         self.total += bad
         self.in_row = self.in_row + 1 if bad else 0
@@ -55,29 +55,27 @@ def write_evidence(
 ) -> None:
     """Write this rank's rows of a batch: rank-R.safetensors with all tensors, rank-R.json with a line of each row.
 
-    Rows have prompt, completion, row_id, reward, log_prob_ref, log_prob_cur and weight, null where not finite. The
-    weights are None where they cannot be computed. A disk that refuses is a warning.
+    A line has prompt, completion, row_id, rewards, log_prob_ref, log_prob_cur and weights. Numbers that are not finite
+    are null. Where the weights cannot be computed a warning says so, and the lines have none. A disk that refuses is a
+    warning, too.
     """
     rows = batch.row_ids % batch.rewards.numel()
-    scores = {name: getattr(batch, name).flatten()[rows] for name in ("rewards", "log_prob_ref", "log_prob_cur")}
+    numbers = {name: getattr(batch, name).flatten()[rows] for name in ("rewards", "log_prob_ref", "log_prob_cur")}
     try:
-        scores["weights"] = group_weights(batch, config)[0].positive.flatten()[rows]
+        numbers["weights"] = group_weights(batch, config)[0].positive.flatten()[rows]
     except ValueError as error:
         log.warning("the weights of the batch cannot be computed: %s", error)
     completions = batch.completions
     texts = zip(*(decode_text(tokenizer, ids) for ids in (completions.prompt_ids, completions.tokens)), strict=True)
     lines: list[dict[str, Any]] = [
         {"prompt": prompt, "completion": completion, "row_id": int(batch.row_ids[i])}
-        | {name: finite_or_none(float(values[i])) for name, values in scores.items()}
+        | {name: finite_or_none(float(values[i])) for name, values in numbers.items()}
         for i, (prompt, completion) in enumerate(texts)
     ]
-    of_tokens = {"one_step_cur": batch.one_step_cur, "one_step_ref": batch.one_step_ref}
-    tensors = {**vars(completions), "row_ids": batch.row_ids, **scores}
-    tensors |= {name: value for name, value in of_tokens.items() if value is not None}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(whole, folder / f"rank-{rank}.safetensors")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in (batch.local() | numbers).items()}
+        save_file(tensors, folder / f"rank-{rank}.safetensors")
         (folder / f"rank-{rank}.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
     except Exception as error:
         if not is_write_failure(error):
