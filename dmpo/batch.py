@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
+NOT_SCORES = ("row_ids", *SHARED, "alive", "weights")  # what the buffer and the evidence of a bad step save, too
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Batch:
     round says of itself, see `metrics`.
 
     Raises:
-        ValueError: a score has the name of another tensor of the batch, is not floating or has not one row a completion.
+        ValueError: a score has the name of another tensor of the batch, is not floating, or lacks rows of completions.
     """
 
     completions: Completions
@@ -59,10 +60,8 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():
-            if name in {*vars(self.completions), "row_ids", *SHARED}:
-                raise ValueError(
-                    f"score {name!r} of an objective has the name of a batch's tensor; give it another name"
-                )
+            if name in (*vars(self.completions), *NOT_SCORES):
+                raise ValueError(f"score {name!r} of an objective has the name of a tensor of every batch; rename it")
             if not values.is_floating_point() or values.shape[:1] != self.row_ids.shape:
                 raise ValueError(
                     f"score {name!r} of an objective must be floating with one row for each of {len(self.row_ids)} "

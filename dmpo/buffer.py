@@ -74,7 +74,7 @@ class ReplayBuffer:
     def replace_reference(
         self, accelerator: Accelerator, model: nn.Module, objective: RoundScorer, config: DMPOConfig
     ) -> None:
-        """Make `model` the reference of every round: score each again, on the views on which it was scored when drawn."""
+        """Make `model` the reference of every round: score the round again, on the same views as when it was drawn."""
         for index, old in enumerate(self.rounds):
             with whole_parameters(model) as policy:
                 own = score_log_prob(policy, old.completions, old.row_ids, config)

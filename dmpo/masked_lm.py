@@ -7,7 +7,7 @@ at j-1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -272,6 +272,14 @@ def listed_ids(value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
     return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else (value,)
+
+
+def one_of(tokens: Tensor, ids: Sequence[int]) -> Tensor:
+    """Whether each token is one of a few ids; int64 [...] -> bool [...]. Nothing is copied to the device."""
+    result = torch.zeros_like(tokens, dtype=torch.bool)
+    for token_id in ids:
+        result |= tokens == token_id
+    return result
 
 
 def lora_target_modules(model: nn.Module) -> list[str]:

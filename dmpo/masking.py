@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .config import DMPOConfig
+from .masked_lm import one_of
 from .randomness import derive_key, uniforms
 
 
@@ -86,14 +87,6 @@ def completion_mask(completions: Tensor, eos_ids: Sequence[int]) -> Tensor:
     """
     is_eos = one_of(completions, eos_ids)
     return is_eos.cumsum(-1) - is_eos.long() == 0
-
-
-def one_of(tokens: Tensor, ids: Sequence[int]) -> Tensor:
-    """Whether each token is one of a few ids; int64 [...] -> bool [...]. Nothing is copied to the device."""
-    result = torch.zeros_like(tokens, dtype=torch.bool)
-    for token_id in ids:
-        result |= tokens == token_id
-    return result
 
 
 def _nth_eligible(eligible: Tensor, n: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scores of a round: log-probabilities under the policy and the reference, and what an objective asks for beside them."""
+"""Scores of a round: log-probabilities under the policy and the reference, and what an objective asks for besides."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor
 def path_log_prob(
     model: nn.Module, completions: Completions, order: Tensor, config: DMPOConfig, name: str
 ) -> dict[str, Tensor]:
-    """Exact log-probability [B] of the path that was drawn, under a name; empty where it is no likelihood of its own."""
+    """Exact log-probability [B] of the path that was drawn, under that name; nothing where the decoder has none."""
     if config.decoder != "random_order":
         return {}
     mask_id, _ = special_ids(model)

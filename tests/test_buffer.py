@@ -8,12 +8,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dmpo.batch import Batch
+from dmpo.batch import Batch, Completions
 from dmpo.buffer import ReplayBuffer
-from dmpo.likelihood import Completions
+from dmpo.objectives import OBJECTIVES
 from dmpo.policy import ReferencePolicy
-from dmpo.rollout import score_log_prob
-from tests.test_rollout import a_round, config, model
+from dmpo.scoring import score_log_prob
+from tests.rollout_problems import a_round, config, model
 
 GROUPS, SIZE, LENGTH = 5, 3, 4
 
@@ -28,20 +28,28 @@ def rounds(index: int, rows: slice = slice(None), width: int = 2) -> Batch:
         local.unsqueeze(1).repeat(1, LENGTH),
         torch.ones(len(local), LENGTH).bool(),
     )
-    shared = [(factor * ids).double().view(GROUPS, SIZE) for factor in (1, 10, 100)]
-    step = {"one_step_cur": local.double().view(-1, 1, 1, 1).repeat(1, 2, 3, LENGTH)}
-    return Batch(completions, local, *shared, age=torch.zeros(GROUPS).long(), report={"reward": float(index)}, **step)
+    rewards, log_prob_ref, log_prob_cur = ((factor * ids).double().view(GROUPS, SIZE) for factor in (1, 10, 100))
+    return Batch(
+        completions=completions,
+        row_ids=local,
+        rewards=rewards,
+        log_prob_ref=log_prob_ref,
+        log_prob_cur=log_prob_cur,
+        age=torch.zeros(GROUPS).long(),
+        report={"reward": float(index)},
+        scores={"of_tokens": local.double().view(-1, 1, 1, 1).repeat(1, 2, 3, LENGTH), "of_rows": -local.double()},
+    )
 
 
 def test_one_round_is_handed_out_whole() -> None:
     buffer = ReplayBuffer(1, seed=0)
     for index in range(3):
-        made = rounds(index)
-        buffer.add(made)
-        assert buffer.batch(index) is made
+        newest = rounds(index)
+        buffer.add(newest)
+        assert buffer.batch(index) is newest
 
 
-def test_a_step_takes_each_place_from_some_round() -> None:
+def test_a_step_fills_each_slot_from_some_round() -> None:
     buffer = ReplayBuffer(3, seed=0)
     widths = (4, 2, 3, 2)
     for index, width in enumerate(widths):
@@ -54,18 +62,18 @@ def test_a_step_takes_each_place_from_some_round() -> None:
         assert torch.equal(batch.log_prob_ref, 10 * batch.rewards)
         assert torch.equal(batch.row_ids, ids.flatten())
         assert torch.equal(batch.completions.tokens[:, 0], batch.row_ids)
-        assert batch.one_step_cur is not None
-        assert batch.one_step_cur.shape == (GROUPS * SIZE, 2, 3, LENGTH)
-        assert torch.equal(batch.one_step_cur[:, 1, 2, 3], batch.row_ids.double())
-        assert batch.one_step_ref is None
+        assert batch.scores.keys() == {"of_tokens", "of_rows"}
+        assert batch.scores["of_tokens"].shape == (GROUPS * SIZE, 2, 3, LENGTH)
+        assert torch.equal(batch.scores["of_tokens"][:, 1, 2, 3], batch.row_ids.double())
+        assert torch.equal(batch.scores["of_rows"], -batch.row_ids.double())
         mask, prompts = batch.completions.prompt_mask, batch.completions.prompt_ids
         assert torch.equal(prompts[:, -1], batch.row_ids)
         of_round = ids[:, 0] // (GROUPS * SIZE)
         assert torch.equal(3 - of_round, batch.age)
         assert torch.equal(mask.sum(-1), torch.tensor(widths)[of_round].repeat_interleave(SIZE))
-        assert batch.report == {"reward": 3.0}, "that of the newest round"
+        assert batch.report == {"reward": 3.0}, "the report of the newest round"
         seen[torch.arange(GROUPS), of_round - 1] += 1
-    # Each place drew each of three rounds with probability 1/3: chi-square, 2 degrees of freedom, p = 1e-4 a place.
+    # Each slot drew each of three rounds with probability 1/3: chi-square, 2 degrees of freedom, p = 1e-4 a slot.
     assert ((seen - 200) ** 2 / 200).sum(-1).max() < 18.4
     assert torch.equal(buffer.batch(7).row_ids, buffer.batch(7).row_ids)
 
@@ -101,11 +109,11 @@ def test_a_checkpoint_is_taken_up_by_any_number_of_ranks(world: int) -> None:
         batches, expected = [buffer.batch(step) for buffer in loaded], whole.batch(step)
         assert torch.equal(torch.cat([b.completions.prompt_ids for b in batches]), expected.completions.prompt_ids)
         assert torch.equal(torch.cat([b.row_ids for b in batches]), expected.row_ids)
-        kept = torch.cat([b.one_step_cur for b in batches if b.one_step_cur is not None])
-        assert torch.equal(kept[:, 0, 0, 0], expected.row_ids.double())
+        for name, scores in expected.scores.items():
+            assert torch.equal(torch.cat([b.scores[name] for b in batches]), scores)
         assert all(torch.equal(b.age, expected.age) for b in batches)
         assert loaded[0].report(batches[0]) == whole.report(expected)
-        assert expected.age[1] == 0, "the older group at place 1 was dropped"
+        assert expected.age[1] == 0, "the older group of slot 1 was dropped"
 
 
 def test_what_the_policy_has_left_behind_is_dropped() -> None:
@@ -151,7 +159,7 @@ def test_a_refreshed_reference_is_the_policy(lora: bool) -> None:
     with reference.active() as old:
         assert torch.equal(score_log_prob(old, *rows).view(4, 4), start.log_prob_ref)
     reference.refresh()
-    buffer.replace_reference(Accelerator(cpu=True), policy, options)
+    buffer.replace_reference(Accelerator(cpu=True), policy, OBJECTIVES["wdce"], options)
     with reference.active() as new:
         assert torch.equal(score_log_prob(new, *rows).view(4, 4), now)
     assert torch.equal(buffer.batch(0).log_prob_ref, now)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dmpo import LinearWDDOLoss, WDDOLoss
-from dmpo.losses import mean_log_prob
-from tests.test_losses import FACTS, TENSORS, golden_inputs
+from dmpo.loss_views import mean_log_prob
+from tests.golden_losses import FACTS, TENSORS, golden_inputs
 
 (CASE,) = [case for case in FACTS["cases"] if case["objective"] == "ddo"]
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dmpo import Generation, generate
-from dmpo.likelihood import Completions, ordered_log_probs, sequence_log_prob, token_entropy
+from dmpo.batch import Completions
+from dmpo.likelihood import ordered_log_probs, sequence_log_prob, token_entropy
 from dmpo.lora import add_lora
 from dmpo.masking import sample_views
 from dmpo.policy import ReferencePolicy

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dmpo import LinearWDCELoss, WDCELoss
-from dmpo.losses import mean_log_prob
-from tests import devices
+from dmpo.loss_views import mean_log_prob
+from tests.golden_losses import FACTS, TENSORS, golden_inputs
 
 pytestmark = pytest.mark.usefixtures("device")
-GOLDEN = Path(__file__).parent / "data" / "golden"
-TENSORS = load_file(GOLDEN / "objective.safetensors")
-FACTS = json.loads((GOLDEN / "objective.json").read_text())
 CASES = [case for case in FACTS["cases"] if case["objective"] == "wdce"]
-
-
-def golden_inputs(case: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    i, prompt = case["i"], FACTS["prompt_length"]
-    tensors = {name: tensor.to(devices.current()) for name, tensor in TENSORS.items()}
-    completion = tensors["completion_ids"].repeat(case["replicates"], 1)
-    named = {name: tensors[name] for name in ("weights", "negative_weights", "log_prob_cur")}
-    inputs = {"targets": completion, "mask": tensors[f"{i}.mask"].bool(), **named}
-    return tensors[f"{i}.logits"][:, prompt:], inputs
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['baseline']}-{c['baseline_strength']}-R{c['replicates']}")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dmpo import generate
-from dmpo.likelihood import Completions, apply_head_to_views, sequence_log_prob
+from dmpo.batch import Completions
+from dmpo.likelihood import apply_head_to_views, sequence_log_prob
 from dmpo.prompts import padding
 from tests.tiny_models import tiny, tokens
 

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 
 from benchmarks import simulated_step as simulated
 from dmpo import cli
-from dmpo.batch import Batch
+from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig, decoding_options
 from dmpo.decoding import generate
-from dmpo.likelihood import Completions, sequence_log_prob, token_entropy
+from dmpo.likelihood import sequence_log_prob, token_entropy
 from dmpo.masked_lm import unwrap
 from dmpo.memory import Architecture
 from dmpo.models import load_model, new_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +10,19 @@ import torch
 from torch import Tensor
 
 from dmpo import DMPOConfig, Generation
-from dmpo.batch import Batch
 from dmpo.decoding_options import DECODERS
 from dmpo.likelihood import ordered_log_probs
 from dmpo.lora import add_lora
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
-from dmpo.rewards import RewardPool
-from dmpo.rollout import _fingerprint, collect, complete, rollout_mismatch
-from tests import devices
-from tests.small_runs import CountOnes, lines, settings, trainer
-from tests.tiny_models import tiny, tokens
+from dmpo.rollout import complete
+from dmpo.scoring import rollout_mismatch, row_hash
+from tests.rollout_problems import MASK, RULES, a_round, config, model
+from tests.small_runs import lines, settings, trainer
+from tests.tiny_models import tokens
 
-MASK, EOS = 1, 0
-RULES: dict[str, dict[str, Any]] = {
-    "parallel": {"threshold": 0.25},
-    "prefix_cache": {"factor": 1.0},
-    "dual_cache": {"threshold": 0.25},
-    "wino": {"wino_threshold": 0.3, "wino_threshold_back": 0.5},
-}
 every_decoder = pytest.mark.parametrize("decoder", DECODERS)
-
-
-def config(decoder: Any, **changes: Any) -> DMPOConfig:
-    sizes: dict[str, Any] = {"gen_length": 8, "block_length": 4, "steps": 4, "decoder": decoder}
-    return settings(Path(), **(sizes | RULES.get(decoder, {}) | changes))
-
-
-def model() -> Any:
-    return tiny(vocab_size=7, mask_id=MASK, eos_id=EOS, max_length=32)
 
 
 def completed(options: DMPOConfig, order: Tensor) -> Generation:
@@ -92,36 +74,21 @@ def test_mismatch_is_counted_token_by_token() -> None:
     assert generation.tokens_per_forward == 1
 
 
-def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig, round_index: int = 1) -> Batch:
-    task = CountOnes()
-    return collect(
-        devices.accelerator(),
-        policy,
-        reference,
-        character_tokenizer(),
-        task,
-        RewardPool(task.reward),
-        options,
-        round_index=round_index,
-        clock=lambda phase: nullcontext(),
-    )
-
-
-def test_a_round_is_told_as_it_was() -> None:
+def test_a_round_is_reported_as_it_was() -> None:
     policy = model()
-    made = a_round(policy, ReferencePolicy(policy), config("topk"))
-    assert made.row_ids.tolist() == list(range(16, 32))
-    assert made.rewards.shape == made.log_prob_cur.shape == (4, 4)
-    texts = character_tokenizer().batch_decode(made.completions.tokens, skip_special_tokens=True)
-    assert made.rewards.flatten().tolist() == [text.count("1") / 4 for text in texts]
-    report = made.report
+    batch = a_round(policy, ReferencePolicy(policy), config("topk"))
+    assert batch.row_ids.tolist() == list(range(16, 32))
+    assert batch.rewards.shape == batch.log_prob_cur.shape == (4, 4)
+    texts = character_tokenizer().batch_decode(batch.completions.tokens, skip_special_tokens=True)
+    assert batch.rewards.flatten().tolist() == [text.count("1") / 4 for text in texts]
+    report = batch.report
     assert report["tokens_per_forward"] * report["row_forwards"] == 16 * 8
-    groups = [{tuple(row) for row in group} for group in made.completions.tokens.view(4, 4, 8).tolist()]
+    groups = [{tuple(row) for row in group} for group in batch.completions.tokens.view(4, 4, 8).tolist()]
     assert report["distinct_in_group"] == sum(len(group) for group in groups) / 16
-    assert report["reward_std_in_group"] == pytest.approx(made.rewards.double().std(-1).mean().item())
-    twice = made.completions.tokens.clone()
+    assert report["reward_std_in_group"] == pytest.approx(batch.rewards.double().std(-1).mean().item())
+    twice = batch.completions.tokens.clone()
     twice[1] = twice[0]
-    assert len(_fingerprint(twice).unique()) == len(twice.unique(dim=0))
+    assert len(row_hash(twice).unique()) == len(twice.unique(dim=0))
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -14,8 +14,8 @@ from dmpo import importance_weights
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.samples import sample_table, send_table
+from tests.rollout_problems import a_round, config, model
 from tests.small_runs import CountOnes, lines, settings, trainer
-from tests.test_rollout import a_round, config, model
 
 
 def test_rows_carry_their_own_numbers() -> None:
@@ -26,10 +26,10 @@ def test_rows_carry_their_own_numbers() -> None:
     weights = importance_weights(batch.rewards, batch.log_prob_ref, batch.log_prob_cur, alpha=options.alpha).positive
     prompts = character_tokenizer().batch_decode(batch.completions.prompt_ids)
     for row in table:
-        place = row["row"] - 32
-        assert row["reward"] == row["completion"].count("1") / 4 == batch.rewards.flatten()[place]
-        assert row["weight"] == weights.flatten()[place]
-        assert row["prompt"] == prompts[place]
+        index = row["row"] - 32
+        assert row["reward"] == row["completion"].count("1") / 4 == batch.rewards.flatten()[index]
+        assert row["weight"] == weights.flatten()[index]
+        assert row["prompt"] == prompts[index]
         assert row["step"] == 7
 
 

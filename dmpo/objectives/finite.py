@@ -19,7 +19,7 @@ def finite_groups(accelerator: Accelerator, batch: Batch) -> Tensor:
     """
     finite = (batch.log_prob_ref.isfinite() & batch.log_prob_cur.isfinite()).all(-1)
     if batch.scores:
-        bad = [(~scores.isfinite()).flatten(1).any(-1) for scores in batch.scores.values()]
+        bad = [(~scores.isfinite()).unsqueeze(-1).flatten(1).any(-1) for scores in batch.scores.values()]
         bad_scores = torch.stack(bad).sum(0)  # [B]
         gathered = gather_rows(accelerator, bad_scores, batch.rewards.numel()).view_as(batch.rewards)
         finite &= gathered.sum(-1) == 0

@@ -13,7 +13,7 @@ from benchmarks.published_step import published_collect, published_gradient
 from benchmarks.setting import Setting
 from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
-from dmpo.objective import accumulate_gradient
+from dmpo.objective import accumulate_gradient, objective_of
 from dmpo.rollout import collect
 
 
@@ -39,9 +39,19 @@ def batch(bench: Bench, config: DMPOConfig) -> Batch:
 
 
 def test_greedy_rounds_are_the_same(bench: Bench, config: DMPOConfig, batch: Batch) -> None:
-    actors = (bench.policy, bench.reference, bench.tokenizer, bench.task, bench.reward)
     clock = Phases(CpuGauge())
-    ours = collect(bench.accelerator, *actors, config, round_index=0, clock=clock)
+    ours = collect(
+        bench.accelerator,
+        model=bench.policy,
+        reference=bench.reference,
+        tokenizer=bench.tokenizer,
+        task=bench.task,
+        reward=bench.reward,
+        objective=objective_of(config),
+        config=config,
+        round_index=0,
+        clock=clock,
+    )
     assert torch.equal(ours.completions.prompt_ids, batch.completions.prompt_ids)
     assert torch.equal(ours.completions.tokens, batch.completions.tokens)
     assert (batch.completions.tokens != bench.mask_id).all()

@@ -13,31 +13,24 @@ from torch import Tensor
 from dmpo import DMPOConfig
 from dmpo.batch import Batch
 from dmpo.objective import accumulate_gradient, group_weights
-from dmpo.objectives.diffu_grpo import token_losses
+from dmpo.objectives.diffu_grpo import CUR, REF, token_losses
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
 from tests import devices
-from tests.test_objective import GROUPS, MASK, PROMPT, SIZE, config, gradients, rollouts
+from tests.gradient_problems import (
+    GROUPS,
+    INNER,
+    MASK,
+    PROMPT,
+    SIZE,
+    STEP,
+    gradients,
+    one_step_config,
+    rollouts,
+    scored,
+)
 from tests.tiny_models import tiny
 
 pytestmark = pytest.mark.usefixtures("device")
-STEP, INNER = 5, 8  # the sixth gradient step of the first round
-OPTIONS: dict[str, dict[str, Any]] = {
-    "wd1": {"loss": "wd1", "wd1_psi": 1.7, "replicates": 3},
-    "diffu_grpo": {"loss": "diffu_grpo", "clip_epsilon": 0.3, "kl_beta": 0.2, "replicates": 3},
-}
-
-
-def settings(loss: str, **changes: Any) -> DMPOConfig:
-    return config(**{**OPTIONS[loss], "gradient_steps": INNER, **changes})
-
-
-def scored(settings: DMPOConfig) -> Batch:
-    """Rollouts whose scores lie around those of the tiny model, near enough for some ratios to stay in the clip."""
-    batch = rollouts()
-    found = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, settings)
-    draw = torch.Generator().manual_seed(3)
-    cur, ref = (found + 0.5 * torch.randn(found.shape, generator=draw, dtype=found.dtype) for _ in range(2))
-    return dataclasses.replace(batch, one_step_cur=cur, one_step_ref=ref if settings.kl_beta else None)
 
 
 def plain_log_probs(model: Any, batch: Batch, settings: DMPOConfig) -> list[Tensor]:
@@ -62,7 +55,6 @@ def wd1_loss(log_probs: list[Tensor], batch: Batch, settings: DMPOConfig) -> Ten
 
 
 def diffu_grpo_loss(log_probs: list[Tensor], batch: Batch, settings: DMPOConfig) -> Tensor:
-    assert batch.one_step_cur is not None
     losses = []
     for view, of_view in enumerate(log_probs):
         for group in range(GROUPS):
@@ -70,12 +62,12 @@ def diffu_grpo_loss(log_probs: list[Tensor], batch: Batch, settings: DMPOConfig)
             for row in range(group * SIZE, (group + 1) * SIZE):
                 live = batch.completions.eligible[row]
                 log_prob = of_view[row][live]
-                ratio = (log_prob - batch.one_step_cur[row, STEP % INNER, view][live]).exp()
+                ratio = (log_prob - batch.scores[CUR][row, STEP % INNER, view][live]).exp()
                 gain = batch.rewards[group, row % SIZE] - batch.rewards[group].mean()
                 clipped = ratio.clamp(1 - settings.clip_epsilon, 1 + settings.clip_epsilon)
                 value = -torch.minimum(ratio * gain, clipped * gain)
-                if batch.one_step_ref is not None:
-                    drift = batch.one_step_ref[row, STEP % INNER, view][live] - log_prob
+                if REF in batch.scores:
+                    drift = batch.scores[REF][row, STEP % INNER, view][live] - log_prob
                     value = value + settings.kl_beta * (drift.exp() - drift - 1)
                 tokens.append(value)
             losses.append(torch.cat(tokens).mean())
@@ -94,7 +86,7 @@ def expected(batch: Batch, settings: DMPOConfig) -> tuple[float, list[Tensor]]:
 @pytest.mark.parametrize("changes", [{"loss": "wd1"}, {"loss": "diffu_grpo"}, {"loss": "diffu_grpo", "kl_beta": 0.0}])
 def test_gradient_is_that_of_the_formula(changes: dict[str, Any], micro_batch_size: int) -> None:
     """Written out token by token and differentiated by autograd, in float64; whole groups against micro-batches."""
-    options = settings(**changes, micro_batch_size=micro_batch_size)
+    options = one_step_config(**changes, micro_batch_size=micro_batch_size)
     batch = scored(options)
     loss, got = gradients(options, batch)
     wanted, grads = expected(batch, options)
@@ -104,8 +96,8 @@ def test_gradient_is_that_of_the_formula(changes: dict[str, Any], micro_batch_si
 
 
 def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
-    batch = scored(settings("wd1"))
-    weights, coeff = group_weights(batch, settings("wd1"))
+    batch = scored(one_step_config("wd1"))
+    weights, coeff = group_weights(batch, one_step_config("wd1"))
     assert weights.negative is not None
     torch.testing.assert_close((weights.positive - weights.negative).sum(-1), torch.zeros(GROUPS).double())
     ratio = (weights.positive / weights.negative).log() / 2  # ψ·A, but for a constant of the group
@@ -118,10 +110,10 @@ def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
 
 @pytest.mark.parametrize("loss", ["wd1", "diffu_grpo"])
 def test_a_group_whose_rewards_agree_teaches_nothing(loss: str) -> None:
-    options = settings(loss, **({} if loss == "wd1" else {"kl_beta": 0.0}))
+    options = one_step_config(loss, **({} if loss == "wd1" else {"kl_beta": 0.0}))
     batch = dataclasses.replace(scored(options), rewards=torch.full((GROUPS, SIZE), 0.3, dtype=torch.float64))
-    found, grads = gradients(options, batch)
-    assert found == 0
+    loss, grads = gradients(options, batch)
+    assert loss == 0
     assert all(grad.abs().max() == 0 for grad in grads)
 
 
@@ -142,29 +134,27 @@ def test_the_clip_cuts_what_goes_too_far_and_nothing_else() -> None:
 
 def test_policy_of_the_rollout_has_ratio_one_and_no_kl() -> None:
     """At the first step of a round the loss is the mean of −A over tokens, and its KL has no slope."""
-    options = settings("diffu_grpo")
+    options = one_step_config("diffu_grpo")
     batch = rollouts(truncated=False)
     now = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, options)
-    batch = dataclasses.replace(batch, one_step_cur=now, one_step_ref=now)
+    batch = dataclasses.replace(batch, scores={CUR: now, REF: now})
     model = tiny().double()
     result = accumulate_gradient(devices.accelerator(), model, model, batch, options, STEP)
     assert result.report["clip_share"] == 0
     assert abs(result.report["kl"]) < 1e-15
     assert abs(result.loss) < 1e-12, "all completions are equally long"
-    without = gradients(settings("diffu_grpo", kl_beta=0.0), dataclasses.replace(batch, one_step_ref=None))[1]
+    without = gradients(one_step_config("diffu_grpo", kl_beta=0.0), dataclasses.replace(batch, scores={CUR: now}))[1]
     for with_kl, plain in zip([p.grad for p in model.parameters() if p.grad is not None], without, strict=True):
         torch.testing.assert_close(with_kl, plain, **devices.float64_tolerance(1e-9, 1e-13))
 
 
 def test_the_reports_are_means_over_tokens() -> None:
-    options = settings("diffu_grpo", micro_batch_size=5)
+    options = one_step_config("diffu_grpo", micro_batch_size=5)
     batch, model = scored(options), tiny().double()
     result = accumulate_gradient(devices.accelerator(), model, model, batch, options, STEP)
     cut, kl = [], []
-    assert batch.one_step_cur is not None
-    assert batch.one_step_ref is not None
     log_probs = torch.stack(plain_log_probs(tiny().double(), batch, options), 1).detach()  # [B, R, L]
-    ratio, drift = (log_probs - batch.one_step_cur[:, STEP]).exp(), batch.one_step_ref[:, STEP] - log_probs
+    ratio, drift = (log_probs - batch.scores[CUR][:, STEP]).exp(), batch.scores[REF][:, STEP] - log_probs
     gains = (batch.rewards - batch.rewards.mean(-1, keepdim=True)).flatten()
     for group in range(GROUPS):
         of_group = slice(group * SIZE, (group + 1) * SIZE)
@@ -183,4 +173,4 @@ def test_the_reports_are_means_over_tokens() -> None:
 
 def test_scores_without_which_the_ratios_make_no_sense_are_asked_for() -> None:
     with pytest.raises(ValueError, match="needs the one-step log-probabilities"):
-        gradients(settings("diffu_grpo"), rollouts())
+        gradients(one_step_config("diffu_grpo"), rollouts())

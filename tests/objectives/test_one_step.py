@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from dmpo.likelihood import Completions
+from dmpo.batch import Completions
 from dmpo.objective import accumulate_gradient
+from dmpo.objectives.diffu_grpo import CUR, REF
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
 from dmpo.plan import plan
 from dmpo.policy import add_lora
 from tests import devices, test_plan
-from tests.test_objective import MASK, PROMPT, config, rollouts
+from tests.gradient_problems import MASK, PROMPT, config, rollouts
 from tests.tiny_models import tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -24,8 +25,8 @@ OPTIONS: dict[str, Any] = {"loss": "diffu_grpo", "replicates": 2, "gradient_step
 
 
 def wide(rows: int, length: int) -> Completions:
-    prompts, made = tokens(rows, length, seed=1), tokens(rows, 2, seed=2)
-    return Completions(prompts, torch.ones_like(prompts).bool(), made, torch.ones_like(made).bool())
+    prompts, completion_ids = tokens(rows, length, seed=1), tokens(rows, 2, seed=2)
+    return Completions(prompts, torch.ones_like(prompts).bool(), completion_ids, torch.ones_like(completion_ids).bool())
 
 
 def test_prompt_tokens_are_masked_at_their_rate_and_completions_whole() -> None:
@@ -61,20 +62,21 @@ def test_masks_are_fresh_for_each_step_and_replicate_and_depend_on_row_ids_alone
 
 @pytest.mark.parametrize("size", [5, 100])
 def test_log_probs_are_those_of_whole_logits(size: int) -> None:
-    """Of what counts, 0 elsewhere, in any batches, without dropout; the places of [B, F, R, L] are what they say."""
+    """Of what counts, 0 elsewhere, in any batches, without dropout; the axes of [B, F, R, L] are what they say."""
     batch, options = rollouts(), config(**OPTIONS, rollout_batch_size=size)
     model = tiny().double().train()
-    found = one_step_log_probs(model, batch.completions, batch.row_ids, options)
+    log_probs = one_step_log_probs(model, batch.completions, batch.row_ids, options)
     assert model.training
-    assert found.shape == (12, 3, 2, 8)
-    assert not found.requires_grad
+    assert log_probs.shape == (12, 3, 2, 8)
+    assert not log_probs.requires_grad
     for step in range(3):
         rows, _ = one_step_views(batch.completions, batch.row_ids, options, step, MASK)
         with torch.no_grad():
             logits = model(torch.cat([rows.prompt_ids, torch.full_like(rows.tokens, MASK)], 1)).logits[:, PROMPT:]
         wanted = logits.log_softmax(-1).gather(-1, rows.tokens.unsqueeze(-1)).squeeze(-1).masked_fill(~rows.eligible, 0)
-        for replicate, part in enumerate(wanted.chunk(2)):
-            torch.testing.assert_close(found[:, step, replicate], part, **devices.float64_tolerance(1e-10, 1e-12))
+        for replicate, of_replicate in enumerate(wanted.chunk(2)):
+            tolerance = devices.float64_tolerance(1e-10, 1e-12)
+            torch.testing.assert_close(log_probs[:, step, replicate], of_replicate, **tolerance)
 
 
 def test_no_dropout_is_live() -> None:
@@ -95,6 +97,6 @@ def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
     policy, model_config = test_plan.policy_of(options, vocab_size=4000, num_layers=1)  # where the head has the peak
     batch = test_plan.batch_of(options)
     scores = one_step_log_probs(policy, batch.completions, batch.row_ids, options)
-    batch = dataclasses.replace(batch, one_step_cur=scores, one_step_ref=scores)
+    batch = dataclasses.replace(batch, scores={CUR: scores, REF: scores})
     got = test_plan.measured(lambda: accumulate_gradient(devices.accelerator(), policy, policy, batch, options, 0))
     test_plan.check(plan(options, model_config, device="cpu"), "update", got)

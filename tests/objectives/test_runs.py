@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from dmpo.buffer import ReplayBuffer
+from dmpo.objectives import OBJECTIVES
+from dmpo.objectives.diffu_grpo import CUR, REF
 from dmpo.objectives.one_step import one_step_log_probs
 from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
 from dmpo.run.skipping import write_evidence
 from tests import devices
+from tests.rollout_problems import a_round, config, model
 from tests.small_runs import lines, settings, trainer
-from tests.test_rollout import a_round, config, model
 
 pytestmark = pytest.mark.usefixtures("device", "unwritten_is_nan")
 BRIEF: dict[str, Any] = {"eval_steps": 0, "save_steps": 0, "eval_prompts": 1}
@@ -56,11 +58,11 @@ def test_what_a_step_says_of_itself(tmp_path: Path, caplog: pytest.LogCaptureFix
     options: dict[str, Any] = {"gradient_steps": 4, "max_steps": 4, "learning_rate": 3e-2, **BRIEF}
     trainer(settings(tmp_path / "run", loss="diffu_grpo", reference_refresh_steps=2, **options)).train()
     assert caplog.messages == ["loss diffu_grpo does not read alpha=0.2"]
-    found = lines(tmp_path / "run")
-    assert all(line["coeff"] is None for line in found)
-    assert found[0]["clip_share"] == 0
-    assert [line["kl"] < 1e-9 for line in found] == [True, False, True, False], "just refreshed, it is its reference"
-    assert found[3]["clip_share"] > 0, "the reference is new, what ratios compare with is not"
+    steps = lines(tmp_path / "run")
+    assert all(line["coeff"] is None for line in steps)
+    assert steps[0]["clip_share"] == 0
+    assert [line["kl"] < 1e-9 for line in steps] == [True, False, True, False], "just refreshed, it is its reference"
+    assert steps[3]["clip_share"] > 0, "the reference is new, what ratios compare with is not"
     trainer(settings(tmp_path / "free", loss="diffu_grpo", kl_beta=0.0, **options)).train()
     assert [line["kl"] for line in lines(tmp_path / "free")] == [None] * 4
     trainer(settings(tmp_path / "wd1", loss="wd1", **options)).train()
@@ -75,20 +77,19 @@ def test_a_round_keeps_its_scores_and_a_new_reference_has_its_own(tmp_path: Path
     reference, buffer = ReferencePolicy(policy, refreshable=True), ReplayBuffer(2, seed=0)
     start = a_round(policy, reference, options)
     scores = one_step_log_probs(policy, start.completions, start.row_ids, options)
-    assert torch.equal(start.one_step_cur, scores)  # type: ignore[arg-type]
-    assert torch.equal(start.one_step_ref, scores)  # type: ignore[arg-type]
+    assert torch.equal(start.scores[CUR], scores)
+    assert torch.equal(start.scores[REF], scores)
     write_evidence(tmp_path, 0, start, character_tokenizer(), options)
-    assert torch.equal(load_file(tmp_path / "rank-0.safetensors")["one_step_ref"], scores.cpu())
+    assert torch.equal(load_file(tmp_path / "rank-0.safetensors")[REF], scores.cpu())
     buffer.add(start)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    buffer.replace_reference(devices.accelerator(), policy, options)
+    buffer.replace_reference(devices.accelerator(), policy, OBJECTIVES["diffu_grpo"], options)
     kept = buffer.batch(0)
-    assert torch.equal(kept.one_step_cur, scores)  # type: ignore[arg-type]
+    assert torch.equal(kept.scores[CUR], scores)
     now = one_step_log_probs(policy, start.completions, start.row_ids, options)
-    assert torch.equal(kept.one_step_ref, now)  # type: ignore[arg-type]
+    assert torch.equal(kept.scores[REF], now)
     assert not torch.equal(now, scores)
     plain = a_round(policy, reference, config("topk"))
-    assert plain.one_step_cur is None
-    assert plain.one_step_ref is None
+    assert plain.scores == {}

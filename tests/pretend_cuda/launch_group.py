@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from dmpo import generate, kernels
-from dmpo.likelihood import Completions, apply_head_to_views, sequence_log_prob
+from dmpo.batch import Completions
+from dmpo.likelihood import apply_head_to_views, sequence_log_prob
 from dmpo.lora import add_lora
 from dmpo.models import new_model
 from tests.pretend_cuda import ops_group

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dmpo.config import DMPOConfig
 from dmpo.kernels import launch
-from dmpo.objective import accumulate_gradient
+from dmpo.objective import accumulate_gradient, objective_of
 from dmpo.policy import ReferencePolicy, make_policy
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import RewardPool
@@ -109,7 +109,16 @@ def _round(config: DMPOConfig, *, to_device: bool) -> tuple[dict[str, Any], dict
 
     pool = RewardPool(reward)
     batch = collect(
-        accelerator, policy, reference, character_tokenizer(), task, pool, config, round_index=0, clock=clock
+        accelerator,
+        model=policy,
+        reference=reference,
+        tokenizer=character_tokenizer(),
+        task=task,
+        reward=pool,
+        objective=objective_of(config),
+        config=config,
+        round_index=0,
+        clock=clock,
     )
     with clock("update"):
         result = accumulate_gradient(accelerator, policy, policy, batch, config, 0)

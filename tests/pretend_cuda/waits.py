@@ -37,10 +37,10 @@ ROUND = {
         PADDING: 21,  # 5, random_order 13, diffu_grpo 21
         "_local_scalar_dense dmpo/likelihood.py:_check_padding": 4,  # 2, random_order 4
         SCORED_ROWS: 24,  # 8, random_order 24
-        "nonzero of an index dmpo/losses.py:hidden_token_logprobs": 32,  # diffu_grpo alone
+        "nonzero of an index dmpo/loss_views.py:hidden_token_logprobs": 32,  # diffu_grpo alone
         "nonzero of an index dmpo/likelihood.py:entropy": 1,
         "_local_scalar_dense dmpo/masking.py:sample_views": 3,
-        "copy from host dmpo/rollout.py:_fingerprint": 1,
+        "copy from host dmpo/scoring.py:row_hash": 1,
         "copy from host dmpo/parallel.py:summed": 1,
         "tolist dmpo/parallel.py:summed": 1,
         "_local_scalar_dense dmpo/parallel.py:summed": 1,
@@ -56,14 +56,14 @@ ROUND = {
         "_local_scalar_dense dmpo/likelihood.py:_check_padding": 2,  # wdce with theta 1, wddo 2
         MASKED_ROWS: 4,  # one a micro-batch; wddo 4
         SCORED_ROWS: 8,  # wdce with theta 4, wddo 8
-        "nonzero of an index dmpo/losses.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
+        "nonzero of an index dmpo/loss_views.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
         "nonzero of an index elsewhere": 1,
         "_local_scalar_dense dmpo/masking.py:sample_views": 1,
         "_local_scalar_dense dmpo/weights.py:_check_group": 6,  # 3; with ess_target 6
         "_local_scalar_dense dmpo/weights.py:importance_weights": 1,
         "copy from host dmpo/weights.py:importance_weights": 1,  # wd1
         "_local_scalar_dense dmpo/weights.py:baseline_weights": 1,  # theta
-        "_local_scalar_dense dmpo/objectives/sound.py:with_stand_ins": 1,
+        "_local_scalar_dense dmpo/objectives/finite.py:replace_non_finite": 1,
         "_local_scalar_dense dmpo/objectives/wdce.py:terms": 1,  # theta
         "_local_scalar_dense dmpo/objectives/wddo.py:terms": 1,
         "_local_scalar_dense dmpo/objective.py:accumulate_gradient": 3,  # 1; with reports of its own 3

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 
 from dmpo import DMPOConfig, zero
 from dmpo.objective import accumulate_gradient
+from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import Sharding, on_ranks, results
-from tests.ranks.test_gradients import SIZE, batch, policy
 from tests.ranks.test_training import train
 from tests.small_runs import lines
 

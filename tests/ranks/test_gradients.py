@@ -11,15 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo import DMPOConfig
-from dmpo.batch import Batch
-from dmpo.likelihood import Completions
-from dmpo.lora import add_lora
 from dmpo.objective import accumulate_gradient
-from dmpo.parallel import rank_rows
+from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import on_ranks, results
-from tests.tiny_models import tiny, tokens
 
-GROUPS, SIZE, PROMPT, LENGTH = 5, 5, 3, 6  # 25 rows: neither 2 nor 3 ranks get equal shares, and groups span them
 LOSSES: dict[str, dict[str, Any]] = {
     "wdce": {"micro_batch_size": 0},
     "theta": {"baseline": "theta", "micro_batch_size": 7, "rollout_batch_size": 5},
@@ -29,50 +24,6 @@ LOSSES: dict[str, dict[str, Any]] = {
     "diffu_grpo": {"loss": "diffu_grpo", "replicates": 3, "clip_epsilon": 0.3, "micro_batch_size": 7},
 }
 Gradients = dict[str, tuple[float, dict[str, Tensor]]]
-
-
-def batch(rank: int, world: int) -> Batch:
-    """One rank's part of always the same groups."""
-    count = GROUPS * SIZE
-    share = rank_rows(count, rank, world)
-    prompt_ids, made = tokens(count, PROMPT, seed=1), tokens(count, LENGTH, seed=2)
-    eligible = torch.ones_like(made).bool()
-    eligible[2, 4:] = False
-    completions = Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), made, eligible)
-    numbers = torch.randn(3, GROUPS, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    age = torch.zeros(GROUPS).long()
-    scores = -4 + torch.randn(2, count, 8, 3, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    scores[1, 7, 0, 1, 2] = float("nan")  # of group 1, which is left out where they are read
-    cur, ref = scores[:, share]
-    return Batch(
-        completions[share], torch.arange(count)[share], *numbers.unbind(), age, {}, one_step_cur=cur, one_step_ref=ref
-    )
-
-
-class Norm(torch.nn.Module):
-    """RMSNorm in the dtype of its input: transformers' is float32 inside, where a gradient times three is rounded."""
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight, self.epsilon = norm.weight, norm.variance_epsilon
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.weight * hidden * (hidden.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
-
-
-def policy(*, lora: bool) -> Any:
-    model: Any = tiny().double()
-    for layer in model.model.layers:
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            setattr(layer, name, Norm(getattr(layer, name)))
-    model.model.norm = Norm(model.model.norm)
-    if lora:
-        torch.manual_seed(0)
-        model = add_lora(model, rank=2, alpha=4, dropout=0.0).double()
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter)
-    return model
 
 
 def gradients(kinds: tuple[bool, ...], checkpointing: bool = False) -> dict[bool, Gradients]:

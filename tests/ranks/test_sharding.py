@@ -20,8 +20,8 @@ from dmpo.sharding import (
     load_full_optimizer_state,
     whole_parameters,
 )
+from tests.ranks.gradient_problems import policy
 from tests.ranks.launch import on_ranks, results
-from tests.ranks.test_gradients import policy
 from tests.tiny_models import tokens
 
 

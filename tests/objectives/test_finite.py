@@ -12,14 +12,14 @@ from torch import Tensor
 
 from dmpo.batch import Batch
 from dmpo.objective import StepResult, accumulate_gradient
+from dmpo.objectives.diffu_grpo import CUR, REF
 from tests import devices
-from tests.objectives.test_gradients import OPTIONS, STEP, scored, settings
-from tests.test_objective import GROUPS, SIZE, config
+from tests.gradient_problems import GROUPS, OPTIONS, SIZE, STEP, config, one_step_config, scored
 from tests.tiny_models import tiny
 
 pytestmark = pytest.mark.usefixtures("device")
 NOWHERE = 47  # a token of no text but the bad one
-SOUND = [0, 2]
+FINITE = [0, 2]
 LOSSES: dict[str, dict[str, Any]] = {
     "wdce": {},
     "theta": {"baseline": "theta"},
@@ -38,21 +38,19 @@ def walked(batch: Batch, options: dict[str, Any], *, step: int = STEP) -> tuple[
 
 def batches(name: str) -> tuple[Batch, Batch]:
     """Groups of which the second has a bad completion; and the others alone."""
-    whole = scored(settings("diffu_grpo"))
+    whole = scored(one_step_config("diffu_grpo"))
     whole.completions.tokens[whole.completions.tokens == NOWHERE] = 5
-    rows = [group * SIZE + row for group in SOUND for row in range(SIZE)]
-    of_tokens = {
-        key: scores[rows] for key in ("one_step_cur", "one_step_ref") if (scores := getattr(whole, key)) is not None
-    }
-    shared = {key: getattr(whole, key)[SOUND] for key in ("rewards", "log_prob_ref", "log_prob_cur", "age")}
+    rows = [group * SIZE + row for group in FINITE for row in range(SIZE)]
+    scores = {key: of_rows[rows] for key, of_rows in whole.scores.items()}
+    shared = {key: of_groups[FINITE] for key, of_groups in whole.shared().items()}
     completions, ids = whole.completions[torch.tensor(rows)], whole.row_ids[rows]
-    part = dataclasses.replace(whole, completions=completions, row_ids=ids, **shared, **of_tokens)
+    others = dataclasses.replace(whole, completions=completions, row_ids=ids, **shared, scores=scores)
     whole.completions.tokens[6, 3] = NOWHERE
-    if name.startswith("one_step"):
-        getattr(whole, name)[6, 0, 1, 3] = math.nan
+    if name in whole.scores:
+        whole.scores[name][6, 0, 1, 3] = math.nan
     else:
         getattr(whole, name)[1, 2] = -math.inf
-    return whole, part
+    return whole, others
 
 
 @pytest.mark.parametrize("micro_batch_size", [0, 1])
@@ -60,24 +58,24 @@ def batches(name: str) -> tuple[Batch, Batch]:
 def test_a_bad_completion_costs_its_group(loss: str, micro_batch_size: int) -> None:
     """Of three groups, two thirds of the gradient of the other two; its own text passes through the model nowhere."""
     options = {**LOSSES[loss], "micro_batch_size": micro_batch_size}
-    whole, part = batches("log_prob_cur" if loss != "diffu_grpo" else "one_step_ref")
-    (found, got), (alone, wanted) = walked(whole, options), walked(part, options)
-    assert found.report["left_out"] == 1
+    whole, others = batches("log_prob_cur" if loss != "diffu_grpo" else REF)
+    (result, got), (alone, wanted) = walked(whole, options), walked(others, options)
+    assert result.report["left_out"] == 1
     assert alone.report["left_out"] == 0
     rel = devices.float64_tolerance(1e-10, 0)["rtol"]
-    assert found.loss == pytest.approx(2 / 3 * alone.loss, rel=rel)
-    assert found.report.keys() == alone.report.keys()
-    for key in found.report.keys() - {"left_out"}:
-        assert found.report[key] == pytest.approx(alone.report[key], rel=rel, nan_ok=True), f"{key}, of sound groups"
+    assert result.loss == pytest.approx(2 / 3 * alone.loss, rel=rel)
+    assert result.report.keys() == alone.report.keys()
+    for key in result.report.keys() - {"left_out"}:
+        assert result.report[key] == pytest.approx(alone.report[key], rel=rel, nan_ok=True), f"{key}, of finite groups"
     for ours, theirs in zip(got, wanted, strict=True):
         # The model's norms are float32 inside, where a gradient times 2/3 is rounded.
         assert (ours - 2 / 3 * theirs).abs().max() < 16 * torch.finfo(torch.float32).eps * theirs.abs().max()
 
 
-@pytest.mark.parametrize("name", ["log_prob_ref", "log_prob_cur", "one_step_cur", "one_step_ref"])
-def test_where_no_group_is_sound_there_is_no_step(name: str) -> None:
+@pytest.mark.parametrize("name", ["log_prob_ref", "log_prob_cur", CUR, REF])
+def test_where_no_group_is_finite_there_is_no_step(name: str) -> None:
     whole, _ = batches("log_prob_ref")
-    getattr(whole, name)[:] = math.nan
+    (whole.scores[name] if name in whole.scores else getattr(whole, name))[:] = math.nan
     result, grads = walked(whole, OPTIONS["diffu_grpo"])
     assert result.report["left_out"] == GROUPS
     assert all(math.isnan(value) for value in (result.loss, result.report["ess"], result.report["kl"]))
