@@ -1,4 +1,9 @@
-"""WDDO, weighted direct discriminative optimisation: the alternative to WDCE (docs/maths.md, section 5)."""
+"""WDDO, weighted direct discriminative optimisation: the alternative to WDCE (docs/maths.md, section 5).
+
+These modules are for scripts: autograd differentiates the loss over all views at once. Training uses
+`objectives/wddo.py`, which has the same loss in micro-batches. `tests/test_objective.py` holds both equal, loss and
+gradient (`test_wddo_gradient_is_that_of_the_loss`).
+"""
 
 from __future__ import annotations
 
@@ -29,8 +34,8 @@ class _WDDO(nn.Module):
     def _loss(self, log_probs: Tensor, targets: Tensor, mask: Tensor, weights: Tensor, log_prob_cur: Tensor) -> Tensor:
         half, rows = self.replicates // 2, targets.shape[0] // 2
         real, fake = (
-            mean_log_prob(log_probs[part], mask[part], targets.shape[1], half) - log_prob_cur.flatten()
-            for part in (slice(None, rows), slice(rows, None))
+            mean_log_prob(log_probs[views], mask[views], targets.shape[1], half) - log_prob_cur.flatten()
+            for views in (slice(None, rows), slice(rows, None))
         )
         real_term = (weights.flatten() * logsigmoid(self.beta * real)).mean()
         return -real_term - self.alpha * logsigmoid(-self.beta * fake).mean()
@@ -48,8 +53,8 @@ class WDDOLoss(_WDDO):
     loss = − mean_i w_i · log σ(β·g_i^real) − α · mean_i log σ(−β·g_i^fake), g_i = log p_θ(o_i) − log p_cur(o_i)
 
     Views 0 to R/2 − 1 of a completion give g^real, the others g^fake; the two must be independent. Antithetic views
-    come in pairs of complements, which must not be torn apart: draw them with R a multiple of 4, or draw views that are
-    not antithetic.
+    come in pairs of complements, and a pair must stay in one half: draw them with R a multiple of 4, or draw views that
+    are not antithetic.
 
     Args:
         alpha: weight of the second term. beta: sharpness of the discriminator.
@@ -62,7 +67,7 @@ class WDDOLoss(_WDDO):
         Args:
             logits: floating [R·B, L, V], of each view; row = view · B + completion.
             targets: int64 [R·B, L], the completion's tokens.
-            mask: bool [R·B, L], what each view masked; at least one position a row.
+            mask: bool [R·B, L], the positions that each view masked; at least one a row.
             weights: [B] or [groups, G], `importance_weights(...).positive`.
             log_prob_cur: like weights, log-probabilities at rollout time (nats).
 

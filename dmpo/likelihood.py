@@ -15,11 +15,11 @@ from .prompts import padding
 def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int, head: HeadFunction[T]) -> T:
     """`head(hidden, weight, bias)` on the completion positions of each view, inside the model's forward.
 
-    mask: bool [N, L], what each view masks. hidden: [N, L, H]; weight [V, H] and bias [V] or None are lm_head's. The
-    rest as of `masked_lm.apply_head`.
+    mask: bool [N, L], the positions that each view masks. hidden: [N, L, H]; weight [V, H] and bias [V] or None are
+    lm_head's. The other arguments are as in `masked_lm.apply_head`.
     """
     view = rows.tokens.masked_fill(mask, mask_id)
-    blank, padded = padding(rows.prompt_mask)  # columns that hold no token cost a pass as much as others do
+    blank, padded = padding(rows.prompt_mask)  # columns without a token cost a pass as much as others do
     prompt_ids, prompt_mask = rows.prompt_ids[:, blank:], rows.prompt_mask[:, blank:]
     input_ids = torch.cat([prompt_ids, view], 1)  # [N, P+L]
     attention_mask = torch.cat([prompt_mask, torch.ones_like(mask)], 1) if padded else None
@@ -54,31 +54,32 @@ def sequence_log_prob(
     _check_padding(completions.prompt_mask)
     replicates = len(views) // len(completions)
     rows = completions.repeat(replicates)
-    parts = []
+    token_log_probs = []
     with without_dropout(model):
         for start in range(0, len(views), batch_size):
-            part, mask = rows[start : start + batch_size], views[start : start + batch_size]
-            log_probs = _log_probs(model, part, mask, mask, mask_id)
-            parts.append(log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs))
-    return mean_log_prob(torch.cat(parts), views, completions.eligible.sum(-1), replicates)
+            chunk = slice(start, start + batch_size)
+            mask = views[chunk]
+            log_probs = _log_probs(model, rows[chunk], mask, mask, mask_id)
+            token_log_probs.append(log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs))
+    return mean_log_prob(torch.cat(token_log_probs), views, completions.eligible.sum(-1), replicates)
 
 
 @torch.no_grad()
 def ordered_log_probs(
     model: nn.Module, completions: Completions, order: Tensor, *, mask_id: int, batch_size: int
 ) -> Tensor:
-    """log p of each token given the prompt and the tokens of earlier steps; the sum over a row is that of its path.
+    """log p of each token given the prompt and the tokens of earlier steps; summed over a row, log p of its path.
 
-    As in decoding, the mask token has no probability: with one token a step the paths of one order sum to 1. All
-    canvases of a path are known once it is drawn, so none waits for another. No dropout is live and no gradient kept;
-    only the positions of a canvas's own step go through lm_head.
+    As in decoding, the mask token has no probability: with one token a step, the probabilities of the paths of one
+    order sum to 1. All canvases of a path are known once it is drawn, so none waits for another. No dropout is live and
+    no gradient kept; only the positions of a canvas's own step go through lm_head.
 
     Args:
         completions: B of them.
         order: int [B, L], the step at which each token was drawn, as in `Generation`. -1: never drawn (the filling
-            after an EOS); such a position is masked in every canvas and scores 0. What a decoder drew and did not keep
-            (after an EOS, or taken back by wino) is masked, too, though the decoder saw it for a while: there, and with
-            guidance or a cache, these are not the log-probabilities that the decoder drew from.
+            after an EOS); such a position is masked in every canvas and scores 0. A token that a decoder drew and did
+            not keep (after an EOS, or taken back by wino) is masked, too, though the decoder saw it for a while. In
+            that case, and with guidance or a cache, these are not the log-probabilities that the decoder drew from.
         batch_size: rows of one forward.
 
     Returns:
@@ -96,8 +97,8 @@ def ordered_log_probs(
     result = torch.zeros(order.shape, device=order.device)
     with without_dropout(model):
         for start in range(0, len(canvases), batch_size):
-            part = canvases[start : start + batch_size]
-            row, step = part // steps, (part % steps).unsqueeze(1)
+            chunk = canvases[start : start + batch_size]
+            row, step = chunk // steps, (chunk % steps).unsqueeze(1)
             drawn = order[row]  # [n, L]
             now = drawn == step
             log_probs = _log_probs(model, completions[row], (drawn < 0) | (drawn >= step), now, mask_id, forbid=mask_id)

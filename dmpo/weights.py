@@ -67,7 +67,7 @@ def importance_weights(
 def raw_weights(rewards: Tensor) -> ImportanceWeights:
     """Raw-reward mode: w = r, and no `negative` baseline; rewards floating [..., G], finite.
 
-    ESS is that of |r| as a share of its sum; 0 where there is no reward.
+    ESS is the ESS of |r| as a share of its sum; 0 where all rewards are 0.
     """
     _check_group(rewards, rewards, rewards, 0.0)
     size = rewards.abs()
@@ -81,8 +81,8 @@ def adaptive_coeff(
 ) -> Tensor:
     """The coefficient c in [0.01, 0.99] at which each group's ESS equals `ess_target`; [..., G] -> float64 [...].
 
-    ESS falls as c grows, so bisection finds it. Where even c = 0.99 leaves the ESS above the target the answer is 0.99;
-    where c = 0.01 leaves it below, 0.01.
+    ESS falls as c grows, so bisection converges to c. Where the ESS is above the target even at c = 0.99, c is 0.99;
+    where the ESS is below the target even at c = 0.01, c is 0.01.
 
     Raises:
         ValueError: shapes differ, a value is not finite, alpha < 0 or ess_target outside (0, 1].
@@ -102,8 +102,8 @@ def adaptive_coeff(
         middle = (low + high) / 2
         above = ess(middle) > ess_target
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    found = torch.where(at_high, COEFF_RANGE[1], (low + high) / 2)
-    return torch.where(at_low & ~at_high, COEFF_RANGE[0], found)
+    coeff = torch.where(at_high, COEFF_RANGE[1], (low + high) / 2)
+    return torch.where(at_low & ~at_high, COEFF_RANGE[0], coeff)
 
 
 def baseline_weights(

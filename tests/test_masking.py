@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dmpo.masking import completion_mask, sample_views
+from dmpo.masking import completion_mask, sample_views, views_of
+from tests.gradient_problems import config
 
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**40), st.data())
@@ -56,6 +57,15 @@ def test_rate_limits_hold() -> None:
     slack = 5 * (0.25 / 400) ** 0.5
     assert share.min() > 0.4 - slack
     assert share.max() < 0.6 + slack
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_views_of_a_config_have_its_rates_and_its_pairs(antithetic: bool) -> None:
+    eligible, ids = torch.ones(5, 9, dtype=torch.bool), torch.tensor([8, 3, 0, 40, 7])
+    options = config(mask_rate_min=0.3, mask_rate_max=0.5, antithetic=antithetic)
+    expected = sample_views(eligible, 6, key=11, row_ids=ids, rate_range=(0.3, 0.5), antithetic=antithetic)
+    assert torch.equal(views_of(options, eligible, ids, replicates=6, key=11), expected)
+    assert not torch.equal(views_of(config(antithetic=antithetic), eligible, ids, replicates=6, key=11), expected)
 
 
 def test_completion_mask_ends_with_the_first_eos() -> None:
