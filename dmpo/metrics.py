@@ -8,7 +8,7 @@
     ess                       effective sample size of the weights, a share of the group; mean over groups not left
                               out. What the weights are, the file of the loss in `dmpo.objectives` says
     coeff                     proximal coefficient c, mean over groups; null where the loss has none
-    (reports of the loss)     what else the loss reports, see its file; means over groups not left out
+    clip_share, kl, ...       what else the loss reports, see its file; means over groups not left out
     left_out                  groups left out of the step, as one of their log-probabilities was not finite
     age                       rounds since the completions of this step were drawn, mean over groups
     buffer_groups             groups in the buffer

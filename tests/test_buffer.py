@@ -19,7 +19,7 @@ GROUPS, SIZE, LENGTH = 5, 3, 4
 
 
 def rounds(index: int, rows: slice = slice(None), width: int = 2) -> Batch:
-    """Round `index`: every value says where it is from; of its rows only those of a rank."""
+    """Round `index`: every value says where it is from; of its rows only the rows of a rank."""
     ids = index * GROUPS * SIZE + torch.arange(GROUPS * SIZE)
     local = ids[rows]
     completions = Completions(
@@ -79,14 +79,14 @@ def test_a_step_fills_each_slot_from_some_round() -> None:
 
 
 def test_ranks_draw_the_same_groups() -> None:
-    whole, parts = ReplayBuffer(2, seed=4), [ReplayBuffer(2, seed=4) for _ in range(2)]
+    whole, of_ranks = ReplayBuffer(2, seed=4), [ReplayBuffer(2, seed=4) for _ in range(2)]
     cuts = [slice(0, 7), slice(7, 15)]  # amid a group
     for index in range(2):
         whole.add(rounds(index))
-        for buffer, cut in zip(parts, cuts, strict=True):
+        for buffer, cut in zip(of_ranks, cuts, strict=True):
             buffer.add(rounds(index, cut))
     for step in range(20):
-        one, two = whole.batch(step), [buffer.batch(step) for buffer in parts]
+        one, two = whole.batch(step), [buffer.batch(step) for buffer in of_ranks]
         assert torch.equal(torch.cat([b.row_ids for b in two]), one.row_ids)
         assert all(torch.equal(b.rewards, one.rewards) for b in two)
 

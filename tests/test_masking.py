@@ -29,13 +29,13 @@ def test_views_depend_on_row_id_alone() -> None:
     eligible = torch.ones(6, 10, dtype=torch.bool)
     ids = torch.tensor([3, 8, 1, 0, 9, 4])
     whole = sample_views(eligible, 4, key=7, row_ids=ids).view(4, 6, 10)
-    part = sample_views(eligible[:2], 4, key=7, row_ids=ids[2:4]).view(4, 2, 10)
-    assert torch.equal(whole[:, 2:4], part)
+    alone = sample_views(eligible[:2], 4, key=7, row_ids=ids[2:4]).view(4, 2, 10)
+    assert torch.equal(whole[:, 2:4], alone)
     assert not torch.equal(whole, sample_views(eligible, 4, key=8, row_ids=ids).view(4, 6, 10))
 
 
 def test_masking_rate_is_uniform() -> None:
-    """m of an unpaired view with rate U(0, 1) is uniform on 0..L, but for empty views, made single. Chi-square."""
+    """m of an unpaired view with rate U(0, 1) is uniform on 0..L, except for empty views, which mask one position. Chi-square."""
     length, count = 7, 20_000
     views = sample_views(torch.ones(count, length, dtype=torch.bool), 1, key=1, rate_range=(0.0, 1.0), antithetic=False)
     observed = torch.bincount(views.sum(-1), minlength=length + 1)[1:].numpy()

@@ -70,9 +70,9 @@ def test_the_split_into_micro_batches_does_not_matter(loss: Any, baseline: Any) 
     batch = rollouts()
     whole = gradients(config(loss=loss, baseline=baseline, micro_batch_size=0), batch)
     for size in (1, 7, 47, 48, 1000):
-        parts = gradients(config(loss=loss, baseline=baseline, micro_batch_size=size, rollout_batch_size=size), batch)
-        assert parts[0] == pytest.approx(whole[0], rel=devices.float64_tolerance(1e-12, 0)["rtol"])
-        for a, b in zip(whole[1], parts[1], strict=True):
+        split = gradients(config(loss=loss, baseline=baseline, micro_batch_size=size, rollout_batch_size=size), batch)
+        assert split[0] == pytest.approx(whole[0], rel=devices.float64_tolerance(1e-12, 0)["rtol"])
+        for a, b in zip(whole[1], split[1], strict=True):
             torch.testing.assert_close(b, a, **devices.float64_tolerance(1e-10, 1e-13))
 
 

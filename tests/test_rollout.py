@@ -131,10 +131,10 @@ def test_two_steps_and_a_resume(tmp_path: Path, decoder: Any, monkeypatch: pytes
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)  # takes longer than the run
     options: dict[str, Any] = {"decoder": decoder, **RULES.get(decoder, {}), "save_steps": 1, "eval_steps": 0}
     trainer(settings(tmp_path / "whole", max_steps=2, **options)).train()
-    trainer(settings(tmp_path / "parts", max_steps=1, **options)).train()
-    trainer(settings(tmp_path / "parts", max_steps=2, resume=True, **options)).train()
+    trainer(settings(tmp_path / "stopped", max_steps=1, **options)).train()
+    trainer(settings(tmp_path / "stopped", max_steps=2, resume=True, **options)).train()
     whole = lines(tmp_path / "whole")
-    assert lines(tmp_path / "parts") == whole
+    assert lines(tmp_path / "stopped") == whole
     for line in whole:
         # 16 completions of 4 tokens, 8 a batch
         assert line["tokens_per_forward"] == 64 / line["row_forwards"]

@@ -100,7 +100,7 @@ def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
     weights, coeff = group_weights(batch, one_step_config("wd1"))
     assert weights.negative is not None
     torch.testing.assert_close((weights.positive - weights.negative).sum(-1), torch.zeros(GROUPS).double())
-    ratio = (weights.positive / weights.negative).log() / 2  # ψ·A, but for a constant of the group
+    ratio = (weights.positive / weights.negative).log() / 2  # ψ·A, up to a constant of the group
     torch.testing.assert_close(
         ratio - ratio.mean(-1, keepdim=True), 1.7 * (batch.rewards - batch.rewards.mean(-1, True))
     )

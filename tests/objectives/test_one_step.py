@@ -48,8 +48,8 @@ def test_masks_are_fresh_for_each_step_and_replicate_and_depend_on_row_ids_alone
     every = torch.stack([mask.view(2, 6, 40) for mask in masks]).flatten(0, 2)
     assert len(every.unique(dim=0)) == len(every) == 36
     some = torch.tensor([4, 0, 2])
-    part = one_step_views(completions[some], ids[some], options, 1, MASK)[0].prompt_ids == MASK
-    assert torch.equal(part.view(2, 3, 40), masks[1].view(2, 6, 40)[:, some])
+    alone = one_step_views(completions[some], ids[some], options, 1, MASK)[0].prompt_ids == MASK
+    assert torch.equal(alone.view(2, 3, 40), masks[1].view(2, 6, 40)[:, some])
     padded = dataclasses.replace(
         completions,
         prompt_ids=pad(completions.prompt_ids, (5, 0), value=9),

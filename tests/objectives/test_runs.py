@@ -45,11 +45,11 @@ def test_resume_equals_an_undisturbed_run(tmp_path: Path) -> None:
     options: dict[str, Any] = {"loss": "diffu_grpo", "lora_r": 2, "replicates": 3, "gradient_steps": 2, "max_steps": 4}
     options |= {"buffer_rounds": 2, "reference_refresh_steps": 2, **BRIEF}
     trainer(settings(tmp_path / "whole", **options)).train()
-    trainer(settings(tmp_path / "parts", **{**options, "max_steps": 3})).train()
-    trainer(settings(tmp_path / "parts", resume=True, **options)).train()
-    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    trainer(settings(tmp_path / "stopped", **{**options, "max_steps": 3})).train()
+    trainer(settings(tmp_path / "stopped", resume=True, **options)).train()
+    assert lines(tmp_path / "whole") == lines(tmp_path / "stopped")
     name = "checkpoints/step-4/adapter/adapter_model.safetensors"
-    a, b = (load_file(tmp_path / run / name) for run in ("whole", "parts"))
+    a, b = (load_file(tmp_path / run / name) for run in ("whole", "stopped"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 

@@ -17,7 +17,7 @@ GROUPS, SIZE, PROMPT, LENGTH = 5, 5, 3, 6  # 25 rows: neither 2 nor 3 ranks get 
 
 
 def batch(rank: int, world: int) -> Batch:
-    """One rank's part of always the same groups."""
+    """One rank's rows of always the same groups."""
     count = GROUPS * SIZE
     share = rank_rows(count, rank, world)
     prompt_ids, completion_ids = tokens(count, PROMPT, seed=1), tokens(count, LENGTH, seed=2)

@@ -30,34 +30,35 @@ def gradients(kinds: tuple[bool, ...], checkpointing: bool = False) -> dict[bool
     """Loss and gradient of each loss, with (True) and without LoRA, as every rank has them."""
     accelerator = Accelerator()
     data = batch(accelerator.process_index, accelerator.num_processes)
-    found: dict[bool, Gradients] = {}
+    measured: dict[bool, Gradients] = {}
     for lora in kinds:
         inner = policy(lora=lora)
         if checkpointing:
             inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = torch.optim.AdamW([p for p in inner.parameters() if p.requires_grad])
         model, optimizer = accelerator.prepare(inner, optimizer)
-        found[lora] = {}
+        measured[lora] = {}
         for name, changes in LOSSES.items():
             options: dict[str, Any] = {"model": "", "task": "", "output_dir": "", "alpha": 0.5, **changes}
             config = DMPOConfig(**options, num_generations=SIZE)
             loss = accumulate_gradient(accelerator, model, inner, data, config, step=5).loss
-            parts = {n: p.grad for n, p in inner.named_parameters() if p.requires_grad}
-            whole = {n: getattr(grad, "full_tensor", lambda grad=grad: grad)() for n, grad in parts.items()}
-            found[lora][name] = loss, {n: grad.clone() for n, grad in whole.items()}
+            own = {n: p.grad for n, p in inner.named_parameters() if p.requires_grad}
+            whole = {n: getattr(grad, "full_tensor", lambda grad=grad: grad)() for n, grad in own.items()}
+            measured[lora][name] = loss, {n: grad.clone() for n, grad in whole.items()}
             optimizer.zero_grad()
-    return found
+    return measured
 
 
-def check(found: list[Any], expected: dict[bool, Gradients]) -> None:
-    for of_rank in found:
+def check(ranks: list[Any], expected: dict[bool, Gradients]) -> None:
+    for of_rank in ranks:
         for lora, losses in of_rank.items():
             for name, (loss, grads) in losses.items():
-                wanted, parts = expected[lora][name]
+                wanted, wanted_grads = expected[lora][name]
                 assert loss == pytest.approx(wanted, rel=1e-10), name
-                assert grads.keys() == parts.keys()
+                assert grads.keys() == wanted_grads.keys()
                 for parameter, grad in grads.items():
-                    difference = (grad - parts[parameter]).abs().max() / parts[parameter].abs().max()
+                    reference = wanted_grads[parameter]
+                    difference = (grad - reference).abs().max() / reference.abs().max()
                     assert difference < 1e-10, f"{name}, {parameter}: {difference}"
 
 

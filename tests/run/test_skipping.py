@@ -1,4 +1,4 @@
-"""If these fail, one bad step ends a run or spoils it, or a run of them is not told."""
+"""If these fail, one bad step ends a run or spoils it, or a run of bad steps goes unreported."""
 
 from __future__ import annotations
 
