@@ -57,7 +57,7 @@ def one_step_config(loss: str, **changes: Any) -> DMPOConfig:
 
 
 def scored(config: DMPOConfig) -> Batch:
-    """Rollouts whose scores lie around the scores of the tiny model, near enough for some ratios to stay in the clip."""
+    """Rollouts whose scores lie around the scores of the tiny model, near enough that the clip spares some."""
     batch = rollouts()
     of_model = one_step_log_probs(tiny().double(), batch.completions, batch.row_ids, config)
     draw = torch.Generator().manual_seed(3)

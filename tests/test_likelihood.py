@@ -21,10 +21,8 @@ MASK, EOS = 3, 2
 
 def completions(rows: int = 3, prompt: int = 5, length: int = 6) -> Completions:
     prompt_ids = tokens(rows, prompt, seed=1)
-    completion_ids = tokens(rows, length, seed=2)
-    return Completions(
-        prompt_ids, torch.ones_like(prompt_ids).bool(), completion_ids, torch.ones_like(completion_ids).bool()
-    )
+    drawn = tokens(rows, length, seed=2)
+    return Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), drawn, torch.ones_like(drawn).bool())
 
 
 def plain_elbo(model: torch.nn.Module, rows: Completions, views: torch.Tensor) -> torch.Tensor:
@@ -156,15 +154,11 @@ def test_order_against_the_definition(batch_size: int, bias: bool) -> None:
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_the_paths_of_an_order_sum_to_one(order: list[int]) -> None:
     vocab = 8
-    completion_ids = torch.tensor([pair for pair in itertools.product(range(vocab), repeat=2) if MASK not in pair])
-    prompt_ids = tokens(1, 4, vocab_size=vocab).expand(len(completion_ids), -1)
-    rows = Completions(
-        prompt_ids, torch.ones_like(prompt_ids).bool(), completion_ids, torch.ones_like(completion_ids).bool()
-    )
+    drawn = torch.tensor([pair for pair in itertools.product(range(vocab), repeat=2) if MASK not in pair])
+    prompt_ids = tokens(1, 4, vocab_size=vocab).expand(len(drawn), -1)
+    rows = Completions(prompt_ids, torch.ones_like(prompt_ids).bool(), drawn, torch.ones_like(drawn).bool())
     model = tiny(vocab_size=vocab).double()
-    path = ordered_log_probs(
-        model, rows, torch.tensor([order]).expand_as(completion_ids), mask_id=MASK, batch_size=16
-    ).sum(-1)
+    path = ordered_log_probs(model, rows, torch.tensor([order]).expand_as(drawn), mask_id=MASK, batch_size=16).sum(-1)
     assert path.double().exp().sum().item() == pytest.approx(1, abs=1e-6)
 
 
@@ -175,8 +169,8 @@ def drawn(model: Any, **options: Any) -> tuple[Generation, Completions]:
     prompt_mask[::2, :3] = False
     sizes: dict[str, Any] = {"gen_length": 8, "block_length": 4, "steps": 4}
     generation = generate(model, prompt_ids, attention_mask=prompt_mask, **(sizes | options))
-    completion_ids = generation.sequences[:, 7:]
-    return generation, Completions(prompt_ids, prompt_mask, completion_ids, torch.ones_like(completion_ids).bool())
+    drawn = generation.sequences[:, 7:]
+    return generation, Completions(prompt_ids, prompt_mask, drawn, torch.ones_like(drawn).bool())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

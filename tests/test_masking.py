@@ -35,7 +35,7 @@ def test_views_depend_on_row_id_alone() -> None:
 
 
 def test_masking_rate_is_uniform() -> None:
-    """m of an unpaired view with rate U(0, 1) is uniform on 0..L, except for empty views, which mask one position. Chi-square."""
+    """m of an unpaired view with rate U(0, 1) is uniform on 0..L, except that an empty view masks one. Chi-square."""
     length, count = 7, 20_000
     views = sample_views(torch.ones(count, length, dtype=torch.bool), 1, key=1, rate_range=(0.0, 1.0), antithetic=False)
     observed = torch.bincount(views.sum(-1), minlength=length + 1)[1:].numpy()
