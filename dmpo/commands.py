@@ -112,7 +112,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Complete a prompt."""
-    from .config import GenerateConfig, decoding_options
+    from .config import GenerateConfig
     from .config_files import load_config
     from .early_checks import check_model_path
 
@@ -133,8 +133,8 @@ def generate(arguments: argparse.Namespace) -> None:
     result = generate(
         model,
         prompt_ids.to(model.device),
+        config,
         attention_mask=prompt_mask.to(model.device),
-        **decoding_options(config),
     )
     print(decode_text(tokenizer, result.sequences[:, prompt_ids.shape[1] :])[0])
     speed = f"{result.tokens_per_forward:.2f} tokens a row-forward, {result.seconds:.2f} s"

@@ -38,9 +38,9 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"report_to: unknown or not installed: {', '.join(sorted(missing))}")
 
 
-def tell_unread(config: DMPOConfig, *, speaks: bool) -> None:
-    """Warn, in one line, of keys that were set and that the loss does not read; one rank speaks."""
-    if speaks and (keys := unread_keys(config)):
+def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
+    """Warn, in one line, of keys that were set and that the loss does not read; `enabled` on one rank."""
+    if enabled and (keys := unread_keys(config)):
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from benchmarks import simulated_step as simulated
 from dmpo import cli
 from dmpo.batch import Batch
-from dmpo.config import DMPOConfig, decoding_options
+from dmpo.config import DMPOConfig
 from dmpo.decoding import generate
 from dmpo.likelihood import Completions, sequence_log_prob, token_entropy
 from dmpo.masked_lm import unwrap
@@ -132,8 +132,7 @@ def test_rollout_is_as_measured(changes: dict[str, Any], widths: dict[str, int])
     config = small(num_generations=8, early_stop=False, **changes)
     policy, model_config = policy_of(config, **widths)
     rows = batch_of(config).completions
-    options = decoding_options(config)
-    got = measured(lambda: generate(policy, rows.prompt_ids, attention_mask=rows.prompt_mask, **options))
+    got = measured(lambda: generate(policy, rows.prompt_ids, config, attention_mask=rows.prompt_mask))
     check(plan(config, model_config, device="cpu"), "rollout", got)
 
 

@@ -20,17 +20,17 @@ from .policies import Row, Step
 class BlockLoop:
     """State of one `generate`; a row's place is on the host, its tokens are on the device."""
 
-    def __init__(self, canvas: Canvas, settings: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
+    def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
         """eos_ids: what ends a row early; none where nothing does."""
-        self.canvas, self.settings, self.row_ids, self.eos_ids = canvas, settings, row_ids, eos_ids
-        self.policy, self.model_pass = make_policy(settings), make_pass(settings, canvas)
+        self.canvas, self.options, self.row_ids, self.eos_ids = canvas, options, row_ids, eos_ids
+        self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
-        self.waiting = [Row(index, settings.block_length) for index in range(batch)]
+        self.waiting = [Row(index, options.block_length) for index in range(batch)]
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)  # each row's own
         self.unmasked = torch.zeros(batch, dtype=torch.int32, device=device)  # by each row's last step
-        self.log_probs = torch.zeros(batch, settings.gen_length, device=device)
-        self.order = torch.full((batch, settings.gen_length), -1, dtype=torch.int32, device=device)
+        self.log_probs = torch.zeros(batch, options.gen_length, device=device)
+        self.order = torch.full((batch, options.gen_length), -1, dtype=torch.int32, device=device)
         self._placed: list[tuple[int, int]] = []
 
     def run(self) -> None:
@@ -40,14 +40,14 @@ class BlockLoop:
                 block = min(row.block for row in group)
                 group = [row for row in group if row.block == block]
             ended = self._step(group)
-            self.waiting = [row for row in self.waiting if row.block < self.settings.blocks and row.index not in ended]
+            self.waiting = [row for row in self.waiting if row.block < self.options.blocks and row.index not in ended]
 
     def _step(self, group: list[Row]) -> set[int]:
         """One model call for these rows; returns the indices of rows that ended with an EOS."""
-        canvas, settings = self.canvas, self.settings
+        canvas, options = self.canvas, self.options
         index, start = self._place(group)
-        first = canvas.prompt_length + group[0].block * settings.block_length if group[0].step == 0 else None
-        span = start.unsqueeze(1) + torch.arange(settings.block_length, device=start.device)  # [R, B], on the canvas
+        first = canvas.prompt_length + group[0].block * options.block_length if group[0].step == 0 else None
+        span = start.unsqueeze(1) + torch.arange(options.block_length, device=start.device)  # [R, B], on the canvas
         hidden, shadow_hidden = self.model_pass(index, start, first)
 
         window = canvas.tokens[index.unsqueeze(1), span]
@@ -73,12 +73,12 @@ class BlockLoop:
             # Pinned, so that the copy does not wait for the device.
             table = torch.tensor(placed, pin_memory=device.type == "cuda").to(device, non_blocking=True)
             self._index = table[:, 0].contiguous()
-            self._start = self.canvas.prompt_length + table[:, 1] * self.settings.block_length
+            self._start = self.canvas.prompt_length + table[:, 1] * self.options.block_length
         return self._index, self._start
 
     def _draw(self, hidden: Tensor, places: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw a token at each of `places` in the flattened window; token, probability and rank by [R, B]."""
-        settings, length = self.settings, self.settings.gen_length
+        options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
         # Unique for (row, its step, position): a row has at most as many steps as tokens.
         counter = self.row_ids[index] * length + self.steps[index]
@@ -86,17 +86,17 @@ class BlockLoop:
         ids, confidence = linear_sample_tokens(
             hidden.flatten(0, 1)[places].to(self.weight.dtype),
             self.weight,
-            settings.temperature,
-            seed=derive_key(settings.seed, "draw"),
+            options.temperature,
+            seed=derive_key(options.seed, "draw"),
             row_ids=draws.flatten()[places],
             forbid=(self.canvas.mask_id,),
             bias=self.bias,
         )
         candidates = ids.new_zeros(span.numel()).scatter(0, places, ids).view(span.shape)
         confidence = confidence.new_zeros(span.numel()).scatter(0, places, confidence).view(span.shape)
-        if not settings.ranks_at_random:
+        if not options.ranks_at_random:
             return candidates, confidence, confidence
-        ranking = uniforms(derive_key(settings.seed, "remask"), counter, length).gather(1, position).float()
+        ranking = uniforms(derive_key(options.seed, "remask"), counter, length).gather(1, position).float()
         return candidates, confidence, ranking
 
     def _verify(self, hidden: Tensor, window: Tensor, places: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class BlockLoop:
             row.left += old - new
             row.step += 1
             if row.left == 0:
-                row.block, row.step, row.left = row.block + 1, 0, self.settings.block_length
+                row.block, row.step, row.left = row.block + 1, 0, self.options.block_length
         return {row.index for row, end in zip(group, ended, strict=True) if end}
 
     def _end(self, index: Tensor) -> Tensor:
@@ -146,8 +146,8 @@ class BlockLoop:
         masked = completion == self.canvas.mask_id
         settled = masked.cumsum(1) == 0
         if self.policy.revokes:
-            settled = settled.view(len(index), -1, self.settings.block_length).all(-1, keepdim=True)
-            settled = settled.expand(-1, -1, self.settings.block_length).flatten(1)
+            settled = settled.view(len(index), -1, self.options.block_length).all(-1, keepdim=True)
+            settled = settled.expand(-1, -1, self.options.block_length).flatten(1)
         ended = (one_of(completion, self.eos_ids) & settled).cumsum(1) > 0
         after = ended.cumsum(1) > 1
         self.canvas.tokens[index, self.canvas.prompt_length :] = completion.masked_fill(after, self.eos_ids[0])

@@ -24,25 +24,28 @@ from .settings import listed
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
 
-    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, samples of lm-eval
-        (`samples_*.jsonl`), or a folder of them, or the output_dir of a `dmpo eval`. Records of different `gen_length`
-        are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no part of it. Records without a
-        right answer are left out, and a warning names them; in results.json `left_out` counts them.
-    task: whose parser and score to use. task_options: its arguments.
-    completion, answer, prompt: fields of a record; null takes the usual names (`saved.COMPLETIONS`, ...). A completion
-        may be a list: samples of one example. Results of `dmpo eval` need none of these.
-    pass_at: the k of every pass@k to report.
-    output_dir: where results.jsonl, .json, .md and .png go; null only prints.
+    Records of different `gen_length` are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no
+    part of it. Records without a right answer are left out, and a warning names them; in results.json `left_out` counts
+    them. Results of `dmpo eval` need none of the keys completion, answer and prompt.
     """
 
     file: str
+    """JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, samples of lm-eval
+    (`samples_*.jsonl`), or a folder of them, or the output_dir of a `dmpo eval`"""
     task: str
+    """whose parser and score to use"""
     task_options: dict[str, Any] = field(default_factory=dict)
+    """arguments of the task"""
     completion: str | None = None
+    """field of a record, null for the usual names (`saved.COMPLETIONS`); a list holds samples of one example"""
     answer: str | None = None
+    """field of a record, null for the usual names (`records.ANSWERS`)"""
     prompt: str | None = None
+    """field of a record, null for the usual names (`records.PROMPTS`)"""
     pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
+    """the k of every pass@k to report"""
     output_dir: str | None = None
+    """where results.jsonl, .json, .md and .png go; null only prints"""
 
 
 def rescore(config: RescoreConfig) -> dict[str, Any]:

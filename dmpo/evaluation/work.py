@@ -76,10 +76,10 @@ def decode_missing(
             generation = generate(
                 model,
                 prompt_ids.to(device),
+                config.decoding(cell.gen_length, cell.decoder),
                 attention_mask=prompt_mask.to(device),
                 row_ids=torch.tensor([example.index * MOST_SAMPLES + sample for example, sample in batch]).to(device),
                 seed=derive_key(config.seed, "eval", cell.task, config.split),
-                **config.decoding(cell.gen_length, cell.decoder),  # type: ignore[arg-type]
             )
             generation.sequences.cpu()  # waits for the last kernel
             seconds = time.perf_counter() - start
