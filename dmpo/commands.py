@@ -71,7 +71,8 @@ def plan(arguments: argparse.Namespace) -> int:
     config = load_config(DMPOConfig, arguments.config, arguments.overrides)
     check_model_path(config.model)
 
-    from .plan import plan, read_model_config, table, verdict
+    from .architectures import read_model_config
+    from .plan import plan, table, verdict
     from .terminal import make_console
 
     sizes = {"gpus": arguments.gpus, "memory": arguments.memory, "sharding": arguments.sharding}

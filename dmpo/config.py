@@ -47,7 +47,7 @@ _AT_LEAST_ZERO = (
 class DMPOConfig(DecodingOptions):
     """Everything that defines a run. Defaults are the paper's (docs/maths.md, sections 2 to 8) where it has one.
 
-    The keys of decoding are those of `DecodingOptions`; rollouts and evaluation decode the same way.
+    `DecodingOptions` holds the keys of decoding; rollouts and evaluation decode the same way.
     """
 
     # Model
@@ -225,9 +225,9 @@ class DMPOConfig(DecodingOptions):
             for name in ("score_views",) if self.loss in ONE_STEP else ("replicates", "score_views"):
                 _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
         if self.loss == "wddo":  # two independent halves, neither of which holds half a pair of complements
-            parts = 4 if self.antithetic else 2
-            wanted = f"a multiple of {parts} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
-            _require("replicates", self.replicates, self.replicates % parts == 0, wanted)
+            divisor = 4 if self.antithetic else 2
+            wanted = f"a multiple of {divisor} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
+            _require("replicates", self.replicates, self.replicates % divisor == 0, wanted)
         for name, losses in _READ_BY.items():
             value, default = getattr(self, name), default_of(type(self), name)
             unread = self.loss not in losses and value != default
@@ -250,7 +250,7 @@ def unread_keys(config: DMPOConfig) -> list[str]:
 @dataclass(config=_STRICT, kw_only=True)
 @with_defaults(COMMAND_DEFAULTS)
 class GenerateConfig(DecodingOptions):
-    """Keys of `dmpo generate`: those of `DecodingOptions`, and where it runs."""
+    """Keys of `dmpo generate`: `DecodingOptions`, and the device."""
 
     device: str = "cpu"
     """as torch names it"""

@@ -17,7 +17,7 @@ Remasking = Literal["low_confidence", "random"]
 
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
-# The defaults that differ from those of the fields below.
+# Where the defaults of a config differ from the defaults of the fields below.
 RUN_DEFAULTS: Mapping[str, Any] = {"gen_length": 256, "temperature": 0.2, "early_stop": True}
 EVALUATION_DEFAULTS: Mapping[str, Any] = {"early_stop": True}
 COMMAND_DEFAULTS: Mapping[str, Any] = {"early_stop": True}  # of `dmpo generate`

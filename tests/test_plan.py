@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from benchmarks import simulated_step as simulated
 from dmpo import cli
+from dmpo.architectures import read_model_config
 from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
 from dmpo.decoding import generate
@@ -22,7 +23,7 @@ from dmpo.masked_lm import unwrap
 from dmpo.memory import Architecture
 from dmpo.models import load_model, new_model
 from dmpo.objective import accumulate_gradient
-from dmpo.plan import Plan, largest_micro_batch, plan, read_model_config
+from dmpo.plan import Plan, largest_micro_batch, plan
 from dmpo.plan_ledger import PARTS
 from dmpo.policy import make_policy
 from tests.tiny_models import DATA, plain_checkpoint

@@ -23,7 +23,7 @@ _REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an opt
 
 @dataclass(frozen=True)
 class Generation:
-    """What `generate` made, and what it took.
+    """The completions of one `generate`, and their cost.
 
     sequences: int64 [B, P + gen_length], prompt and completion.
     forwards: model calls; row_forwards: rows that went through them, with guidance two for each sequence.
@@ -44,7 +44,7 @@ class Generation:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens drawn and kept for each row that went through the model."""
+        """Tokens that were drawn, and not overwritten after an EOS, for each row that went through the model."""
         return float((self.order >= 0).sum()) / self.row_forwards
 
 
@@ -113,8 +113,8 @@ def generate(
     prompt, blank, padded = prompt_ids, 0, False
     if attention_mask is not None:
         # A model that predicts at the left neighbour needs the prompt's last token right before the completion.
-        places = attention_mask.int().argsort(dim=1, stable=True)  # padding first, then the tokens in order
-        prompt, of_prompt = prompt_ids.gather(1, places), attention_mask.bool().gather(1, places)
+        order = attention_mask.int().argsort(dim=1, stable=True)  # padding first, then the tokens in order
+        prompt, of_prompt = prompt_ids.gather(1, order), attention_mask.bool().gather(1, order)
         blank, padded = padding(of_prompt)
     longest = prompt_length - blank
     if longest + options.gen_length > config.max_position_embeddings:

@@ -18,7 +18,7 @@ from .policies import Row, Step
 
 
 class BlockLoop:
-    """State of one `generate`; a row's place is on the host, its tokens are on the device."""
+    """State of one `generate`; the host knows the block and step of each row, the device has its tokens."""
 
     def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
         """eos_ids: what ends a row early; none where nothing does."""
@@ -53,11 +53,11 @@ class BlockLoop:
         window = canvas.tokens[index.unsqueeze(1), span]
         masked = window == canvas.mask_id
         masks = sum(row.left for row in group)  # known on the host, so no kernel's shape waits for the device
-        places = masked.flatten().int().argsort(descending=True, stable=True)  # masked positions first, in order
-        candidates, confidence, ranking = self._draw(hidden, places[:masks], index, span)
+        positions = masked.flatten().int().argsort(descending=True, stable=True)  # masked positions first, in order
+        candidates, confidence, ranking = self._draw(hidden, positions[:masks], index, span)
         shadow = None
         if shadow_hidden is not None:
-            shadow = self._verify(shadow_hidden, window, places[masks:])
+            shadow = self._verify(shadow_hidden, window, positions[masks:])
         step = Step(group, window, candidates, ranking, shadow, self.unmasked[index], canvas.mask_id)
         unmasked, revoked = self.policy(step)
         self.unmasked[index] = unmasked
@@ -76,35 +76,35 @@ class BlockLoop:
             self._start = self.canvas.prompt_length + table[:, 1] * self.options.block_length
         return self._index, self._start
 
-    def _draw(self, hidden: Tensor, places: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw a token at each of `places` in the flattened window; token, probability and rank by [R, B]."""
+    def _draw(self, hidden: Tensor, positions: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a token at each of `positions` in the flattened window; token, probability and rank by [R, B]."""
         options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
         # Unique for (row, its step, position): a row has at most as many steps as tokens.
         counter = self.row_ids[index] * length + self.steps[index]
         draws = counter.unsqueeze(1) * length + position
         ids, confidence = linear_sample_tokens(
-            hidden.flatten(0, 1)[places].to(self.weight.dtype),
+            hidden.flatten(0, 1)[positions].to(self.weight.dtype),
             self.weight,
             options.temperature,
             seed=derive_key(options.seed, "draw"),
-            row_ids=draws.flatten()[places],
+            row_ids=draws.flatten()[positions],
             forbid=(self.canvas.mask_id,),
             bias=self.bias,
         )
-        candidates = ids.new_zeros(span.numel()).scatter(0, places, ids).view(span.shape)
-        confidence = confidence.new_zeros(span.numel()).scatter(0, places, confidence).view(span.shape)
+        candidates = ids.new_zeros(span.numel()).scatter(0, positions, ids).view(span.shape)
+        confidence = confidence.new_zeros(span.numel()).scatter(0, positions, confidence).view(span.shape)
         if not options.ranks_at_random:
             return candidates, confidence, confidence
         ranking = uniforms(derive_key(options.seed, "remask"), counter, length).gather(1, position).float()
         return candidates, confidence, ranking
 
-    def _verify(self, hidden: Tensor, window: Tensor, places: Tensor) -> Tensor:
-        """The shadow's probability of the tokens at `places` in the flattened window, +inf elsewhere; [R, B]."""
-        rows = hidden.flatten(0, 1)[places].to(self.weight.dtype)
-        known = linear_token_logprobs(rows, self.weight, window.flatten()[places], bias=self.bias).exp()
+    def _verify(self, hidden: Tensor, window: Tensor, positions: Tensor) -> Tensor:
+        """The shadow's probability of the tokens at `positions` in the flattened window, +inf elsewhere; [R, B]."""
+        rows = hidden.flatten(0, 1)[positions].to(self.weight.dtype)
+        known = linear_token_logprobs(rows, self.weight, window.flatten()[positions], bias=self.bias).exp()
         unknown = known.new_full((window.numel(),), float("inf"))
-        return unknown.scatter(0, places, known).view(window.shape)
+        return unknown.scatter(0, positions, known).view(window.shape)
 
     def _record(self, index: Tensor, span: Tensor, masked: Tensor, window: Tensor, confidence: Tensor) -> None:
         """Write a block back, with the log-probability and the step of what is new in it."""

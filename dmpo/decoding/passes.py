@@ -76,8 +76,8 @@ class CachedPass:
     def _keep(self, index: Tensor) -> None:
         """Drop the keys and values of all other rows."""
         assert self.cache is not None
-        kept = torch.searchsorted(self.cached, index)
-        self.cache.batch_select_indices(torch.cat([kept, kept + len(self.cached)]) if self.canvas.cfg_scale else kept)
+        rows = torch.searchsorted(self.cached, index)
+        self.cache.batch_select_indices(torch.cat([rows, rows + len(self.cached)]) if self.canvas.cfg_scale else rows)
         self.cached = index
 
 

@@ -1,4 +1,4 @@
-"""`dmpo eval --rescore`: the scores of completions that are already there, by the tasks' own parsers."""
+"""`dmpo eval --rescore`: saved completions are scored by the parsers of the tasks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..rewards.answers import without_special_tokens
-from ..tasks import Row
+from ..tasks import Row, scoring_task
+from ..tasks.record_columns import PROMPTS, field_of, row_of
 from ..tasks.records import Record
 from ..tasks.sources import read_each
-from ..tasks.verdict import Verdict, judge, tell_exceptions
+from ..tasks.verdict import Verdict, judge, log_exceptions
 from .results import show_table, summarise_cells, write_results
-from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
+from .saved import completions_of, read_records
 from .settings import listed
 
 
@@ -39,9 +40,9 @@ class RescoreConfig:
     completion: str | None = None
     """field of a record, null for the usual names (`saved.COMPLETIONS`); a list holds samples of one example"""
     answer: str | None = None
-    """field of a record, null for the usual names (`records.ANSWERS`)"""
+    """field of a record, null for the usual names (`record_columns.ANSWERS`)"""
     prompt: str | None = None
-    """field of a record, null for the usual names (`records.PROMPTS`)"""
+    """field of a record, null for the usual names (`record_columns.PROMPTS`)"""
     pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
     """the k of every pass@k to report"""
     output_dir: str | None = None
@@ -58,7 +59,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     folder = None if config.output_dir is None else Path(config.output_dir)
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output_dir {folder} exists and is not an empty folder")
-    task = scorer(config.task, config.task_options)
+    task = scoring_task(config.task, **config.task_options)
     records = [
         (number, record)
         for number, record in enumerate(read_records(Path(config.file)))
@@ -78,18 +79,18 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             prompt = next((record[name] for name in PROMPTS if name in record), None)
         length = record.get("gen_length")  # files of several make several cells
         for sample, text in enumerate(texts):
-            place = {"task": config.task, "split": None, "index": number, "sample": sample}
-            place |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
+            where = {"task": config.task, "split": None, "index": number, "sample": sample}
+            where |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
             if own:
-                place |= {name: record[name] for name in place if name in record}
+                where |= {name: record[name] for name in where if name in record}
             verdicts.append(verdict := judge(task, text if own else without_special_tokens(text), row))
-            line = {**place, "prompt": prompt, "completion": text, "answer": verdict.answer}
+            line = {**where, "prompt": prompt, "completion": text, "answer": verdict.answer}
             lines.append({**line, "score": float(verdict.solved), "failure": verdict.failure})
     if not lines:
         raise ValueError(f"file {config.file} holds no completion of task {config.task}")
     if all(verdict.failure == "exception" for verdict in verdicts):
         raise ValueError(f"task {config.task} raises on every completion of {config.file}: {verdicts[0].message}")
-    tell_exceptions(task, verdicts)
+    log_exceptions(task, verdicts)
     summarised = summarise_cells(lines, config.pass_at)
     title = f"{config.file}, {config.task}"
     left_out = len(records) - len(scored)

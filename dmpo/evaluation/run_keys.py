@@ -13,9 +13,10 @@ import yaml
 from ..config import DMPOConfig
 from ..config_files import build_config, read_values
 from ..decoding_options import DecodingRules, is_read
+from ..run.selection import CHECKPOINTS
 from .settings import listed
 
-# Of the decoding options, a run's temperature and seed are those of its rollouts: an evaluation has its own.
+# Decoding options of a run's rollouts alone: an evaluation has its own.
 _OF_ROLLOUTS = ("temperature", "seed")
 
 
@@ -24,8 +25,8 @@ def run_config(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
-        for run in (place, *(path.parent for path in place.parents if path.name == "checkpoints")):
-            if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+        for run in (place, *(path.parent for path in place.parents if path.name == CHECKPOINTS)):
+            if (run / CHECKPOINTS).is_dir() and (run / "config.yaml").is_file():
                 return run / "config.yaml"
     return None
 

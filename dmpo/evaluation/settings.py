@@ -37,8 +37,8 @@ def listed(value: Any) -> Any:
 class EvalConfig(DecodingRules):
     """Keys of `dmpo eval`. Lists may be given as a single value.
 
-    The other keys of decoding are those of `DecodingRules`. An option that not all decoders read holds for those that
-    do. A completion depends on (seed, task, split, example, sample) alone.
+    `DecodingRules` holds the other keys of decoding. An option that some decoders do not read holds for the others. A
+    completion depends on (seed, task, split, example, sample) alone.
     """
 
     # Model
