@@ -84,15 +84,16 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Make an embedded model from scratch."""
+    from .checkpoint_files import recipe_overrides
     from .config_files import load_config
-    from .pretrain_config import PretrainConfig, recipe_overrides
+    from .pretrain_config import PretrainConfig
 
     given = arguments.overrides
     recipe = recipe_overrides(given.pop(0)) if given and "=" not in given[0] else []
     config = load_config(PretrainConfig, None, [*recipe, *given])
     folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"output_dir {folder} is not empty")
+        raise ValueError(f"output_dir {folder} is not empty: give another folder")
 
     from rich.progress import Progress
 

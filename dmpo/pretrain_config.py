@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from .checkpoint_files import checkpoint_folder, embedded_models, read_json
 from .config_errors import checked_config
-from .teachers import TEACHERS
 
 
 @checked_config
@@ -21,8 +18,8 @@ class PretrainConfig:
 
     output_dir: str
     """where the checkpoint goes"""
-    task: str = "sudoku4"
-    """as in training; one with a teacher (`dmpo.teachers`)"""
+    task: Literal["sudoku4", "countdown"] = "sudoku4"
+    """one that has a teacher, see `dmpo.teachers.TEACHERS`"""
     task_options: dict[str, Any] = field(default_factory=dict)
     """as in training"""
     seed: int = 0
@@ -51,19 +48,3 @@ class PretrainConfig:
     """mistakes of such a demonstration"""
     weight_decay: float = 0.01
     """of AdamW"""
-
-    def __post_init__(self) -> None:
-        if self.task not in TEACHERS:
-            raise ValueError(f"task must be one with a teacher, {' or '.join(TEACHERS)}, got {self.task!r}")
-
-
-def recipe_overrides(name: str) -> list[str]:
-    """The recipe of an embedded model, all but its folder, as `key=value`.
-
-    Raises:
-        ValueError: no embedded model of that name.
-    """
-    if name not in embedded_models():
-        raise ValueError(f"no embedded model {name!r}, choose one of {', '.join(embedded_models())}")
-    recipe = read_json(checkpoint_folder(name) / "recipe.json")
-    return [f"{key}={json.dumps(value)}" for key, value in recipe.items() if key != "output_dir"]
