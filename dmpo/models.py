@@ -1,4 +1,4 @@
-"""Loading masked diffusion language models: LLaDA, Dream, and Llama or Qwen made bidirectional.
+"""Loading masked diffusion language models: LLaDA, Dream, and Llama or Qwen turned bidirectional.
 
 No remote code is executed and no pickle is read.
 """
@@ -97,7 +97,7 @@ def load_model(
         weights_dtype = quantization.bnb_4bit_compute_dtype
     folder = checkpoint_folder(path)
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter: load its base model, then dmpo.load_adapter on that")
+        raise ValueError(f"{folder} holds an adapter: load its base model, then use dmpo.load_adapter")
     fields = read_json(folder / "config.json")
     try:
         config = bidirectional_config(fields, mask_id)
@@ -134,7 +134,9 @@ def load_model(
         )
     model, report = loaded
     if report["missing_keys"]:
-        raise ValueError(f"checkpoint {folder}: {sorted(report['missing_keys'])} did not find their weights")
+        raise ValueError(
+            f"checkpoint {folder}: {sorted(report['missing_keys'])} are missing: the checkpoint is incomplete"
+        )
     _untie(model, folder)
     # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
@@ -157,7 +159,7 @@ def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrai
         config_class: Any = _CLASSES[model_type].config_class
         config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
     else:
-        raise ValueError(f"model_type {model_type!r} is not supported; these are: llada, {', '.join(_CLASSES)}")
+        raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(_CLASSES)}")
     make_bidirectional(config, mask_id)
     return config
 

@@ -58,7 +58,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     """
     folder = None if config.output_dir is None else Path(config.output_dir)
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output_dir {folder} exists and is not an empty folder")
+        raise ValueError(f"output_dir {folder} exists and is not an empty folder: give another folder")
     task = scoring_task(config.task, **config.task_options)
     records = [
         (number, record)
