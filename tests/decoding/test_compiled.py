@@ -94,7 +94,5 @@ def test_too_many_shapes_are_said(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 
 def test_only_dual_cache_compiles() -> None:
-    with pytest.raises(
-        ValueError, match="compiled must be left at False, got True: it belongs to dual_cache, not to 'prefix_cache'"
-    ):
+    with pytest.raises(ValueError, match="compiled must be left at False, got True: it belongs to dual_cache"):
         generate(tiny(), tokens(1, 6), compiled=True, **OPTIONS | {"decoder": "prefix_cache"})
