@@ -1,9 +1,19 @@
-"""Shapes of published checkpoints, so that a run is planned without a download; loading reads config.json alone."""
+"""The config of a checkpoint without its weights, and the shapes of published checkpoints.
+
+A run on a published checkpoint is planned without a download. Loading never reads the shapes here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import StrictDataclassError
+
+from .checkpoint_files import checkpoint_folder, read_json
+from .models import bidirectional_config
 
 # Fields of config.json as published, as far as they decide shapes.
 _LLADA_8B = {
@@ -52,3 +62,26 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
     "Dream-org/Dream-v0-Base-7B": _DREAM_7B,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM_7B,
 }
+
+
+def read_model_config(path: str) -> Any:
+    """The transformers config of a checkpoint folder, embedded model or hub id.
+
+    Of a hub id one file is fetched, and nothing where `PUBLISHED` has its shape.
+
+    Raises:
+        ValueError: no such checkpoint, no config.json in it, or a model that `load_model` would refuse.
+    """
+    if path in PUBLISHED and not Path(path).exists():
+        return bidirectional_config(dict(PUBLISHED[path]), None)
+    if "/" in path and not Path(path).expanduser().exists():
+        try:
+            file = Path(hf_hub_download(path, "config.json"))
+        except Exception as error:  # offline, gated, unknown: whatever the reason, the message carries it
+            raise ValueError(f"model {path!r} is no folder here, and the Hub gave no config.json: {error}") from error
+    else:
+        file = checkpoint_folder(path) / "config.json"
+    try:
+        return bidirectional_config(read_json(file), None)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(f"{file}: {error}") from error

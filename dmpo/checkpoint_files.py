@@ -56,6 +56,18 @@ def checkpoint_folder(path: str | Path) -> Path:
         raise ValueError(f"path {path!r} is no folder here, and the Hub did not give it: {error}") from error
 
 
+def recipe_overrides(name: str) -> list[str]:
+    """The recipe of an embedded model, all but its folder, as `key=value`.
+
+    Raises:
+        ValueError: no embedded model of that name.
+    """
+    if name not in embedded_models():
+        raise ValueError(f"no embedded model {name!r}, choose one of {', '.join(embedded_models())}")
+    recipe = read_json(checkpoint_folder(name) / "recipe.json")
+    return [f"{key}={json.dumps(value)}" for key, value in recipe.items() if key != "output_dir"]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError naming the file when it is absent or something else."""
     try:

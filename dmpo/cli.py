@@ -21,7 +21,7 @@ _AFTER_INTERRUPT = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status. DMPO_TRACEBACK=1 shows where an error came from.
 
-    0: done. 1: `dmpo plan` found that the run does not fit. 2: the user's mistake, told in one line. 3: a run ended
+    0: done. 1: `dmpo plan` found that the run does not fit. 2: the user's mistake, named in one line. 3: a run ended
     without a single step, as each step was skipped. 130: interrupted.
     """
     arguments = _parse(argv)

@@ -71,7 +71,8 @@ def plan(arguments: argparse.Namespace) -> int:
     config = load_config(DMPOConfig, arguments.config, arguments.overrides)
     check_model_path(config.model)
 
-    from .plan import plan, read_model_config, table, verdict
+    from .architectures import read_model_config
+    from .plan import plan, table, verdict
     from .terminal import make_console
 
     sizes = {"gpus": arguments.gpus, "memory": arguments.memory, "sharding": arguments.sharding}
@@ -83,15 +84,16 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Make an embedded model from scratch."""
+    from .checkpoint_files import recipe_overrides
     from .config_files import load_config
-    from .pretrain_config import PretrainConfig, recipe_overrides
+    from .pretrain_config import PretrainConfig
 
     given = arguments.overrides
     recipe = recipe_overrides(given.pop(0)) if given and "=" not in given[0] else []
     config = load_config(PretrainConfig, None, [*recipe, *given])
     folder = Path(config.output_dir)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"output_dir {folder} is not empty")
+        raise ValueError(f"output_dir {folder} is not empty: give another folder")
 
     from rich.progress import Progress
 
@@ -112,7 +114,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Complete a prompt."""
-    from .config import GenerateConfig, decoding_options
+    from .config import GenerateConfig
     from .config_files import load_config
     from .early_checks import check_model_path
 
@@ -133,8 +135,8 @@ def generate(arguments: argparse.Namespace) -> None:
     result = generate(
         model,
         prompt_ids.to(model.device),
+        config,
         attention_mask=prompt_mask.to(model.device),
-        **decoding_options(config),
     )
     print(decode_text(tokenizer, result.sequences[:, prompt_ids.shape[1] :])[0])
     speed = f"{result.tokens_per_forward:.2f} tokens a row-forward, {result.seconds:.2f} s"

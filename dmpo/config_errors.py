@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -26,7 +27,7 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 def check_keys(kind: type, keys: Iterable[Any]) -> None:
     """Raise ValueError for the first key that the dataclass `kind` does not have; the nearest key is named."""
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in fields(kind)]
     for key in keys:
         if key not in names:
             raise ValueError(f"unknown config key {key!r}{nearest_name(str(key), names)}")
@@ -50,8 +51,11 @@ def checked_config(kind: Kind) -> Kind:
     """Class decorator above pydantic's: keywords and later assignments are checked as the values of a file are.
 
     An assignment is checked together with all other values, so that keys which depend on each other change by
-    `dataclasses.replace`.
+    `dataclasses.replace`. The keys of the class itself come before those that it inherits.
     """
+    inherited = {field.name for base in kind.__bases__ if dataclasses.is_dataclass(base) for field in fields(base)}
+    keys: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    kind.__dataclass_fields__ = dict(sorted(keys.items(), key=lambda item: item[0] in inherited))  # type: ignore[attr-defined]
     make = kind.__init__  # type: ignore[misc]
 
     @functools.wraps(make)

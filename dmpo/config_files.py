@@ -62,7 +62,7 @@ def launch_configs() -> list[str]:
 
 
 def launch_config_path(name: str) -> Path:
-    """Where the accelerate config of that name lies, for `accelerate launch --config_file`.
+    """Path of the accelerate config of that name, for `accelerate launch --config_file`.
 
     Raises:
         ValueError: no such name.
@@ -100,7 +100,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
             raise ValueError(f"config file {source} cannot be read: {error.strerror}") from error
     values = _parse_yaml(text, f"config {source}")
     if not isinstance(values, dict):
-        raise ValueError(f"config {source} must be a mapping of keys to values")
+        raise ValueError(f"config {source} must be a mapping of keys to values, got {type(values).__name__}")
     return values
 
 

@@ -1,59 +1,124 @@
-"""What a user asks of a decoder, checked before any work. No torch here: configs hold the same keys."""
+"""The decoding options, each declared once: its type, default, meaning and check. No torch here.
+
+A new option is one field of `DecodingRules` (or of `DecodingOptions`, if it says how long a completion is). `generate`
+then takes it as a keyword, and the configs of runs, of evaluations and of `dmpo generate` inherit it as a key.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Decoder = Literal["topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"]
 Remasking = Literal["low_confidence", "random"]
 
-WINO_THRESHOLD, WINO_THRESHOLD_BACK = 0.6, 0.9  # the paper's
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
-_BY_CONFIDENCE = ("parallel", "prefix_cache", "dual_cache")
 
-_SMALLEST_TEMPERATURE = 1e-30  # what the draw takes
-_TYPES: tuple[tuple[tuple[str, ...], type[Any] | tuple[type[Any], ...], str], ...] = (
-    (("decoder", "remasking"), str, "a string"),
-    (("gen_length", "block_length", "steps", "seed"), int, "an int"),
-    (
-        ("temperature", "threshold", "factor", "cfg_scale", "wino_threshold", "wino_threshold_back"),
-        (int, float),
-        "a number",
-    ),
-    (("early_stop", "compiled"), bool, "True or False"),
-)
+# Where the defaults of a config differ from the defaults of the fields below.
+RUN_DEFAULTS: Mapping[str, Any] = {"gen_length": 256, "temperature": 0.2, "early_stop": True}
+EVALUATION_DEFAULTS: Mapping[str, Any] = {"early_stop": True}
+COMMAND_DEFAULTS: Mapping[str, Any] = {"early_stop": True}  # of `dmpo generate`
+
+_SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
 
 
 @dataclass(frozen=True)
-class DecodingOptions:
-    """Arguments of `generate` that are not tensors; meanings and errors as there."""
+class Values:
+    """Which values an option may have: a test of a value that is not None, and the same in words."""
 
-    decoder: Decoder
-    gen_length: int
-    block_length: int
-    steps: int
-    temperature: float = 0.0
-    threshold: float | None = None
-    factor: float | None = None
-    cfg_scale: float = 0.0
-    wino_threshold: float = WINO_THRESHOLD
-    wino_threshold_back: float = WINO_THRESHOLD_BACK
+    wanted: str
+    allowed: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Only:
+    """The decoders that read an option; for the others it must keep its default."""
+
+    decoders: tuple[Decoder, ...]
+
+
+_SHARE = Values("in [0, 1]", lambda value: 0 <= value <= 1)
+_FINITE = Values("finite", lambda value: -math.inf < value < math.inf)
+_NOT_NEGATIVE = Values("finite and ≥ 0", lambda value: 0 <= value < math.inf)
+_TEMPERATURE = Values(
+    f"0 or finite and ≥ {_SMALLEST_TEMPERATURE}", lambda value: value == 0 or _SMALLEST_TEMPERATURE <= value < math.inf
+)
+_PARALLEL = Only(("parallel", "prefix_cache", "dual_cache"))
+_WINO = Only(("wino",))
+
+
+@dataclass(kw_only=True)
+class DecodingRules:
+    """The options that do not depend on the length of a completion."""
+
+    temperature: Annotated[float, _TEMPERATURE] = 0.0
+    """of the draw; 0 takes the most probable token"""
+    threshold: Annotated[float | None, _SHARE, _PARALLEL] = None
+    """unmask every candidate at least so probable, and always the best one"""
+    factor: Annotated[float | None, _NOT_NEGATIVE, _PARALLEL] = None
+    """unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one"""
+    cfg_scale: Annotated[float, _FINITE] = 0.0
+    """classifier-free guidance: logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u; 0 is none"""
     remasking: Remasking = "low_confidence"
+    """rank candidates by their untempered probability, or at random"""
+    wino_threshold: Annotated[float, _SHARE, _WINO] = 0.6
+    """wino unmasks a candidate above this probability; the default is the paper's"""
+    wino_threshold_back: Annotated[float, _SHARE, _WINO] = 0.9
+    """wino takes a token back below this probability; the default is the paper's"""
+    compiled: Annotated[bool, Only(("dual_cache",))] = False
+    """compile the steps of dual_cache that run on the block alone; each shape costs a compilation"""
     early_stop: bool = False
+    """once a row has an EOS with no mask before it, the rest of the row is EOS"""
     seed: int = 0
-    compiled: bool = False
+    """of everything that is random"""
+
+
+@dataclass(kw_only=True)
+class DecodingOptions(DecodingRules):
+    """Everything that `dmpo.generate` is asked for beside tensors and token ids. An object of this class is read-only.
+
+    Raises:
+        TypeError: an option of the wrong type, named.
+        ValueError: an option out of range, options that contradict each other, or an option that the decoder does not
+            read and that differs from its default.
+    """
+
+    decoder: Decoder = "topk"
+    """see `dmpo.generate`"""
+    gen_length: int = 128
+    """tokens of a completion, a multiple of block_length"""
+    block_length: int = 32
+    """tokens of a block; blocks are filled from left to right"""
+    steps: int = 128
+    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino and random_order"""
 
     def __post_init__(self) -> None:
-        for names, kind, wanted in _TYPES:
-            for name in names:
-                value = getattr(self, name)
-                if value is None and name in ("threshold", "factor"):
-                    continue
-                if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                    raise TypeError(f"{name} must be {wanted}, got {value!r}")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"unknown decoder {self.decoder!r}, choose one of {', '.join(DECODERS)}")
+        for name, check in _checks().items():
+            check.type_of(name, getattr(self, name))
+        self._check_lengths()
+        for name, check in _checks().items():
+            value, default = getattr(self, name), default_of(type(self), name)
+            if check.readers and self.decoder not in check.readers and value != default:
+                raise ValueError(
+                    f"{name} must be left at {default}, got {value}: it belongs to {', '.join(check.readers)}, "
+                    f"not to {self.decoder!r}"
+                )
+            if check.values and value is not None and not check.values.allowed(value):
+                raise ValueError(f"{name} must be {check.values.wanted}, got {value}")
+        if self.threshold is not None and self.factor is not None:
+            raise ValueError(f"give threshold or factor, not both, got {self.threshold} and {self.factor}")
+        if self.decoder == "wino" and self.remasking == "random":
+            raise ValueError("remasking must be low_confidence for 'wino': it verifies by probability what it unmasks")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:  # a frozen class could have no subclass that is not
+            raise FrozenInstanceError(f"cannot assign to {name!r}; make other options with dataclasses.replace")
+        super().__setattr__(name, value)
+
+    def _check_lengths(self) -> None:
         if self.block_length < 1 or self.gen_length < 1 or self.gen_length % self.block_length:
             raise ValueError(
                 f"gen_length must be a positive multiple of block_length, got {self.gen_length} and {self.block_length}"
@@ -64,38 +129,6 @@ class DecodingOptions:
             raise ValueError(
                 f"steps per block must be at most block_length {self.block_length}, got {self.steps // self.blocks}"
             )
-        if self.temperature != 0 and not _SMALLEST_TEMPERATURE <= self.temperature < float("inf"):
-            raise ValueError(f"temperature must be 0 or finite and ≥ {_SMALLEST_TEMPERATURE}, got {self.temperature}")
-        if not -float("inf") < self.cfg_scale < float("inf"):
-            raise ValueError(f"cfg_scale must be finite, got {self.cfg_scale}")
-        if self.remasking not in ("low_confidence", "random"):
-            raise ValueError(f"unknown remasking {self.remasking!r}, choose low_confidence or random")
-        if self.compiled and self.decoder != "dual_cache":
-            raise ValueError(f"compiled must be False for {self.decoder!r}: only dual_cache's steps keep their shape")
-        self._check_rules()
-
-    def _check_rules(self) -> None:
-        rules = {"threshold": self.threshold, "factor": self.factor}
-        given = [name for name, value in rules.items() if value is not None]
-        if given and self.decoder not in _BY_CONFIDENCE:
-            raise ValueError(
-                f"{given[0]} must be left at None, got {rules[given[0]]}: it belongs to {', '.join(_BY_CONFIDENCE)}, "
-                f"not to {self.decoder!r}"
-            )
-        if len(given) == 2:
-            raise ValueError(f"give threshold or factor, not both, got {self.threshold} and {self.factor}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.threshold}")
-        if self.factor is not None and not 0 <= self.factor < float("inf"):
-            raise ValueError(f"factor must be finite and ≥ 0, got {self.factor}")
-        for name, default in (("wino_threshold", WINO_THRESHOLD), ("wino_threshold_back", WINO_THRESHOLD_BACK)):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
-            if self.decoder != "wino" and value != default:
-                raise ValueError(f"{name} must be left at {default}, got {value}: it belongs to 'wino'")
-        if self.decoder == "wino" and self.remasking == "random":
-            raise ValueError("remasking must be low_confidence for 'wino': what it unmasks, it verifies by probability")
 
     @property
     def blocks(self) -> int:
@@ -105,3 +138,90 @@ class DecodingOptions:
     def ranks_at_random(self) -> bool:
         """Whether candidates are ranked by random numbers instead of by their probability."""
         return self.remasking == "random" or self.decoder == "random_order"
+
+
+OPTIONS = tuple(field.name for field in fields(DecodingOptions))
+
+
+def decoding_options(source: DecodingOptions, **changes: Any) -> DecodingOptions:
+    """The options that a config (or other options) holds, with changes.
+
+    Raises TypeError and ValueError as `DecodingOptions` does.
+    """
+    return DecodingOptions(**({name: getattr(source, name) for name in OPTIONS} | changes))
+
+
+def is_read(option: str, decoders: Sequence[str]) -> bool:
+    """Whether at least one of the decoders reads an option."""
+    readers = readers_of(option)
+    return not readers or bool(set(readers) & set(decoders))
+
+
+def readers_of(option: str) -> tuple[Decoder, ...]:
+    """The decoders that read an option; empty for an option that all of them read."""
+    return _checks()[option].readers
+
+
+def default_of(kind: type, key: str) -> Any:
+    """The default of a key of a dataclass; `dataclasses.MISSING` where the key is required."""
+    return next((field.default for field in fields(kind) if field.name == key), MISSING)
+
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def with_defaults(defaults: Mapping[str, Any]) -> Callable[[Kind], Kind]:
+    """Class decorator below `dataclass`: the class inherits the decoding options, some of them with other defaults."""
+
+    def change(kind: Kind) -> Kind:
+        hints = get_type_hints(DecodingOptions, include_extras=True)
+        kind.__annotations__ |= {name: hints[name] for name in defaults}
+        for name, value in defaults.items():
+            setattr(kind, name, value)
+        return kind
+
+    return change
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What the annotation of an option says: a type or `Literal`, whether None is allowed, which values are, and the
+    decoders that read the option (empty: all)."""
+
+    kind: Any
+    optional: bool
+    values: Values | None
+    readers: tuple[Decoder, ...]
+
+    def type_of(self, name: str, value: object) -> None:
+        """Raise TypeError for a value of another type, ValueError for none of the choices of a `Literal`."""
+        if value is None and self.optional:
+            return
+        choices = get_args(self.kind)
+        types, wanted = ((str,), "a string") if choices else _TYPES[self.kind]
+        if not isinstance(value, types) or (isinstance(value, bool) and self.kind is not bool):
+            raise TypeError(f"{name} must be {wanted}, got {value!r}")
+        if choices and value not in choices:
+            raise ValueError(f"unknown {name} {value!r}, choose one of {', '.join(choices)}")
+
+
+_TYPES: Mapping[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an int"),
+    float: ((int, float), "a number"),
+}
+
+
+@cache
+def _checks() -> dict[str, _Check]:
+    """The check of each option."""
+    checks = {}
+    for name, hint in get_type_hints(DecodingOptions, include_extras=True).items():
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        optional = type(None) in get_args(kind)
+        if optional:
+            kind = next(inner for inner in get_args(kind) if inner is not type(None))
+        values = next((note for note in notes if isinstance(note, Values)), None)
+        readers = next((note.decoders for note in notes if isinstance(note, Only)), ())
+        checks[name] = _Check(kind, optional, values, readers)
+    return checks

@@ -42,8 +42,8 @@ def _check_module(name: str, what: str) -> None:
     if not module or not attribute:
         raise ValueError(f"{what} must be named 'module:name', got {name!r}")
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
-    if found is None:
+    if spec is None:
         raise ValueError(f"{what} {name!r} cannot be imported: there is no module {module!r}")

@@ -88,7 +88,7 @@ def evaluate_on_ranks(
     *,
     split: str,
 ) -> Evaluation:
-    """`evaluate` shared among all ranks: the accuracies are those of all rows, the completions this rank's."""
+    """`evaluate` shared among all ranks: accuracies over all rows, and the completions of this rank."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     where: Any = {"split": split, "rank": rank, "world": world, "device": device}
     local = together(lambda: evaluate(model, tokenizer, task, config, **where))

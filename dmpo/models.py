@@ -1,4 +1,4 @@
-"""Loading, making and saving masked diffusion language models: LLaDA, Dream, and Llama or Qwen made bidirectional.
+"""Loading masked diffusion language models: LLaDA, Dream, and Llama or Qwen turned bidirectional.
 
 No remote code is executed and no pickle is read.
 """
@@ -6,33 +6,19 @@ No remote code is executed and no pickle is read.
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    Qwen2Tokenizer,
-)
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from .checkpoint_files import check_weight_shapes, checkpoint_folder, read_json, read_weight_shapes
-from .checkpoint_layout import (
-    LLADA_KEY_MAPPING,
-    llada_config_from_llama,
-    llama_config_from_llada,
-    llama_to_llada_name,
-)
+from .checkpoint_layout import LLADA_KEY_MAPPING, llama_config_from_llada, llama_to_llada_name
 from .masked_lm import (
     Dream,
     MaskedLlama,
@@ -46,7 +32,10 @@ from .masked_lm import (
     make_bidirectional,
     unwrap,
 )
+from .model_saving import save_model
+from .new_models import new_model
 from .placement import check_nf4_rows, nf4_config, parse_device, parse_dtype
+from .prompts import load_tokenizer
 
 __all__ = [
     "MaskedLM",
@@ -108,7 +97,7 @@ def load_model(
         weights_dtype = quantization.bnb_4bit_compute_dtype
     folder = checkpoint_folder(path)
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter: load its base model, then dmpo.load_adapter on that")
+        raise ValueError(f"{folder} holds an adapter: load its base model, then use dmpo.load_adapter")
     fields = read_json(folder / "config.json")
     try:
         config = bidirectional_config(fields, mask_id)
@@ -145,7 +134,9 @@ def load_model(
         )
     model, report = loaded
     if report["missing_keys"]:
-        raise ValueError(f"checkpoint {folder}: {sorted(report['missing_keys'])} did not find their weights")
+        raise ValueError(
+            f"checkpoint {folder}: {sorted(report['missing_keys'])} are missing: the checkpoint is incomplete"
+        )
     _untie(model, folder)
     # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
@@ -153,139 +144,11 @@ def load_model(
     return model
 
 
-def new_model(
-    *,
-    vocab_size: int,
-    hidden_size: int,
-    num_layers: int,
-    num_heads: int,
-    mlp_hidden_size: int,
-    mask_id: int,
-    eos_id: int,
-    pad_id: int | None = None,
-    max_length: int = 4096,
-    num_kv_heads: int | None = None,
-    rope_theta: float = 500_000.0,
-    rms_norm_eps: float = 1e-5,
-    tie_embeddings: bool = False,
-    init_std: float = 0.02,
-    attn_implementation: str = "sdpa",
-    seed: int = 0,
-) -> MaskedLlama:
-    """A LLaDA-type model with random float32 weights, the same for the same seed, in eval mode.
-
-    Sizes are counts, `max_length` is in tokens; `num_kv_heads` None is `num_heads`, `pad_id` None is `eos_id`. Raises
-    ValueError for sizes that are not positive or do not divide, and token ids outside [0, vocab_size).
-    """
-    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-    sizes = {"vocab_size": vocab_size, "hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads}
-    sizes |= {"num_kv_heads": num_kv_heads, "mlp_hidden_size": mlp_hidden_size, "max_length": max_length}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-    if hidden_size % (2 * num_heads):
-        raise ValueError(f"hidden_size must be a multiple of 2*num_heads, got {hidden_size} and num_heads={num_heads}")
-    if num_heads % num_kv_heads:
-        raise ValueError(f"num_heads must be a multiple of num_kv_heads, got {num_heads} and {num_kv_heads=}")
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=mlp_hidden_size,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        num_key_value_heads=num_kv_heads,
-        max_position_embeddings=max_length,
-        rms_norm_eps=rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
-        tie_word_embeddings=tie_embeddings,
-        initializer_range=init_std,
-        bos_token_id=None,
-        eos_token_id=eos_id,
-        pad_token_id=pad_id,
-    )
-    config._attn_implementation = attn_implementation
-    make_bidirectional(config, mask_id)
-    pad_id, config.pad_token_id = config.pad_token_id, None  # transformers would start the padding embedding at zero
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = MaskedLlama(config).float()
-    model.config.pad_token_id = pad_id
-    return model.eval()
-
-
-def save_model(
-    model: nn.Module,
-    folder: str | Path,
-    layout: Literal["transformers", "llada"] = "transformers",
-    *,
-    max_shard_size: int | str = "5GB",
-    state: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write the model as safetensors and config.json; `load_model` gives it back bit-equal.
-
-    Args:
-        layout: "transformers" (every model; Llama and Qwen types then load in transformers itself, bidirectional), or
-            "llada" (Llama types: the key names and config fields of the official LLaDA checkpoints).
-        max_shard_size: of one file, in bytes or as "5GB"; more is split over several. Weight files that the folder
-            held before are removed.
-        state: its weights by name, where the model's own are spread over ranks; None for the model's own.
-
-    A head that is tied to the embedding by name and differs from it is kept; the config then says that it is not tied.
-
-    Raises:
-        ValueError: unknown layout, a model that the layout cannot express or that is quantised, adapters not merged.
-    """
-    inner = unwrap(model)
-    state = dict(inner.state_dict() if state is None else state)
-    if getattr(inner, "is_loaded_in_4bit", False):
-        raise ValueError("model was loaded in 4 bits, which no layout stores: save the adapter alone and merge it")
-    if any("lora_" in name or ".base_layer." in name or ".modules_to_save." in name for name in state):
-        raise ValueError("model carries adapters: merge them first (merge_and_unload), or save the adapter alone")
-    config: Any = copy.deepcopy(inner.config)
-    if config.tie_word_embeddings and "lm_head.weight" in state:
-        head = state["lm_head.weight"]
-        config.tie_word_embeddings = torch.equal(head, state.get("model.embed_tokens.weight", head))
-        if config.tie_word_embeddings:
-            state.pop("lm_head.weight")
-    if layout == "llada":
-        if not isinstance(inner, MaskedLlama):
-            raise ValueError(f"layout 'llada' needs a Llama-type model, got {type(inner).__name__}")
-        fields = json.dumps(llada_config_from_llama(config), indent=2)
-        state = {llama_to_llada_name(name): weight for name, weight in state.items()}
-    elif layout == "transformers":
-        config.architectures, config.dtype = [inner.official_architecture], inner.dtype
-        fields = config.to_json_string()
-    else:
-        raise ValueError(f"layout must be 'transformers' or 'llada', got {layout!r}")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / "config.json").write_text(fields.rstrip() + "\n", encoding="utf-8")
-    save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint folder or Hub id, without remote code. Raises ValueError when there is none."""
-    folder = checkpoint_folder(path)
-    settings = folder / "tokenizer_config.json"
-    if not settings.is_file() and not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer_config.json")
-    # Dream ships its tokenizer as remote code; it is Qwen2's.
-    is_dream = settings.is_file() and read_json(settings).get("tokenizer_class") == "DreamTokenizer"
-    loader = Qwen2Tokenizer if is_dream else AutoTokenizer
-    # A blank config, as transformers knows none of these types and would warn of a mismatch.
-    has_foreign_config = (folder / "config.json").is_file() and (
-        read_json(folder / "config.json").get("model_type") in ("llada", "Dream")
-    )
-    options: dict[str, Any] = {"config": PreTrainedConfig()} if has_foreign_config and not is_dream else {}
-    try:
-        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, **options
-        )
-    except Exception as error:  # the tokenizers library raises plain Exception on a broken file
-        raise ValueError(f"{folder} holds no tokenizer that loads without remote code: {error}") from error
-    return tokenizer
-
-
 def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrainedConfig:
+    """The transformers config of a bidirectional model, from the fields of a checkpoint's config.json.
+
+    Raises ValueError for a model that `load_model` would refuse, or without a mask token.
+    """
     model_type = fields.get("model_type")
     fields = fields | {name: _stated_dtype(name, fields[name]) for name in ("dtype", "torch_dtype") if name in fields}
     if model_type == "llada":
@@ -296,7 +159,7 @@ def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrai
         config_class: Any = _CLASSES[model_type].config_class
         config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
     else:
-        raise ValueError(f"model_type {model_type!r} is not supported; these are: llada, {', '.join(_CLASSES)}")
+        raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(_CLASSES)}")
     make_bidirectional(config, mask_id)
     return config
 

@@ -7,18 +7,12 @@ a GPU 1 GiB for the CUDA context and libraries; what the allocator loses to frag
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import StrictDataclassError
 from rich.table import Table
 
-from .architectures import PUBLISHED
-from .checkpoint_files import checkpoint_folder, read_json
 from .config import DMPOConfig
 from .memory import Architecture, Device
-from .models import bidirectional_config
 from .plan_ledger import PARTS, Ledger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
@@ -64,7 +58,7 @@ def plan(
 
     Args:
         config: of the run. Its micro_batch_size is what is planned for; with a memory_budget, the largest that fits.
-        model_config: of transformers, from `read_model_config` or a model's `.config`.
+        model_config: of transformers, from `architectures.read_model_config` or a model's `.config`.
         gpus: ranks. memory: GB (10^9 bytes) of each device.
         sharding: ddp (every rank holds all), zero2 (gradients and optimizer split), zero3 or fsdp (weights, too), as
             the configs in `dmpo/configs/accelerate` set them up: DeepSpeed trains in bfloat16 with float32 masters.
@@ -113,29 +107,6 @@ def largest_micro_batch(
             needed = f"{phase} needs {found.peak(phase) / GB:.3g} GB"
             raise ValueError(f"memory_budget: {needed}, {given}; {_less_for_rollouts(config)}")
     return found.largest
-
-
-def read_model_config(path: str) -> Any:
-    """The transformers config of a checkpoint folder, embedded model or hub id.
-
-    Of a hub id one file is fetched, and nothing where dmpo knows its shape (`architectures.PUBLISHED`).
-
-    Raises:
-        ValueError: no such checkpoint, no config.json in it, or a model that `load_model` would refuse.
-    """
-    if path in PUBLISHED and not Path(path).exists():
-        return bidirectional_config(dict(PUBLISHED[path]), None)
-    if "/" in path and not Path(path).expanduser().exists():
-        try:
-            file = Path(hf_hub_download(path, "config.json"))
-        except Exception as error:  # offline, gated, unknown: whatever the reason, the message carries it
-            raise ValueError(f"model {path!r} is no folder here, and the Hub gave no config.json: {error}") from error
-    else:
-        file = checkpoint_folder(path) / "config.json"
-    try:
-        return bidirectional_config(read_json(file), None)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
 def table(found: Plan) -> Table:

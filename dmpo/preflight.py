@@ -1,4 +1,4 @@
-"""What is checked before a run begins, so that no mistake is found hours later."""
+"""Checks before a run begins, so that no mistake shows hours later."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
     if config.eval_prompts < world:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
-        raise ValueError(f"report_to: unknown or not installed: {', '.join(sorted(missing))}")
+        raise ValueError(
+            f"report_to: unknown or not installed: {', '.join(sorted(missing))}; install it, or leave it out"
+        )
 
 
-def tell_unread(config: DMPOConfig, *, speaks: bool) -> None:
-    """Warn, in one line, of keys that were set and that the loss does not read; one rank speaks."""
-    if speaks and (keys := unread_keys(config)):
+def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
+    """Warn, in one line, of keys that were set and that the loss does not read; `enabled` on one rank."""
+    if enabled and (keys := unread_keys(config)):
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 
@@ -62,16 +64,19 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
     longest = config.max_prompt_length + config.gen_length
     if longest > model.config.max_position_embeddings:
         limit = model.config.max_position_embeddings
-        raise ValueError(f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens")
+        raise ValueError(
+            f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens: shorten one of them"
+        )
+    _, eos_ids = special_ids(model)
     for name in ("early_stop", "truncate_at_eos"):
-        if getattr(config, name) and not special_ids(model)[1]:
-            raise ValueError(f"{name} needs an EOS token, and the model's config names none")
+        if getattr(config, name) and not eos_ids:
+            raise ValueError(f"{name} needs an EOS token, and the model's config names none: set {name}=false")
     if not config.lora_r and config.dtype != "float32":
         log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
 
 
 def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelerator) -> DMPOConfig:
-    """The config with the micro_batch_size that memory_budget leaves room for, where there is one; told in a log line.
+    """The config with the micro_batch_size that memory_budget leaves room for, where there is one; a log line names it.
 
     Raises:
         ValueError: not even a micro-batch of one view fits, or a rollout does not.
@@ -97,7 +102,7 @@ def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelera
 
 
 def fingerprint(model: nn.Module) -> str | None:
-    """A digest of a model's weights as they were loaded, to know it again: names, shapes, 16 values of each.
+    """A digest of a model's weights as they were loaded, to recognise the model: names, shapes, 16 values of each.
 
     Weights of LoRA, which a checkpoint holds, do not count. None where DeepSpeed has already spread the weights.
     """
@@ -108,7 +113,7 @@ def fingerprint(model: nn.Module) -> str | None:
         if not weight.numel():
             return None
         values = weight.detach().flatten()
-        places = torch.linspace(0, len(values) - 1, 16, dtype=torch.float64).long()
-        sample = values[places.to(values.device)].tolist()
+        samples = torch.linspace(0, len(values) - 1, 16, dtype=torch.float64).long()
+        sample = values[samples.to(values.device)].tolist()
         state.update(f"{name} {tuple(weight.shape)} {sample}\n".encode())
     return state.hexdigest()

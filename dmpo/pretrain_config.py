@@ -2,59 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from .checkpoint_files import checkpoint_folder, embedded_models, read_json
 from .config_errors import checked_config
-from .teachers import TEACHERS
 
 
 @checked_config
 @dataclass(config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
 class PretrainConfig:
-    """A recipe; the defaults are that of `sudoku-tiny`.
-
-    task, task_options: as in training; one with a teacher (`dmpo.teachers`).
-    hidden_size, num_layers, num_heads, mlp_hidden_size: of the model.
-    correct_steps, sloppy_steps: gradient steps on right and on sloppy demonstrations, `batch_size` rows each.
-    sloppy_share: share of sloppy demonstrations with mistakes, `mistakes` each.
-    learning_rate: peak of stage one (warm-up, then cosine to a tenth); stage two runs at `sloppy_learning_rate`.
-    """
+    """A recipe. Its defaults are the recipe of `sudoku-tiny`."""
 
     output_dir: str
-    task: str = "sudoku4"
+    """where the checkpoint goes"""
+    task: Literal["sudoku4", "countdown"] = "sudoku4"
+    """one that has a teacher, see `dmpo.teachers.TEACHERS`"""
     task_options: dict[str, Any] = field(default_factory=dict)
+    """as in training"""
     seed: int = 0
+    """of everything that is random"""
     hidden_size: int = 128
+    """of the model"""
     num_layers: int = 4
+    """of the model"""
     num_heads: int = 4
+    """of the model"""
     mlp_hidden_size: int = 256
+    """of the model"""
     batch_size: int = 128
+    """demonstrations of a gradient step"""
     correct_steps: int = 2000
+    """gradient steps of stage one, on right demonstrations"""
     learning_rate: float = 2e-3
+    """peak of stage one: a warm-up, then a cosine to a tenth of it"""
     sloppy_steps: int = 250
+    """gradient steps of stage two, on sloppy demonstrations"""
     sloppy_learning_rate: float = 3e-4
+    """of stage two"""
     sloppy_share: float = 0.8
+    """share of the sloppy demonstrations that have mistakes"""
     mistakes: int = 2
+    """mistakes of such a demonstration"""
     weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        if self.task not in TEACHERS:
-            raise ValueError(f"task must be one with a teacher, {' or '.join(TEACHERS)}, got {self.task!r}")
-
-
-def recipe_overrides(name: str) -> list[str]:
-    """The recipe of an embedded model, all but its folder, as `key=value`.
-
-    Raises:
-        ValueError: no embedded model of that name.
-    """
-    if name not in embedded_models():
-        raise ValueError(f"no embedded model {name!r}, choose one of {', '.join(embedded_models())}")
-    recipe = read_json(checkpoint_folder(name) / "recipe.json")
-    return [f"{key}={json.dumps(value)}" for key, value in recipe.items() if key != "output_dir"]
+    """of AdamW"""

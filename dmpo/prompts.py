@@ -1,13 +1,39 @@
-"""Rows of a task as token ids a model is given, and its tokens as text."""
+"""The tokenizer of a checkpoint: rows of a task as the token ids that a model is given, and its tokens as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
+
+from .checkpoint_files import checkpoint_folder, read_json
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint folder or Hub id, without remote code. Raises ValueError when there is none."""
+    folder = checkpoint_folder(path)
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file() and not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer_config.json")
+    # Dream ships its tokenizer as remote code; it is Qwen2's.
+    is_dream = settings.is_file() and read_json(settings).get("tokenizer_class") == "DreamTokenizer"
+    loader = Qwen2Tokenizer if is_dream else AutoTokenizer
+    # A blank config, as transformers knows none of these types and would warn of a mismatch.
+    has_foreign_config = (folder / "config.json").is_file() and (
+        read_json(folder / "config.json").get("model_type") in ("llada", "Dream")
+    )
+    options: dict[str, Any] = {"config": PreTrainedConfig()} if has_foreign_config and not is_dream else {}
+    try:
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, **options
+        )
+    except Exception as error:  # the tokenizers library raises plain Exception on a broken file
+        raise ValueError(f"{folder} holds no tokenizer that loads without remote code: {error}") from error
+    return tokenizer
 
 
 def encode_prompts(
@@ -66,8 +92,8 @@ def padding(mask: Tensor) -> tuple[int, bool]:
     attended = mask.bool()
     columns = attended.any(0)
     first = columns.int().argmax()
-    blank, held, whole = torch.stack([first, columns.sum(), attended.sum()]).tolist()
-    return (blank, whole < len(mask) * (mask.shape[1] - blank)) if held else (0, True)
+    blank, columns_used, attended_count = torch.stack([first, columns.sum(), attended.sum()]).tolist()
+    return (blank, attended_count < len(mask) * (mask.shape[1] - blank)) if columns_used else (0, True)
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, tokens: Tensor) -> list[str]:

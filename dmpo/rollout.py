@@ -46,7 +46,7 @@ def complete(
     for start in range(0, len(prompt_ids), config.rollout_batch_size):
         rows = slice(start, start + config.rollout_batch_size)
         batches.append(
-            generate(model, prompt_ids[rows], attention_mask=prompt_mask[rows], row_ids=row_ids[rows], **options)
+            generate(model, prompt_ids[rows], options, attention_mask=prompt_mask[rows], row_ids=row_ids[rows])
         )
     return Generation(
         sequences=torch.cat([batch.sequences for batch in batches]),

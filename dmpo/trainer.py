@@ -23,7 +23,7 @@ from .models import load_tokenizer
 from .objective import accumulate_gradient, objective_of, scores_are_finite
 from .parallel import end_together, from_main, is_shared, make_accelerator
 from .policy import ReferencePolicy, make_policy
-from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, tell_unread
+from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
 from .randomness import derive_key
 from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
@@ -66,7 +66,7 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.accelerator)
-        tell_unread(config, speaks=main)
+        warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}
         checkpoint = from_main(self.accelerator, lambda: resume_point(config, self.objects))

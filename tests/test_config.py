@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import dataclasses
 import inspect
+import pickle
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 
+import dmpo
 from dmpo import generate
-from dmpo.config import ONE_STEP, DMPOConfig, GenerateConfig, decoding_options
+from dmpo.config import ONE_STEP, DMPOConfig, GenerateConfig
 from dmpo.config_files import dump_config, load_config, shipped_configs
-from dmpo.decoding_options import DECODERS, DecodingOptions
+from dmpo.config_meanings import key_meanings
+from dmpo.decoding_options import (
+    COMMAND_DEFAULTS,
+    DECODERS,
+    EVALUATION_DEFAULTS,
+    OPTIONS,
+    RUN_DEFAULTS,
+    DecodingOptions,
+    DecodingRules,
+    decoding_options,
+    is_read,
+    readers_of,
+)
+from dmpo.evaluation.rescore import RescoreConfig
+from dmpo.evaluation.settings import EvalConfig
 from dmpo.objectives import OBJECTIVES
-from dmpo.preflight import tell_unread
+from dmpo.preflight import warn_unread_keys
+from dmpo.pretrain_config import PretrainConfig
 
 REQUIRED = ["model=m", "task=sudoku4", "output_dir=out"]
 
@@ -44,9 +64,17 @@ def test_overrides_have_types() -> None:
     assert config.report_to == ["tensorboard"]
 
 
-def test_every_field_is_documented() -> None:
-    for field in dataclasses.fields(DMPOConfig):
-        assert field.name in (DMPOConfig.__doc__ or ""), f"{field.name} is not in the docstring"
+@pytest.mark.parametrize("kind", [DMPOConfig, EvalConfig, GenerateConfig, RescoreConfig, PretrainConfig])
+def test_every_key_has_its_meaning_below_it(kind: type) -> None:
+    meanings = key_meanings(kind)
+    assert list(meanings) == [key.name for key in dataclasses.fields(kind)]
+    assert all(meanings.values())
+
+
+def test_meanings_of_inherited_keys_are_those_of_the_options() -> None:
+    meanings = key_meanings(DMPOConfig)
+    assert meanings["threshold"] == key_meanings(DecodingOptions)["threshold"] != ""
+    assert meanings["model"] == "checkpoint folder, hub id, or the name of an embedded model"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +95,7 @@ def test_every_field_is_documented() -> None:
         ("threshold=0.9", "threshold must be left at None, got 0.9: it belongs to parallel"),
         ("factor=.nan", "config key 'factor'"),
         ("remasking=none", "config key 'remasking'.*'none'"),
-        ("wino_threshold=0.5", "wino_threshold must be left at 0.6, got 0.5: it belongs to 'wino'"),
+        ("wino_threshold=0.5", "wino_threshold must be left at 0.6, got 0.5: it belongs to wino, not to 'topk'"),
         ("replicates=3", "replicates must be even"),
         ("mask_rate_min=0.95", "mask_rate_min"),
         ("decoder=topp", "config key 'decoder'.*'topp'"),
@@ -138,7 +166,7 @@ def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_told(
     overrides: list[str], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load(*overrides)
-    tell_unread(config, speaks=True)
+    warn_unread_keys(config, enabled=True)
     assert caplog.messages == [f"loss {config.loss} does not read {keys}" for keys in told]
 
 
@@ -148,26 +176,89 @@ def test_prompt_masks_need_not_come_in_pairs() -> None:
     assert set(OBJECTIVES) == set(get_args(typing.get_type_hints(DMPOConfig)["loss"]))
 
 
-OPTIONS: list[tuple[str, Any]] = [("decoder", name) for name in DECODERS]
-OPTIONS += [("cfg_scale", 0.5), ("remasking", "random"), ("early_stop", False)]
+PASSED: list[tuple[str, Any]] = [("decoder", name) for name in DECODERS]
+PASSED += [("cfg_scale", 0.5), ("remasking", "random"), ("early_stop", False)]
 
 
-@pytest.mark.parametrize(("name", "value"), OPTIONS)
+@pytest.mark.parametrize(("name", "value"), PASSED)
 def test_every_option_of_generate_passes_through(name: str, value: Any) -> None:
     for kind, required in ((DMPOConfig, REQUIRED), (GenerateConfig, [])):
         options = decoding_options(load_config(kind, None, [*required, f"{name}={value}"]), seed=5)
-        assert options[name] == value
-        assert options["seed"] == 5
-        assert options.keys() == {f.name for f in dataclasses.fields(DecodingOptions)}
-        assert options.keys() <= inspect.signature(generate).parameters.keys()
+        assert type(options) is DecodingOptions
+        assert getattr(options, name) == value
+        assert options.seed == 5
 
 
 def test_rules_pass_through() -> None:
     for rule in ("threshold=0.8", "factor=0.8"):
         name = rule.partition("=")[0]
-        assert decoding_options(load("decoder=prefix_cache", rule))[name] == 0.8
+        assert getattr(decoding_options(load("decoder=prefix_cache", rule)), name) == 0.8
     wino = decoding_options(load("decoder=wino", "wino_threshold=0.4", "wino_threshold_back=0.7"))
-    assert (wino["wino_threshold"], wino["wino_threshold_back"]) == (0.4, 0.7)
+    assert (wino.wino_threshold, wino.wino_threshold_back) == (0.4, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "defaults"),
+    [
+        (DMPOConfig, DecodingOptions, RUN_DEFAULTS),
+        (GenerateConfig, DecodingOptions, COMMAND_DEFAULTS),
+        (EvalConfig, DecodingRules, EVALUATION_DEFAULTS),
+    ],
+)
+def test_configs_inherit_every_decoding_option(kind: type, base: type, defaults: dict[str, Any]) -> None:
+    """Type and default of a key are those of the option, unless the table of other defaults names it."""
+    hints, inherited = (typing.get_type_hints(of, include_extras=True) for of in (kind, base))
+    keys = {key.name: key.default for key in dataclasses.fields(kind)}
+    for option in dataclasses.fields(base):
+        assert hints[option.name] == inherited[option.name]
+        assert keys[option.name] == defaults.get(option.name, option.default)
+    assert set(defaults) <= {option.name for option in dataclasses.fields(base)}
+
+
+def test_each_decoding_option_is_declared_once() -> None:
+    """One annotated name in the whole package: a second one would be a second place to edit. `block_length` of an
+    evaluation is a key of its own, which may be null."""
+    declared = Counter(
+        statement.target.id
+        for path in Path(dmpo.__file__).parent.rglob("*.py")
+        for definition in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(definition, ast.ClassDef) and definition.name.endswith(("Config", "Options", "Rules"))
+        for statement in definition.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    )
+    own = {"block_length": 2, "seed": 2}  # of EvalConfig, which may be null; of PretrainConfig, which decodes nothing
+    assert {name: declared[name] for name in OPTIONS} == dict.fromkeys(OPTIONS, 1) | own
+    keywords = inspect.signature(generate).parameters.keys()
+    assert not keywords & set(OPTIONS), "generate takes the options by the names of the fields"
+
+
+def test_options_are_read_only() -> None:
+    options = DecodingOptions(steps=64)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to 'steps'"):
+        options.steps = 0
+    assert options == dataclasses.replace(options, steps=64) == copy.deepcopy(options)
+    assert options == pickle.loads(pickle.dumps(options))
+
+
+def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation() -> None:
+    assert {name: readers_of(name) for name in OPTIONS if readers_of(name)} == {
+        **dict.fromkeys(("threshold", "factor"), ("parallel", "prefix_cache", "dual_cache")),
+        **dict.fromkeys(("wino_threshold", "wino_threshold_back"), ("wino",)),
+        "compiled": ("dual_cache",),
+    }
+    for decoder in DECODERS:
+        for name, value in (("threshold", 0.5), ("factor", 0.5), ("wino_threshold", 0.5), ("compiled", True)):
+            if is_read(name, [decoder]):
+                assert getattr(DecodingOptions(decoder=decoder, **{name: value}), name) == value
+            else:
+                with pytest.raises(ValueError, match=f"{name} must be left at .* not to '{decoder}'"):
+                    DecodingOptions(decoder=decoder, **{name: value})
+
+
+def test_own_keys_come_before_inherited_ones() -> None:
+    names = [key.name for key in dataclasses.fields(DMPOConfig)]
+    assert names[:3] == ["model", "task", "output_dir"]
+    assert set(names[-len(OPTIONS) :]) == set(OPTIONS)
 
 
 def test_missing_key_and_missing_file(tmp_path: Path) -> None:

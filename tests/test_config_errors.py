@@ -30,7 +30,7 @@ def test_keywords_are_told_like_keys_of_a_file() -> None:
         assert str(by_keyword.value) == str(by_file.value)
     with pytest.raises(ValueError, match="config key 'model' is required; config key 'task' is required"):
         DMPOConfig()
-    with pytest.raises(ValueError, match="valid keys: device, decoder"):
+    with pytest.raises(ValueError, match="valid keys: device, temperature"):
         GenerateConfig(zzz=1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="did you mean 'limit'"):
         EvalConfig(model="a", tasks=["b"], output_dir="c", limt=1)  # type: ignore[call-arg]

@@ -14,15 +14,16 @@ from accelerate import Accelerator
 
 from benchmarks import simulated_step as simulated
 from dmpo import cli
+from dmpo.architectures import read_model_config
 from dmpo.batch import Batch, Completions
-from dmpo.config import DMPOConfig, decoding_options
+from dmpo.config import DMPOConfig
 from dmpo.decoding import generate
 from dmpo.likelihood import sequence_log_prob, token_entropy
 from dmpo.masked_lm import unwrap
 from dmpo.memory import Architecture
 from dmpo.models import load_model, new_model
 from dmpo.objective import accumulate_gradient
-from dmpo.plan import Plan, largest_micro_batch, plan, read_model_config
+from dmpo.plan import Plan, largest_micro_batch, plan
 from dmpo.plan_ledger import PARTS
 from dmpo.policy import make_policy
 from tests.tiny_models import DATA, plain_checkpoint
@@ -132,8 +133,7 @@ def test_rollout_is_as_measured(changes: dict[str, Any], widths: dict[str, int])
     config = small(num_generations=8, early_stop=False, **changes)
     policy, model_config = policy_of(config, **widths)
     rows = batch_of(config).completions
-    options = decoding_options(config)
-    got = measured(lambda: generate(policy, rows.prompt_ids, attention_mask=rows.prompt_mask, **options))
+    got = measured(lambda: generate(policy, rows.prompt_ids, config, attention_mask=rows.prompt_mask))
     check(plan(config, model_config, device="cpu"), "rollout", got)
 
 

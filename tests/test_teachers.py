@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from dmpo import DMPOConfig
 from dmpo.config_files import load_config
 from dmpo.pretrain import character_tokenizer
+from dmpo.pretrain_config import PretrainConfig
 from dmpo.tasks import load_task
 from dmpo.teachers import TEACHERS, countdown_demonstration, sudoku_demonstration
 
 SMALL = load_config(DMPOConfig, "countdown-tiny").task_options
+
+
+def test_a_recipe_may_name_each_task_that_has_a_teacher() -> None:
+    assert set(get_args(get_type_hints(PretrainConfig)["task"])) == set(TEACHERS)
 
 
 def test_sloppy_sudoku_has_that_many_errors() -> None:

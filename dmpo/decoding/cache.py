@@ -38,8 +38,8 @@ class BlockLayer(CacheLayerMixin):
         self.keys, self.values = key_states, value_states
         if self.place.stays:
             self.keys, self.values = key_states.contiguous(), value_states.contiguous()
-            for kept in (self.keys, self.values):  # else no CUDA graph is made of a pass that writes into them
-                torch._dynamo.mark_static_address(kept, guard=False)  # another call has others: no compilation anew
+            for tensor in (self.keys, self.values):  # else no CUDA graph is made of a pass that writes into them
+                torch._dynamo.mark_static_address(tensor, guard=False)  # another call has others: no compilation anew
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

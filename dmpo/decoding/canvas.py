@@ -1,11 +1,9 @@
-"""The canvas that the model sees: prompt and completion, padding, positions, guidance; and its three kinds of pass."""
+"""The canvas that the model sees: prompt and completion, padding, positions, guidance."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,8 +11,6 @@ from torch import Tensor, nn
 
 from ..masked_lm import hidden_states, unwrap
 from .cache import BlockCache
-
-logger = logging.getLogger("dmpo")
 
 
 @dataclass
@@ -87,146 +83,3 @@ class Canvas:
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         return call(self.model, inputs, mask, position_ids, **kwargs)
-
-
-class FullPass:
-    """The model runs on the whole canvas at every step; every row goes at its own pace."""
-
-    own_pace = True
-
-    def __init__(self, canvas: Canvas, block_length: int) -> None:
-        self.canvas, self.block_length = canvas, block_length
-
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
-        """Hidden states of the block's positions, and of its shadow if there is one; [R, B, H] each."""
-        hidden = self.canvas.run(self.canvas.inputs(index), index)
-        return self.canvas.guided(_at(hidden, self.canvas.doubled(start), self.block_length)), None
-
-
-class CachedPass:
-    """A block's first step runs on the whole canvas and keeps keys and values; later ones run on the block and, without
-    `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave.
-
-    compiled: later steps are compiled, on a GPU for CUDA graphs; rows then stay until all are done, for one shape.
-    """
-
-    own_pace = False
-
-    def __init__(self, canvas: Canvas, block_length: int, suffix_cached: bool, compiled: bool = False) -> None:
-        self.canvas, self.block_length, self.suffix_cached = canvas, block_length, suffix_cached
-        self.call = _CompiledCall(canvas.tokens.device) if compiled else hidden_states
-        self.compiled = compiled
-        self.everyone = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
-        self.cache: BlockCache | None = None  # of a block; where steps are compiled, of all blocks
-        self.cached = self.everyone  # the rows whose keys and values are kept, ascending
-
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
-        """As `FullPass`; `first` is the block's first position at its first step, else None."""
-        canvas = self.canvas
-        if first is not None:
-            self.first = first
-            if self.cache is None or not self.compiled:
-                layers = unwrap(canvas.model).config.num_hidden_layers
-                self.cache = BlockCache(layers, stays=self.compiled)
-            self.cache.place.positions = None
-            self.cached = self.everyone if self.compiled else index
-        elif len(index) < len(self.cached) and not self.compiled:
-            self._keep(index)
-        inputs = canvas.inputs(self.cached)
-        assert self.cache is not None
-        if first is not None:
-            hidden, begin = canvas.run(inputs, self.cached, cache=self.cache), 0
-        else:
-            begin = max(0, self.first - canvas.shift)
-            stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
-            self.cache.place.positions = torch.arange(begin, stop, device=inputs.device)
-            hidden = canvas.run(inputs[:, begin:stop], self.cached, begin, cache=self.cache, call=self.call)
-        offset = self.first - begin
-        hidden = canvas.guided(hidden[:, offset : offset + self.block_length])
-        return (hidden[index] if self.compiled else hidden), None
-
-    def _keep(self, index: Tensor) -> None:
-        """Drop the keys and values of all other rows."""
-        assert self.cache is not None
-        kept = torch.searchsorted(self.cached, index)
-        self.cache.batch_select_indices(torch.cat([kept, kept + len(self.cached)]) if self.canvas.cfg_scale else kept)
-        self.cached = index
-
-
-class ShadowPass:
-    """WINO's pass: the canvas and, appended, a shadow of the block that sees everything but the token it verifies.
-
-    The shadow's inputs are mask tokens at the block's positions. A model that predicts at the left neighbour has its
-    shadow one position further left, with one more token at the end that nobody attends to.
-    """
-
-    own_pace = True
-
-    def __init__(self, canvas: Canvas, block_length: int) -> None:
-        self.canvas, self.block_length = canvas, block_length
-        attention = unwrap(canvas.model).config._attn_implementation
-        if attention not in ("sdpa", "eager"):
-            raise ValueError(f"decoder 'wino' needs attn_implementation sdpa or eager for its mask, got {attention!r}")
-
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
-        """As `FullPass`."""
-        canvas, width = self.canvas, self.block_length + self.canvas.shift
-        inputs, rows, start = canvas.inputs(index), canvas.doubled(index), canvas.doubled(start)
-        length, device = inputs.shape[1], inputs.device
-        shadow = torch.arange(width, device=device)
-        position = torch.arange(length, device=device)
-        position_ids = position.expand(len(rows), -1) if canvas.position_ids is None else canvas.position_ids[rows]
-        behind = (start.unsqueeze(1) - canvas.shift + shadow).clamp(0, length - 1)
-        attends = torch.zeros(len(rows), length + width, length + width, dtype=torch.bool, device=device)
-        attends[:, :, :length] = True if canvas.attended is None else canvas.attended[rows].unsqueeze(1)
-        verified = (start.unsqueeze(1) + shadow).unsqueeze(-1) == position  # [R, width, T]
-        verified[:, self.block_length :] = False
-        attends[:, length:, :length] &= ~verified
-        attends[:, length:, length : length + self.block_length] = True
-        hidden = canvas.run(
-            torch.cat([inputs, inputs.new_full((len(rows), width), canvas.mask_id)], 1),
-            index,
-            mask=attends.unsqueeze(1),
-            position_ids=torch.cat([position_ids, position_ids.gather(1, behind)], 1),
-        )
-        block = _at(hidden, start, self.block_length)
-        return canvas.guided(block), canvas.guided(hidden[:, length + canvas.shift :])
-
-
-def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
-    """Positions start to start + width - 1 of each row; [R, T, H], [R] -> [R, width, H]."""
-    span = start.unsqueeze(1) + torch.arange(width, device=hidden.device)
-    return hidden.gather(1, span.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-
-
-class _CompiledCall:
-    """`hidden_states`, compiled; where that fails, a log line says why and the plain one runs to the end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.call: Callable[..., Tensor] | None = _compiled_hidden_states(device.type)
-        self.copies = device.type == "cuda"  # a CUDA graph writes its result to the same place every time
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self.call is not None:
-            try:
-                with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # else torch stops compiling unsaid
-                    hidden = self.call(*args, **kwargs)
-                return hidden.clone() if self.copies else hidden
-            except _compile_errors() as error:
-                # What it may have written into the cache, the plain call writes again.
-                self.call = None
-                logger.warning("dual_cache runs uncompiled: %s", " ".join(str(error).split())[:200])
-        return hidden_states(*args, **kwargs)
-
-
-@cache
-def _compiled_hidden_states(device: str) -> Callable[..., Tensor]:
-    options: dict[str, Any] = {"mode": "reduce-overhead"} if device == "cuda" else {}
-    compiled: Callable[..., Tensor] = torch.compile(hidden_states, dynamic=False, **options)
-    return compiled
-
-
-def _compile_errors() -> tuple[type[Exception], ...]:
-    """What compiling, or running what was compiled, may raise; looked up late, since importing it takes seconds."""
-    errors = torch._dynamo.exc
-    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, RuntimeError)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..decoding_options import DecodingOptions
-from .canvas import CachedPass, Canvas, FullPass, ShadowPass
+from .canvas import Canvas
+from .passes import CachedPass, FullPass, ShadowPass
 from .policies import Confident, Policy, Schedule, WideInNarrowOut
 
 Pass = FullPass | CachedPass | ShadowPass

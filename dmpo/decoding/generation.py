@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..decoding_options import WINO_THRESHOLD, WINO_THRESHOLD_BACK, Decoder, DecodingOptions, Remasking
+from ..config_errors import nearest_name
+from ..decoding_options import OPTIONS, DecodingOptions, decoding_options
 from ..masked_lm import listed_ids, special_ids, unwrap, without_dropout
 from ..prompts import padding
 from .canvas import Canvas
 from .loop import BlockLoop
 
+_REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an options object
+
 
 @dataclass(frozen=True)
 class Generation:
-    """What `generate` made, and what it took.
+    """The completions of one `generate`, and their cost.
 
     sequences: int64 [B, P + gen_length], prompt and completion.
     forwards: model calls; row_forwards: rows that went through them, with guidance two for each sequence.
@@ -40,7 +44,7 @@ class Generation:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens drawn and kept for each row that went through the model."""
+        """Tokens that were drawn, and not overwritten after an EOS, for each row that went through the model."""
         return float((self.order >= 0).sum()) / self.row_forwards
 
 
@@ -48,25 +52,13 @@ class Generation:
 def generate(
     model: nn.Module,
     prompt_ids: Tensor,
+    options: DecodingOptions | None = None,
     *,
-    decoder: Decoder,
-    gen_length: int,
-    block_length: int,
-    steps: int,
-    temperature: float = 0.0,
-    threshold: float | None = None,
-    factor: float | None = None,
-    cfg_scale: float = 0.0,
-    wino_threshold: float | None = None,
-    wino_threshold_back: float | None = None,
-    remasking: Remasking = "low_confidence",
     attention_mask: Tensor | None = None,
     mask_id: int | None = None,
     eos_id: int | list[int] | tuple[int, ...] | None = None,
-    early_stop: bool = False,
-    seed: int = 0,
     row_ids: Tensor | None = None,
-    compiled: bool = False,
+    **keys: Any,
 ) -> Generation:
     """Fill a completion of masks block by block, the most confident tokens first (docs/maths.md, section 9).
 
@@ -85,53 +77,32 @@ def generate(
             log-probability of the completion in its `order` (at temperature 1 that of the draw itself). With early_stop
             it leaves out the tokens that were drawn after the EOS in its block and overwritten.
     Without a cache a row that is done with its block goes on to the next; with one it leaves the batch until the others
-    are done, too.
+    are done, too. `compiled` compiles the steps of dual_cache on the block; on a GPU in the mode that captures CUDA
+    graphs where torch finds it can (not run on a GPU yet). Where compiling fails, the steps run as they are and a log
+    line says why.
 
     Args:
         prompt_ids: int64 [B, P].
-        gen_length: tokens to make, a multiple of block_length.
-        steps: model calls in all, a multiple of the number of blocks; what threshold, factor, wino and random_order
-            need depends on the model, or is gen_length, and not on this.
-        temperature: of the draw; 0 takes the best token.
-        threshold: unmask every candidate at least so probable, and always the best one.
-        factor: unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one.
-        cfg_scale: classifier-free guidance, logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u.
-        wino_threshold, wino_threshold_back: unmask above the first, take back below the second; None: 0.6 and 0.9.
-        remasking: rank candidates by their untempered probability, or at random.
+        options: the decoding options, in one object; a config is one, too.
+        keys: decoding options by name: the fields of `dmpo.decoding_options.DecodingOptions`, with their types,
+            defaults and meanings. They change `options`; without `options`, decoder, gen_length, block_length and steps
+            must be among them.
         attention_mask: bool or int [B, P], 0 for padding; every row needs a 1. The tokens at the 1s are the prompt, in
             their order: padding on the left, on the right or between them gives the same completions, up to rounding.
-        mask_id, eos_id: default to the model's config. Of several EOS ids each ends a row.
-        early_stop: once a row has an EOS with no mask before it, the rest of the row is EOS (the first of several).
+        mask_id, eos_id: default to the model's config. Of several EOS ids each ends a row, and with early_stop the
+            first one fills the rest of the row.
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
-        compiled: of dual_cache, compile the steps that run on the block alone (on a GPU in the mode that captures CUDA
-            graphs where torch finds it can; not run on a GPU yet). Costs a compilation for each shape; where it fails,
-            the steps run as they are and a log line says why.
 
     Raises:
         ValueError: an argument out of range, named; prompt and completion are longer than the model takes.
-        TypeError: prompt_ids is not an integer tensor.
+        TypeError: an argument of the wrong type, an unknown or a missing option; prompt_ids is not an integer tensor.
     """
-    settings = DecodingOptions(
-        decoder=decoder,
-        gen_length=gen_length,
-        block_length=block_length,
-        steps=steps,
-        temperature=temperature,
-        threshold=threshold,
-        factor=factor,
-        cfg_scale=cfg_scale,
-        wino_threshold=WINO_THRESHOLD if wino_threshold is None else wino_threshold,
-        wino_threshold_back=WINO_THRESHOLD_BACK if wino_threshold_back is None else wino_threshold_back,
-        remasking=remasking,
-        early_stop=early_stop,
-        seed=seed,
-        compiled=compiled,
-    )
+    options = _options(options, keys)
     config_mask_id, config_eos_ids = special_ids(model)
     mask_id = config_mask_id if mask_id is None else mask_id
     eos_ids = config_eos_ids if eos_id is None else listed_ids(eos_id)
-    if early_stop and not eos_ids:
-        raise ValueError("early_stop needs eos_id, and the model's config has none")
+    if options.early_stop and not eos_ids:
+        raise ValueError("early_stop needs eos_id, and the model's config has none: give eos_id, or early_stop=False")
     config = unwrap(model).config
     _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
@@ -142,28 +113,42 @@ def generate(
     prompt, blank, padded = prompt_ids, 0, False
     if attention_mask is not None:
         # A model that predicts at the left neighbour needs the prompt's last token right before the completion.
-        places = attention_mask.int().argsort(dim=1, stable=True)  # padding first, then the tokens in order
-        prompt, of_prompt = prompt_ids.gather(1, places), attention_mask.bool().gather(1, places)
+        order = attention_mask.int().argsort(dim=1, stable=True)  # padding first, then the tokens in order
+        prompt, of_prompt = prompt_ids.gather(1, order), attention_mask.bool().gather(1, order)
         blank, padded = padding(of_prompt)
     longest = prompt_length - blank
-    if longest + gen_length > config.max_position_embeddings:
+    if longest + options.gen_length > config.max_position_embeddings:
         raise ValueError(
-            f"prompt_ids and gen_length are {longest} + {gen_length} tokens, the model takes "
+            f"prompt_ids and gen_length are {longest} + {options.gen_length} tokens, the model takes "
             f"{config.max_position_embeddings}: shorten the prompt or gen_length"
         )
     if padded:
-        attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, gen_length)], 1)
+        attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, options.gen_length)], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
     # A canvas begins where the longest prompt does: no pass runs on columns that hold no token.
-    tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, gen_length), mask_id)], 1)
-    canvas = Canvas(model, tokens, attended, position_ids, longest, cfg_scale, mask_id)
+    tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, options.gen_length), mask_id)], 1)
+    canvas = Canvas(model, tokens, attended, position_ids, longest, options.cfg_scale, mask_id)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
-        loop = BlockLoop(canvas, settings, row_ids, eos_ids if early_stop else ())
+        loop = BlockLoop(canvas, options, row_ids, eos_ids if options.early_stop else ())
         loop.run()
     seconds = time.perf_counter() - start
     tokens = torch.cat([prompt_ids, tokens[:, longest:]], 1)  # the prompt as it was given
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order, loop.steps)
+
+
+def _options(options: DecodingOptions | None, keys: Mapping[str, Any]) -> DecodingOptions:
+    """The options of one call: `options`, changed by `keys`, or `keys` alone."""
+    for key in keys:
+        if key not in OPTIONS:
+            raise TypeError(f"generate() got an unexpected keyword argument {key!r}{nearest_name(key, OPTIONS)}")
+    if options is not None:
+        if not isinstance(options, DecodingOptions):
+            raise TypeError(f"options must be a DecodingOptions or a config, got {type(options).__name__}")
+        return decoding_options(options, **keys)
+    if missing := [name for name in _REQUIRED if name not in keys]:
+        raise TypeError(f"generate() needs {', '.join(missing)}: give them by name, or options=DecodingOptions(...)")
+    return DecodingOptions(**keys)
 
 
 def _check(

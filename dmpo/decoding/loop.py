@@ -17,19 +17,19 @@ from .policies import Row, Step
 
 
 class BlockLoop:
-    """State of one `generate`; a row's place is on the host, its tokens are on the device."""
+    """State of one `generate`; the host knows the block and step of each row, the device has its tokens."""
 
-    def __init__(self, canvas: Canvas, settings: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
+    def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
         """eos_ids: what ends a row early; none where nothing does."""
-        self.canvas, self.settings, self.row_ids, self.eos_ids = canvas, settings, row_ids, eos_ids
-        self.policy, self.model_pass = make_policy(settings), make_pass(settings, canvas)
+        self.canvas, self.options, self.row_ids, self.eos_ids = canvas, options, row_ids, eos_ids
+        self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
-        self.waiting = [Row(index, settings.block_length) for index in range(batch)]
+        self.waiting = [Row(index, options.block_length) for index in range(batch)]
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)  # each row's own
         self.unmasked = torch.zeros(batch, dtype=torch.int32, device=device)  # by each row's last step
-        self.log_probs = torch.zeros(batch, settings.gen_length, device=device)
-        self.order = torch.full((batch, settings.gen_length), -1, dtype=torch.int32, device=device)
+        self.log_probs = torch.zeros(batch, options.gen_length, device=device)
+        self.order = torch.full((batch, options.gen_length), -1, dtype=torch.int32, device=device)
         self._placed: list[tuple[int, int]] = []
 
     def run(self) -> None:
@@ -39,24 +39,24 @@ class BlockLoop:
                 block = min(row.block for row in group)
                 group = [row for row in group if row.block == block]
             ended = self._step(group)
-            self.waiting = [row for row in self.waiting if row.block < self.settings.blocks and row.index not in ended]
+            self.waiting = [row for row in self.waiting if row.block < self.options.blocks and row.index not in ended]
 
     def _step(self, group: list[Row]) -> set[int]:
         """One model call for these rows; returns the indices of rows that ended with an EOS."""
-        canvas, settings = self.canvas, self.settings
+        canvas, options = self.canvas, self.options
         index, start = self._place(group)
-        first = canvas.prompt_length + group[0].block * settings.block_length if group[0].step == 0 else None
-        span = start.unsqueeze(1) + torch.arange(settings.block_length, device=start.device)  # [R, B], on the canvas
+        first = canvas.prompt_length + group[0].block * options.block_length if group[0].step == 0 else None
+        span = start.unsqueeze(1) + torch.arange(options.block_length, device=start.device)  # [R, B], on the canvas
         hidden, shadow_hidden = self.model_pass(index, start, first)
 
         window = canvas.tokens[index.unsqueeze(1), span]
         masked = window == canvas.mask_id
         masks = sum(row.left for row in group)  # known on the host, so no kernel's shape waits for the device
-        places = masked.flatten().int().argsort(descending=True, stable=True)  # masked positions first, in order
-        candidates, confidence, ranking = self._draw(hidden, places[:masks], index, span)
+        positions = masked.flatten().int().argsort(descending=True, stable=True)  # masked positions first, in order
+        candidates, confidence, ranking = self._draw(hidden, positions[:masks], index, span)
         shadow = None
         if shadow_hidden is not None:
-            shadow = self._verify(shadow_hidden, window, places[masks:])
+            shadow = self._verify(shadow_hidden, window, positions[masks:])
         step = Step(group, window, candidates, ranking, shadow, self.unmasked[index], canvas.mask_id)
         unmasked, revoked = self.policy(step)
         self.unmasked[index] = unmasked
@@ -72,38 +72,38 @@ class BlockLoop:
             # Pinned, so that the copy does not wait for the device.
             table = torch.tensor(placed, pin_memory=device.type == "cuda").to(device, non_blocking=True)
             self._index = table[:, 0].contiguous()
-            self._start = self.canvas.prompt_length + table[:, 1] * self.settings.block_length
+            self._start = self.canvas.prompt_length + table[:, 1] * self.options.block_length
         return self._index, self._start
 
-    def _draw(self, hidden: Tensor, places: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw a token at each of `places` in the flattened window; token, probability and rank by [R, B]."""
-        settings, length = self.settings, self.settings.gen_length
+    def _draw(self, hidden: Tensor, positions: Tensor, index: Tensor, span: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a token at each of `positions` in the flattened window; token, probability and rank by [R, B]."""
+        options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
         # Unique for (row, its step, position): a row has at most as many steps as tokens.
         counter = self.row_ids[index] * length + self.steps[index]
         draws = counter.unsqueeze(1) * length + position
         ids, confidence = linear_sample_tokens(
-            hidden.flatten(0, 1)[places].to(self.weight.dtype),
+            hidden.flatten(0, 1)[positions].to(self.weight.dtype),
             self.weight,
-            settings.temperature,
-            seed=derive_key(settings.seed, "draw"),
-            row_ids=draws.flatten()[places],
+            options.temperature,
+            seed=derive_key(options.seed, "draw"),
+            row_ids=draws.flatten()[positions],
             forbid=(self.canvas.mask_id,),
             bias=self.bias,
         )
-        candidates = ids.new_zeros(span.numel()).scatter(0, places, ids).view(span.shape)
-        confidence = confidence.new_zeros(span.numel()).scatter(0, places, confidence).view(span.shape)
-        if not settings.ranks_at_random:
+        candidates = ids.new_zeros(span.numel()).scatter(0, positions, ids).view(span.shape)
+        confidence = confidence.new_zeros(span.numel()).scatter(0, positions, confidence).view(span.shape)
+        if not options.ranks_at_random:
             return candidates, confidence, confidence
-        ranking = uniforms(derive_key(settings.seed, "remask"), counter, length).gather(1, position).float()
+        ranking = uniforms(derive_key(options.seed, "remask"), counter, length).gather(1, position).float()
         return candidates, confidence, ranking
 
-    def _verify(self, hidden: Tensor, window: Tensor, places: Tensor) -> Tensor:
-        """The shadow's probability of the tokens at `places` in the flattened window, +inf elsewhere; [R, B]."""
-        rows = hidden.flatten(0, 1)[places].to(self.weight.dtype)
-        known = linear_token_logprobs(rows, self.weight, window.flatten()[places], bias=self.bias).exp()
+    def _verify(self, hidden: Tensor, window: Tensor, positions: Tensor) -> Tensor:
+        """The shadow's probability of the tokens at `positions` in the flattened window, +inf elsewhere; [R, B]."""
+        rows = hidden.flatten(0, 1)[positions].to(self.weight.dtype)
+        known = linear_token_logprobs(rows, self.weight, window.flatten()[positions], bias=self.bias).exp()
         unknown = known.new_full((window.numel(),), float("inf"))
-        return unknown.scatter(0, places, known).view(window.shape)
+        return unknown.scatter(0, positions, known).view(window.shape)
 
     def _record(self, index: Tensor, span: Tensor, masked: Tensor, window: Tensor, confidence: Tensor) -> None:
         """Write a block back, with the log-probability and the step of what is new in it."""
@@ -132,7 +132,7 @@ class BlockLoop:
             row.left += old - new
             row.step += 1
             if row.left == 0:
-                row.block, row.step, row.left = row.block + 1, 0, self.settings.block_length
+                row.block, row.step, row.left = row.block + 1, 0, self.options.block_length
         return {row.index for row, end in zip(group, ended, strict=True) if end}
 
     def _end(self, index: Tensor) -> Tensor:
@@ -145,8 +145,8 @@ class BlockLoop:
         masked = completion == self.canvas.mask_id
         settled = masked.cumsum(1) == 0
         if self.policy.revokes:
-            settled = settled.view(len(index), -1, self.settings.block_length).all(-1, keepdim=True)
-            settled = settled.expand(-1, -1, self.settings.block_length).flatten(1)
+            settled = settled.view(len(index), -1, self.options.block_length).all(-1, keepdim=True)
+            settled = settled.expand(-1, -1, self.options.block_length).flatten(1)
         ended = (one_of(completion, self.eos_ids) & settled).cumsum(1) > 0
         after = ended.cumsum(1) > 1
         self.canvas.tokens[index, self.canvas.prompt_length :] = completion.masked_fill(after, self.eos_ids[0])

@@ -13,7 +13,7 @@ from ..kernels import remask_, revoke_
 
 @dataclass
 class Row:
-    """Where one row stands; lives on the host.
+    """Progress of one row, on the host.
 
     index: in the batch. block: being filled. step: model calls spent on that block. left: masks in it.
     """
@@ -48,7 +48,7 @@ class Policy(Protocol):
     revokes: bool  # tokens may become masks again
 
     def count(self, row: Row) -> int | None:
-        """How many of the row the next step unmasks; None: found on the device, which the loop then waits for."""
+        """How many of the row the next step unmasks; None: only the device knows, and the loop waits for it."""
         ...
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]: ...

@@ -1,4 +1,4 @@
-"""Evaluation: a checkpoint's completions of held-out rows, their scores, and what they say of it with what certainty.
+"""Evaluation: completions of held-out rows by a checkpoint, their scores, and accuracies with intervals.
 
 `runner.evaluate_checkpoint` evaluates, `rescore.rescore` scores completions that others have saved.
 """

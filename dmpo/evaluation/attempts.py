@@ -1,4 +1,4 @@
-"""What a model made of rows of a task: each completion read, scored, and what it took."""
+"""The completions of one generation: each is read, scored and counted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from transformers import PreTrainedTokenizerBase
 from ..decoding import Generation
 from ..prompts import decode_text
 from ..tasks import Row, Task
-from ..tasks.verdict import judge, tell_exceptions
+from ..tasks.verdict import judge, log_exceptions
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One completion. solved, answer, failure: see `Verdict`. tokens: drawn and kept; steps: model calls that its row
-    took part in."""
+    """One completion.
+
+    solved, answer, failure: see `Verdict`. tokens: drawn, and not overwritten after an EOS. steps: model calls that its
+    row went through.
+    """
 
     completion: str
     solved: bool
@@ -34,7 +37,7 @@ def read_attempts(
     texts = decode_text(tokenizer, generation.sequences[:, -length:])
     tokens = (generation.order >= 0).sum(1).tolist()
     verdicts = [judge(task, text, row) for text, row in zip(texts, rows, strict=True)]
-    tell_exceptions(task, verdicts)
+    log_exceptions(task, verdicts)
     return [
         Attempt(text, verdict.solved, verdict.answer, count, steps, verdict.failure)
         for text, verdict, count, steps in zip(texts, verdicts, tokens, generation.steps.tolist(), strict=True)

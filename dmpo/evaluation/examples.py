@@ -46,7 +46,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TaskExamples:
-    """A task, its examples, and what their prompts are made of."""
+    """A task, its examples, and the template and shots of their prompts."""
 
     name: str
     task: Task
@@ -55,7 +55,7 @@ class TaskExamples:
 
     @property
     def template(self) -> str | None:
-        """The task's prompt template; None for a user's task that has none to tell."""
+        """The task's prompt template; None for a user's task without one."""
         return getattr(self.task, "template", None)
 
     @property
@@ -65,7 +65,7 @@ class TaskExamples:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def prompt(self) -> dict[str, Any]:
-        """What every prompt is made of, for the record."""
+        """Template and shots of every prompt, for the record."""
         shots = [list(shot) for shot in self.shots]
         return {"template": self.template, "template_hash": self.template_hash, "shots": shots}
 
@@ -106,12 +106,12 @@ def draw_shots(name: str, task: Task, config: EvalConfig) -> list[tuple[str, str
         raise ValueError(f"shots must be 0 for task {name}, which has no demonstrate(row) -> str")
     size = size_of(task, "train")
     if size is None:
-        places: Sequence[int] = [derive_key(config.seed, "shots", name, j) for j in range(8 * config.shots)]
+        indices: Sequence[int] = [derive_key(config.seed, "shots", name, j) for j in range(8 * config.shots)]
     else:
-        places = Random(derive_key(config.seed, "shots", name)).sample(range(size), size)
+        indices = Random(derive_key(config.seed, "shots", name)).sample(range(size), size)
     shots: dict[str, str] = {}
-    for place in places:
-        row = task.row("train", place)
+    for index in indices:
+        row = task.row("train", index)
         shots.setdefault(row["prompt"], demonstrate(row))
         if len(shots) == config.shots:
             return list(shots.items())

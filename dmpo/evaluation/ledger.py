@@ -1,4 +1,4 @@
-"""What is done of an evaluation, on disk: a fingerprint of what it evaluates, and a line for each completion."""
+"""The folder of an evaluation: a fingerprint of what is evaluated, and a line for each completion that is done."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ def line_key(line: Mapping[str, Any]) -> Key:
 def check_folder(folder: Path) -> None:
     """Raise ValueError where a folder is a file, or holds something that is no evaluation."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir {folder} is a file")
+        raise ValueError(f"output_dir {folder} is a file; give the path of a folder")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     used = [name for name in names if name != LOCK and not name.startswith(ASIDE)]
     if used and FINGERPRINT not in used:
-        raise ValueError(f"output_dir {folder} is not empty, and no evaluation's: it has no {FINGERPRINT}")
+        raise ValueError(
+            f"output_dir {folder} is not empty and holds no evaluation, as it has no {FINGERPRINT}; give another folder"
+        )
 
 
 def open_folder(folder: Path, fingerprint: dict[str, Any]) -> None:
-    """Write the fingerprint of a new evaluation, or compare it with that of the one to go on with.
+    """Write the fingerprint of a new evaluation, or compare it with the fingerprint of the evaluation to continue.
 
     Each key of `fingerprint["tasks"]` must agree where both have it; so tasks can be added.
 
@@ -43,15 +45,16 @@ def open_folder(folder: Path, fingerprint: dict[str, Any]) -> None:
     path = folder / FINGERPRINT
     if path.exists():
         before = read_json(path)
-        found, wanted = _flat(before), _flat(fingerprint)
+        old, new = _flat(before), _flat(fingerprint)
         known = set(before.get("tasks", {}))
-        for key in sorted(found.keys() | wanted.keys()):
+        for key in sorted(old.keys() | new.keys()):
             if key[0] == "tasks" and (key[1] not in known or key[1] not in fingerprint["tasks"]):
                 continue
-            if found.get(key) != wanted.get(key):
+            if old.get(key) != new.get(key):
                 raise ValueError(
                     f"output_dir {folder} holds results of another evaluation: {'.'.join(key)} was "
-                    f"{_short(found.get(key))} and is now {_short(wanted.get(key))}"
+                    f"{_short(old.get(key))} and is now {_short(new.get(key))}; "
+                    "give another output_dir"
                 )
         fingerprint = fingerprint | {"tasks": before.get("tasks", {}) | fingerprint["tasks"]}
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,7 @@ def open_folder(folder: Path, fingerprint: dict[str, Any]) -> None:
 
 
 def read_parts(folder: Path) -> dict[Key, dict[str, Any]]:
-    """Every completion on disk, whichever rank made it; a line cut short by a kill counts as absent."""
+    """The completions of all ranks that are on disk; a line cut short by a kill counts as absent."""
     lines: dict[Key, dict[str, Any]] = {}
     for path in sorted((folder / PARTS).glob("rank-*.jsonl")):
         for line in JsonLines(path).read():
@@ -67,7 +70,7 @@ def read_parts(folder: Path) -> dict[Key, dict[str, Any]]:
     return lines
 
 
-class Part:
+class RankLines:
     """The lines of one rank, counted by `step`; they are in the file when `append` returns, unless the disk is full."""
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -85,7 +88,7 @@ class Part:
 
 def _flat(value: Any, *path: str) -> dict[tuple[str, ...], Any]:
     if isinstance(value, dict) and value:
-        return {key: inner for name, part in value.items() for key, inner in _flat(part, *path, str(name)).items()}
+        return {key: inner for name, item in value.items() for key, inner in _flat(item, *path, str(name)).items()}
     return {path: value}
 
 

@@ -1,4 +1,4 @@
-"""`dmpo eval --rescore`: the scores of completions that are already there, by the tasks' own parsers."""
+"""`dmpo eval --rescore`: saved completions are scored by the parsers of the tasks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..rewards.answers import without_special_tokens
-from ..tasks import Row
+from ..tasks import Row, scoring_task
+from ..tasks.record_columns import PROMPTS, field_of, row_of
 from ..tasks.records import Record
 from ..tasks.sources import read_each
-from ..tasks.verdict import Verdict, judge, tell_exceptions
+from ..tasks.verdict import Verdict, judge, log_exceptions
 from .results import show_table, summarise_cells, write_results
-from .saved import PROMPTS, completions_of, field_of, read_records, row_of, scorer
+from .saved import completions_of, read_records
 from .settings import listed
 
 
@@ -24,25 +25,28 @@ from .settings import listed
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
 
-    file: JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, samples of lm-eval
-        (`samples_*.jsonl`), or a folder of them, or the output_dir of a `dmpo eval`. Records of different `gen_length`
-        are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no part of it. Records without a
-        right answer are left out, and a warning names them; in results.json `left_out` counts them.
-    task: whose parser and score to use. task_options: its arguments.
-    completion, answer, prompt: fields of a record; null takes the usual names (`saved.COMPLETIONS`, ...). A completion
-        may be a list: samples of one example. Results of `dmpo eval` need none of these.
-    pass_at: the k of every pass@k to report.
-    output_dir: where results.jsonl, .json, .md and .png go; null only prints.
+    Records of different `gen_length` are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no
+    part of it. Records without a right answer are left out, and a warning names them; in results.json `left_out` counts
+    them. Results of `dmpo eval` need none of the keys completion, answer and prompt.
     """
 
     file: str
+    """JSON (a list of records, or an object with one, as {"generations": [...]}), JSON lines, samples of lm-eval
+    (`samples_*.jsonl`), or a folder of them, or the output_dir of a `dmpo eval`"""
     task: str
+    """whose parser and score to use"""
     task_options: dict[str, Any] = field(default_factory=dict)
+    """arguments of the task"""
     completion: str | None = None
+    """field of a record, null for the usual names (`saved.COMPLETIONS`); a list holds samples of one example"""
     answer: str | None = None
+    """field of a record, null for the usual names (`record_columns.ANSWERS`)"""
     prompt: str | None = None
+    """field of a record, null for the usual names (`record_columns.PROMPTS`)"""
     pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
+    """the k of every pass@k to report"""
     output_dir: str | None = None
+    """where results.jsonl, .json, .md and .png go; null only prints"""
 
 
 def rescore(config: RescoreConfig) -> dict[str, Any]:
@@ -54,8 +58,8 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     """
     folder = None if config.output_dir is None else Path(config.output_dir)
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output_dir {folder} exists and is not an empty folder")
-    task = scorer(config.task, config.task_options)
+        raise ValueError(f"output_dir {folder} exists and is not an empty folder: give another folder")
+    task = scoring_task(config.task, **config.task_options)
     records = [
         (number, record)
         for number, record in enumerate(read_records(Path(config.file)))
@@ -75,18 +79,18 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
             prompt = next((record[name] for name in PROMPTS if name in record), None)
         length = record.get("gen_length")  # files of several make several cells
         for sample, text in enumerate(texts):
-            place = {"task": config.task, "split": None, "index": number, "sample": sample}
-            place |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
+            where = {"task": config.task, "split": None, "index": number, "sample": sample}
+            where |= {"gen_length": length if isinstance(length, int) else None, "decoder": None}
             if own:
-                place |= {name: record[name] for name in place if name in record}
+                where |= {name: record[name] for name in where if name in record}
             verdicts.append(verdict := judge(task, text if own else without_special_tokens(text), row))
-            line = {**place, "prompt": prompt, "completion": text, "answer": verdict.answer}
+            line = {**where, "prompt": prompt, "completion": text, "answer": verdict.answer}
             lines.append({**line, "score": float(verdict.solved), "failure": verdict.failure})
     if not lines:
         raise ValueError(f"file {config.file} holds no completion of task {config.task}")
     if all(verdict.failure == "exception" for verdict in verdicts):
         raise ValueError(f"task {config.task} raises on every completion of {config.file}: {verdicts[0].message}")
-    tell_exceptions(task, verdicts)
+    log_exceptions(task, verdicts)
     summarised = summarise_cells(lines, config.pass_at)
     title = f"{config.file}, {config.task}"
     left_out = len(records) - len(scored)

@@ -1,4 +1,4 @@
-"""What the lines of an evaluation add up to: a summary of each cell, as JSON, as Markdown and on the terminal."""
+"""The results of an evaluation: a summary of each cell, as JSON, as Markdown and on the terminal."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def summarise_cells(
     """One object for each (task, gen_length, decoder) in the lines, in their order.
 
     pass@k: value, low, high (95 %) and the interval's method, see `statistics.estimate_pass`. answered: share of
-    completions in which an answer was found. failures: completions on which a comparison timed out or crashed or
+    completions that have an answer. failures: completions on which a comparison timed out or crashed or
     the task raised, and which so count as wrong.
 
-    Where the lines tell: tokens, drawn and kept; row_forwards, rows that went through the model (with guidance two for
-    each sequence); forwards, model calls, and seconds, both over all ranks and dependent on batch size and machine.
-    tokens_per_second is that of one rank.
+    Of lines that have costs also: tokens, drawn and not overwritten after an EOS; row_forwards, rows that went through
+    the model (with guidance two for each sequence); forwards, model calls, and seconds, both over all ranks and
+    dependent on batch size and machine; tokens_per_second of one rank.
 
     Raises:
         ValueError: examples of a cell have different numbers of samples.
@@ -75,8 +75,8 @@ def _costs(lines: list[dict[str, Any]], passes: int) -> dict[str, float]:
 
 def write_results(folder: Path, lines: Sequence[dict[str, Any]], summary: dict[str, Any], title: str) -> None:
     """results.jsonl, of the lines what another run of the same evaluation has, too; results.json, .md and .png."""
-    kept = ({key: value for key, value in line.items() if key not in _LEDGER_ONLY} for line in lines)
-    write_text(folder / "results.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    lasting = ({key: value for key, value in line.items() if key not in _LEDGER_ONLY} for line in lines)
+    write_text(folder / "results.jsonl", "".join(json.dumps(line) + "\n" for line in lasting))
     write_text(folder / "results.json", json.dumps(summary, indent=1) + "\n")
     write_text(folder / "results.md", f"{title}; 95 % intervals\n\n{markdown(summary['cells'])}")
     plot_cells(summary["cells"], title, folder / "results.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ import yaml
 
 from ..config import DMPOConfig
 from ..config_files import build_config, read_values
-from .settings import is_taken, listed
+from ..decoding_options import DecodingRules, is_read
+from ..run.selection import CHECKPOINTS
+from .settings import listed
 
-# Keys of an evaluation that mean the same in a run.
-_SAME = (
-    *("block_length", "threshold", "factor", "cfg_scale", "remasking", "early_stop"),
-    *("wino_threshold", "wino_threshold_back", "compiled"),
-)
+# Decoding options of a run's rollouts alone: an evaluation has its own.
+_OF_ROLLOUTS = ("temperature", "seed")
 
 
 def run_config(folder: Path) -> Path | None:
@@ -25,8 +25,8 @@ def run_config(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
-        for run in (place, *(path.parent for path in place.parents if path.name == "checkpoints")):
-            if (run / "checkpoints").is_dir() and (run / "config.yaml").is_file():
+        for run in (place, *(path.parent for path in place.parents if path.name == CHECKPOINTS)):
+            if (run / CHECKPOINTS).is_dir() and (run / "config.yaml").is_file():
                 return run / "config.yaml"
     return None
 
@@ -51,7 +51,9 @@ def keys_of_run(source: str | None, overrides: Sequence[str]) -> list[str]:
     keys: dict[str, Any] = {"tasks": [run.task], "gen_lengths": [run.gen_length], "decoders": [run.decoder]}
     keys["tokens_per_step"] = _tokens_per_step(run, path, "tokens_per_step" in given)
     decoders = given.get("decoders", keys["decoders"])
-    keys |= {name: getattr(run, name) for name in _SAME if is_taken(name, listed(decoders))}
+    keys["block_length"] = run.block_length
+    same = [key.name for key in fields(DecodingRules) if key.name not in _OF_ROLLOUTS]
+    keys |= {name: getattr(run, name) for name in same if is_read(name, listed(decoders))}
     return [f"{name}={json.dumps(value)}" for name, value in keys.items() if name not in given and value is not None]
 
 

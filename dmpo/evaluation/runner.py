@@ -1,4 +1,4 @@
-"""`dmpo eval`: decode what is missing, rank by rank, and report what is there.
+"""`dmpo eval`: each rank decodes its share of the missing completions, then the main rank reports all of them.
 
 A completion depends on (seed, task, split, example, sample) and the decoder's settings alone: not on the batch it was
 decoded in, on ranks, or on where an earlier run stopped. Exactly so as far as the device computes a row of a product
@@ -17,20 +17,20 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from ..models import load_tokenizer
+from ..architectures import read_model_config
 from ..parallel import check_launch, end_together, together
-from ..plan import read_model_config
+from ..prompts import load_tokenizer
 from ..run.lock import FolderLock
 from ..run.whole_files import sweep
 from ..tasks import load_task
 from .examples import TaskExamples, load_examples
-from .ledger import Key, Part, check_folder, open_folder, read_parts
+from .ledger import Key, RankLines, check_folder, open_folder, read_parts
 from .results import show_table, summarise_cells, write_results
 from .settings import EvalConfig, cells
 from .source import Source, find_source, trained_options
 from .work import Work, decode_missing
 
-# Keys that say where and how much, or of which a completion does not depend; the others are part of the fingerprint.
+# Keys that may change when an evaluation continues; the other keys are part of the fingerprint.
 _MAY_CHANGE = {
     *("model", "adapter", "checkpoint", "output_dir", "limit", "max_prompt_length", "batch_size", "samples", "pass_at"),
     *("tasks", "task_options", "gen_lengths", "decoders", "shots"),  # in each line, or compared task by task
@@ -53,30 +53,30 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     tokenizer = load_tokenizer(source.tokenizer)
     limit = _prompt_limit(config, source)
     examples = {name: load_examples(name, task, tokenizer, config, limit) for name, task in tasks.items()}
-    told = {name: {"options": _plain(options.get(name, {})), **examples[name].prompt()} for name in tasks}
+    task_info = {name: {"options": _plain(options.get(name, {})), **examples[name].prompt()} for name in tasks}
     folder = Path(config.output_dir)
-    with ExitStack() as held:
+    with ExitStack() as claims:
 
         def claim() -> None:
             if main:
                 check_folder(folder)
                 folder.mkdir(parents=True, exist_ok=True)
-                held.callback(FolderLock(folder).release)
+                claims.callback(FolderLock(folder).release)
                 sweep(folder)
-                open_folder(folder, _fingerprint(config, source, told))
+                open_folder(folder, _fingerprint(config, source, task_info))
 
         together(claim)
         work = Work(config, examples, rank, world, together(lambda: _finished(folder, examples)))
-        part = together(lambda: Part(folder, rank))
+        rank_lines = together(lambda: RankLines(folder, rank))
 
         def decode() -> None:
             if work.left:
                 model = source.load(config, accelerator.device)
-                decode_missing(work, model, tokenizer, part, accelerator.device, visible=main)
+                decode_missing(work, model, tokenizer, rank_lines, accelerator.device, visible=main)
 
         together(decode)
-        together(part.sync)
-        summary = together(lambda: _report(config, source, examples, told, folder) if main else {})
+        together(rank_lines.sync)
+        summary = together(lambda: _report(config, source, examples, task_info, folder) if main else {})
     end_together(accelerator)
     return summary
 
@@ -86,9 +86,9 @@ def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict
     or another right answer or other column, from which its score came."""
     done = read_parts(folder)
     for line in done.values():
-        told = examples.get(line["task"])
-        if told and line["index"] < len(told.examples):
-            example = told.examples[line["index"]]
+        of_task = examples.get(line["task"])
+        if of_task and line["index"] < len(of_task.examples):
+            example = of_task.examples[line["index"]]
             before = {"prompt": line["prompt"]} | line["columns"]
             now = {"prompt": example.row["prompt"]} | example.columns
             for name in [*now, *before]:
@@ -106,7 +106,7 @@ def _json(columns: dict[str, Any], name: str) -> str:
 
 
 def _report(
-    config: EvalConfig, source: Source, examples: dict[str, TaskExamples], told: dict[str, Any], folder: Path
+    config: EvalConfig, source: Source, examples: dict[str, TaskExamples], task_info: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Write the results in the order of cells, examples and samples, and show the table."""
     done = read_parts(folder)
@@ -125,7 +125,7 @@ def _report(
         "base": str(source.base),
         "adapter": None if source.adapter is None else str(source.adapter),
         "settings": dataclasses.asdict(config),
-        "tasks": told,
+        "tasks": task_info,
         "cells": summarised,
     }
     write_results(folder, lines, summary, title)
@@ -133,13 +133,13 @@ def _report(
     return summary
 
 
-def _fingerprint(config: EvalConfig, source: Source, told: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(config: EvalConfig, source: Source, task_info: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _MAY_CHANGE}
-    return {"model": source.identity(), "settings": settings, "tasks": told}
+    return {"model": source.identity(), "settings": settings, "tasks": task_info}
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """As JSON has it."""
+    """The options as JSON writes them."""
     plain: dict[str, Any] = json.loads(json.dumps(options, default=str))
     return plain
 
@@ -150,11 +150,14 @@ def _prompt_limit(config: EvalConfig, source: Source) -> int:
     longest = max(config.gen_lengths)
     room = positions - longest
     if room < 1:
-        raise ValueError(f"gen_length {longest} leaves no room for a prompt: the model takes {positions} tokens")
+        raise ValueError(
+            f"gen_lengths must leave room for a prompt in the {positions} tokens that the model takes, got {longest}"
+        )
     if config.max_prompt_length is None:
         return room
     if config.max_prompt_length > room:
         raise ValueError(
-            f"max_prompt_length + gen_length is {config.max_prompt_length + longest}, the model takes {positions}"
+            f"max_prompt_length + gen_length is {config.max_prompt_length + longest}, the model takes {positions}: "
+            f"give a max_prompt_length of at most {room}"
         )
     return config.max_prompt_length

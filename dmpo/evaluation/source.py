@@ -1,4 +1,4 @@
-"""Which weights are evaluated: found, identified by their bytes, and loaded."""
+"""The weights of an evaluation: where they are, a digest of their files, and loading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..adapters import CONFIG, adapter_base, load_adapter
 from ..checkpoint_files import checkpoint_folder, read_json
 from ..merge import trained_folder
 from ..models import load_model
-from ..run.selection import best_step, list_checkpoints
+from ..run.selection import CHECKPOINTS, best_step, list_checkpoints, step_of
 from ..run.whole_files import digest
 from .run_keys import run_config
 from .settings import EvalConfig
@@ -33,12 +33,12 @@ class Source:
 
     def identity(self) -> dict[str, str]:
         """blake2b of every file that decides what the model says; reads all weights once."""
-        wanted = [("base", self.base, _WEIGHTS), ("tokenizer", self.tokenizer, _TOKENIZER)]
+        folders = [("base", self.base, _WEIGHTS), ("tokenizer", self.tokenizer, _TOKENIZER)]
         if self.adapter:
-            wanted.append(("adapter", self.adapter, _WEIGHTS))
+            folders.append(("adapter", self.adapter, _WEIGHTS))
         return {
-            f"{part}/{file.name}": digest(file)
-            for part, folder, patterns in wanted
+            f"{what}/{file.name}": digest(file)
+            for what, folder, patterns in folders
             for pattern in patterns
             for file in sorted(folder.glob(pattern))
         }
@@ -65,7 +65,9 @@ def find_source(config: EvalConfig) -> Source:
     trained = _trained(config.model, config.checkpoint)
     if (trained / CONFIG).is_file():
         if config.adapter is not None:
-            raise ValueError(f"model {config.model} is an adapter itself: it cannot take adapter {config.adapter}")
+            raise ValueError(
+                f"adapter must be left out, got {config.adapter}: model {config.model} is an adapter itself"
+            )
         adapter: Path | None = trained
         base = checkpoint_folder(adapter_base(read_json(trained / CONFIG)))
     else:
@@ -73,7 +75,7 @@ def find_source(config: EvalConfig) -> Source:
         if config.adapter is not None:
             adapter = trained_folder(config.adapter)
             if not (adapter / CONFIG).is_file():
-                raise ValueError(f"adapter {config.adapter} holds no {CONFIG}: it is a whole model")
+                raise ValueError(f"adapter {config.adapter} holds no {CONFIG}: give a whole model as model")
     for folder in (base, adapter):
         if folder and ((folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file()):
             return Source(base, adapter, folder)
@@ -103,22 +105,24 @@ def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
 
 def _trained(model: str, checkpoint: str) -> Path:
     folder = checkpoint_folder(model)
-    root = folder / "checkpoints"
+    root = folder / CHECKPOINTS
     if checkpoint == "newest":
         return trained_folder(model)
     if not root.is_dir():
-        raise ValueError(f"checkpoint {checkpoint!r} must be of a run's folder, and {model} is none")
-    found = {int(path.name.removeprefix("step-")): path for path in list_checkpoints(root)}
+        raise ValueError(
+            f"checkpoint {checkpoint!r} needs the folder of a run as model, got {model}: leave checkpoint out"
+        )
+    checkpoints = {step_of(path): path for path in list_checkpoints(root)}
     if checkpoint == "best":
-        step = best_step(folder, found)
+        step = best_step(folder, checkpoints)
         if step is None:
             raise ValueError(
                 f"checkpoint 'best' needs a validation accuracy of a kept checkpoint in {folder / 'metrics.jsonl'}; "
-                f"kept are {', '.join(path.name for path in found.values()) or 'none'}"
+                f"kept are {', '.join(path.name for path in checkpoints.values()) or 'none'}"
             )
-        return trained_folder(found[step])
+        return trained_folder(checkpoints[step])
     chosen = root / checkpoint
-    if chosen not in found.values():
-        names = ", ".join(["newest", "best", *(path.name for path in found.values())])
+    if chosen not in checkpoints.values():
+        names = ", ".join(["newest", "best", *(path.name for path in checkpoints.values())])
         raise ValueError(f"checkpoint must be one of {names}, got {checkpoint!r}")
     return trained_folder(chosen)

@@ -62,7 +62,7 @@ def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
     One completion each: Wilson's interval. More: completions of one example are no independent trials, so the interval
     is Wilson's at the effective number of trials p(1 − p) / (s²/N), s² being the unbiased variance of pass@k between
     examples (Franco et al. 2019, J. Survey Statistics and Methodology 7, 334-364); at least N, at most samples · N / k
-    of them. Where s² is 0, or of one example cannot be told, it says nothing of how samples agree, and they are N.
+    of them. Where s² is 0, or unknown as there is one example, it does not say how samples agree, and the trials are N.
     Of fewer than 10 examples s² is uncertain itself, and the interval may hold the truth less often than it says.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The work of one rank: which completions are missing, and making them, batch by batch."""
+"""The work of one rank: the list of missing completions, decoded batch by batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..randomness import derive_key
 from ..terminal import make_console
 from .attempts import Attempt, read_attempts
 from .examples import Example, TaskExamples
-from .ledger import Key, Part
+from .ledger import Key, RankLines
 from .settings import MOST_SAMPLES, Cell, EvalConfig, cells
 
 
@@ -59,7 +59,7 @@ def decode_missing(
     work: Work,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    part: Part,
+    rank_lines: RankLines,
     device: torch.device,
     *,
     visible: bool,
@@ -70,25 +70,25 @@ def decode_missing(
         bar = progress.add_task("", total=work.left)
         for cell, batch in work.batches():
             progress.update(bar, description=f"{cell.task} {cell.gen_length} {cell.decoder}")
-            told = work.examples[cell.task]
+            of_task = work.examples[cell.task]
             start = time.perf_counter()
             prompt_ids, prompt_mask = pad_left(tokenizer, [example.ids for example, _ in batch], batch[0][0].width)
             generation = generate(
                 model,
                 prompt_ids.to(device),
+                config.decoding(cell.gen_length, cell.decoder),
                 attention_mask=prompt_mask.to(device),
                 row_ids=torch.tensor([example.index * MOST_SAMPLES + sample for example, sample in batch]).to(device),
                 seed=derive_key(config.seed, "eval", cell.task, config.split),
-                **config.decoding(cell.gen_length, cell.decoder),  # type: ignore[arg-type]
             )
             generation.sequences.cpu()  # waits for the last kernel
             seconds = time.perf_counter() - start
             rows = [example.row for example, _ in batch]
-            attempts = read_attempts(generation, tokenizer, told.task, rows)
+            attempts = read_attempts(generation, tokenizer, of_task.task, rows)
             cost = {"seconds": seconds / len(batch), "forwards": generation.forwards / len(batch)}
-            part.append(
+            rank_lines.append(
                 *(
-                    _line(config, cell, told, example, sample, attempt) | {"cost": cost}
+                    _line(config, cell, of_task, example, sample, attempt) | {"cost": cost}
                     for (example, sample), attempt in zip(batch, attempts, strict=True)
                 )
             )
@@ -96,14 +96,14 @@ def decode_missing(
 
 
 def _line(
-    config: EvalConfig, cell: Cell, told: TaskExamples, example: Example, sample: int, attempt: Attempt
+    config: EvalConfig, cell: Cell, of_task: TaskExamples, example: Example, sample: int, attempt: Attempt
 ) -> dict[str, Any]:
     """A line of results.jsonl. `columns` are the row's own, so that it can be scored again without the data set."""
-    place = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
+    where = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
     decoding = {"gen_length": cell.gen_length, "decoder": cell.decoder, "temperature": config.temperature}
-    prompt = {"shots": config.shots, "template_hash": told.template_hash, "prompt": example.row["prompt"]}
+    prompt = {"shots": config.shots, "template_hash": of_task.template_hash, "prompt": example.row["prompt"]}
     return {
-        **place,
+        **where,
         **decoding,
         "seed": config.seed,
         **prompt,

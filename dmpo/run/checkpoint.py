@@ -51,8 +51,8 @@ def save_checkpoint(
     """Write `root/step-N` beside its final place and rename it there; called by every rank.
 
     `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new one is safely on
-    disk, all but the newest `keep` and the best one (`selection.best_step`) are dropped, and those of later steps,
-    which a resumed run has passed over.
+    disk, the older ones but the newest `keep` and the best one (`selection.best_step`) are dropped, and the ones of
+    later steps, which a resumed run has passed over.
 
     Args:
         model, optimizer: as accelerate prepared them.
@@ -183,7 +183,7 @@ def _read_weights(path: Path, policy: nn.Module) -> dict[str, Tensor]:
 def _check_room(
     root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, part: dict[str, Tensor], world: int
 ) -> None:
-    """Raise OSError unless the disk has room for what is about to be written, so that it is not filled in vain."""
+    """Raise OSError unless the disk has room for the checkpoint: fail before filling the disk."""
     weights = [p for p in model.parameters() if p.requires_grad or not isinstance(model, PeftModel)]
     moments = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
     needed = sum(t.numel() * t.element_size() for t in [*weights, *moments, *world * list(part.values())])
@@ -193,9 +193,9 @@ def _check_room(
 
 
 def _drop_old(newest: Path, keep: int) -> None:
-    found = list_checkpoints(newest.parent)
-    here = found.index(newest)
-    best = best_step(newest.parent.parent, map(step_of, found[: here + 1]))
-    old = [path for path in found[: max(0, here + 1 - keep)] if step_of(path) != best]
-    for path in [*found[here + 1 :], *old]:
+    checkpoints = list_checkpoints(newest.parent)
+    here = checkpoints.index(newest)
+    best = best_step(newest.parent.parent, map(step_of, checkpoints[: here + 1]))
+    old = [path for path in checkpoints[: max(0, here + 1 - keep)] if step_of(path) != best]
+    for path in [*checkpoints[here + 1 :], *old]:
         discard(path)

@@ -18,12 +18,12 @@ import yaml
 from ..config import DMPOConfig
 from ..config_files import build_config
 from .lock import LOCK
-from .selection import list_checkpoints, newest_checkpoint, step_of
+from .selection import CHECKPOINTS, list_checkpoints, newest_checkpoint, step_of
 from .whole_files import ASIDE
 
 log = logging.getLogger("dmpo")
 
-CONFIG, OBJECTS, CHECKPOINTS = "config.yaml", "objects.json", "checkpoints"
+CONFIG, OBJECTS = "config.yaml", "objects.json"
 
 # A resumed run may differ from the run that it continues in these keys alone. Gradients depend on the keys of the
 # second line only by rounding and dropout: a run that ran out of memory continues with smaller ones.

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has: the newest whole one, and the best one by the validation split. No torch here."""
+"""Finding the checkpoints of a run: all, the newest whole one, the best one by the validation split. No torch here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .whole_files import damage
 
 log = logging.getLogger("dmpo")
 
+CHECKPOINTS = "checkpoints"  # in the folder of a run
 STATE, OPTIMIZER, REFERENCE = "trainer.json", "optimizer.safetensors", "reference.safetensors"
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -33,8 +34,8 @@ def best_step(run: Path, steps: Iterable[int]) -> int | None:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """Folders `step-N` below root, oldest first."""
-    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=step_of)
+    folders = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(folders, key=step_of)
 
 
 def newest_checkpoint(root: Path) -> Path | None:

@@ -92,6 +92,17 @@ def load_task(name: str, **options: Any) -> Task:
     return task
 
 
+def scoring_task(name: str, **options: Any) -> Task:
+    """A task that parses and scores completions. Without options, no data is loaded, and a task of a data set has no
+    rows.
+
+    Raises:
+        ValueError: as `load_task`.
+    """
+    without_data = None if options else getattr(TASKS.get(name), "scoring_only", None)
+    return without_data() if without_data else load_task(name, **options)
+
+
 def _check_options(name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise ValueError for an option that the task does not take, with the nearest one and all that there are."""
     try:

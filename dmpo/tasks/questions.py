@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from .options import check_integers, check_texts
 from .sources import read_each, read_rows
-from .splits import Row, check_split, hold_out, text_key
+from .splits import SPLITS, Row, check_split, hold_out, text_key
 from .templates import choose_template, fill, worked
 
 log = logging.getLogger("dmpo")
@@ -71,6 +71,15 @@ class Questions:
         if dropped := len(keys["train"]) - len(self.places["train"]) - len(self.places["validation"]):
             log.warning("%d training rows of %s are also in the test set %s and are left out", dropped, train, test)
 
+    @classmethod
+    def scoring_only(cls) -> Questions:
+        """The task with no rows in any split: it parses and scores completions, and no data is loaded."""
+        task = cls.__new__(cls)
+        task.template = cls.TEMPLATE
+        task.rows = {split: [] for split in SPLITS}
+        task.places = {split: [] for split in SPLITS}
+        return task
+
     def answer(self, source: dict[str, Any]) -> str:
         """The right answer of a row of the data set. Raises ValueError where it cannot be read; names the column."""
         raise NotImplementedError
@@ -88,6 +97,8 @@ class Questions:
         check_split(split)
         check_integers(0, index=index)
         places = self.places[split]
+        if not places:
+            raise ValueError(f"task has no rows of {split}: it was made to score completions alone; use load_task")
         return dict(self.rows[split][places[index % len(places)]])
 
     def size(self, split: str) -> int:

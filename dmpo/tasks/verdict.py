@@ -24,18 +24,18 @@ class Verdict(NamedTuple):
 
 
 def judge(task: Task, completion: str, row: Row) -> Verdict:
-    """What a completion answers and whether it is right, or what kept that from being found out."""
+    """What a completion answers and whether that is right, or why neither can be said."""
     try:
-        with failures() as found:
+        with failures() as failed:
             solved = bool(task.solved(completion, row))
         answer = answer_of(task, completion, row)
-    except Exception as error:  # whatever a task makes of one text, the evaluation goes on
+    except Exception as error:  # one text must not end the evaluation
         return Verdict(False, None, "exception", f"{type(error).__name__}: {error}"[:500])
-    return Verdict(solved, answer, found[0].kind if found else None)
+    return Verdict(solved, answer, failed[0].kind if failed else None)
 
 
-def tell_exceptions(task: Task, verdicts: Sequence[Verdict]) -> None:
-    """One line of the log on the completions that a task raised on, if it did on any."""
+def log_exceptions(task: Task, verdicts: Sequence[Verdict]) -> None:
+    """Log, in one line, how many completions a task raised on, if there are any."""
     raised = [verdict.message for verdict in verdicts if verdict.failure == "exception"]
     if raised:
         log.warning(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dmpo import generate
-from dmpo.decoding import canvas
+from dmpo.decoding import passes
 from tests.tiny_models import tiny, tokens
 
 OPTIONS: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 12, "block_length": 4, "steps": 12, "threshold": 0.3}
@@ -19,10 +19,10 @@ OPTIONS: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 12, "block_len
 
 @pytest.fixture(autouse=True)
 def _no_compiled_step_is_kept() -> Iterator[None]:
-    canvas._compiled_hidden_states.cache_clear()
+    passes._compiled_hidden_states.cache_clear()
     torch._dynamo.reset()
     yield
-    canvas._compiled_hidden_states.cache_clear()
+    passes._compiled_hidden_states.cache_clear()
     torch._dynamo.reset()
 
 
@@ -94,5 +94,5 @@ def test_too_many_shapes_are_said(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 
 def test_only_dual_cache_compiles() -> None:
-    with pytest.raises(ValueError, match="compiled must be False for 'prefix_cache'"):
+    with pytest.raises(ValueError, match="compiled must be left at False, got True: it belongs to dual_cache"):
         generate(tiny(), tokens(1, 6), compiled=True, **OPTIONS | {"decoder": "prefix_cache"})

@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 
 from dmpo import generate
-from dmpo.decoding.canvas import Canvas, FullPass, ShadowPass
+from dmpo.decoding.canvas import Canvas
+from dmpo.decoding.passes import FullPass, ShadowPass
 from dmpo.lora import add_lora
 from tests import tiny_models
 from tests.tiny_models import tokens

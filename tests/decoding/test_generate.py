@@ -9,7 +9,9 @@ import torch
 from scipy import stats
 
 from dmpo import generate
+from dmpo.config import GenerateConfig
 from dmpo.decoding.policies import Row, Schedule
+from dmpo.decoding_options import DecodingOptions
 from tests.tiny_models import tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -83,7 +85,7 @@ def good() -> dict[str, Any]:
         ({"temperature": float("inf")}, "temperature"),
         ({"threshold": 0.9}, "threshold must be left at None, got 0.9: it belongs to parallel"),
         ({"factor": 1.0}, "factor must be left at None"),
-        ({"wino_threshold": 0.7}, "wino_threshold must be left at 0.6, got 0.7: it belongs to 'wino'"),
+        ({"wino_threshold": 0.7}, "wino_threshold must be left at 0.6, got 0.7: it belongs to wino, not to 'topk'"),
         ({"decoder": "parallel", "threshold": 0.9, "factor": 1.0}, "threshold or factor, not both"),
         ({"decoder": "parallel", "threshold": float("nan")}, "threshold must be in"),
         ({"decoder": "dual_cache", "factor": -1.0}, "factor must be finite"),
@@ -165,3 +167,26 @@ def test_only_what_was_in_training_mode_goes_back_to_it() -> None:
     generate(model, tokens(1, 4), decoder="topk", gen_length=4, block_length=4, steps=1)
     assert model.training
     assert not model.model.norm.training
+
+
+def test_options_as_an_object_a_config_or_by_name_are_the_same() -> None:
+    keys: dict[str, Any] = {"decoder": "parallel", "gen_length": 8, "block_length": 4, "steps": 4, "threshold": 0.3}
+    config = GenerateConfig(**keys, early_stop=False, temperature=0.7, seed=1)
+    options = DecodingOptions(**keys, temperature=0.7, seed=1)
+    by_name = generate(tiny(), tokens(3, 4), temperature=0.7, seed=1, **keys)
+    for given in (options, config):
+        made = generate(tiny(), tokens(3, 4), options=given)
+        assert torch.equal(made.sequences, by_name.sequences)
+    changed = generate(tiny(), tokens(3, 4), options, seed=2)
+    assert torch.equal(changed.sequences, generate(tiny(), tokens(3, 4), temperature=0.7, seed=2, **keys).sequences)
+    assert not torch.equal(changed.sequences, by_name.sequences)
+
+
+@pytest.mark.cpu_only("the same checks run on a GPU")
+def test_unknown_and_missing_options_are_named() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'treshold', did you mean 'threshold'"):
+        generate(tiny(), **good(), treshold=0.5)
+    with pytest.raises(TypeError, match="needs gen_length, steps: give them by name"):
+        generate(tiny(), tokens(1, 4), decoder="topk", block_length=4)
+    with pytest.raises(TypeError, match="options must be a DecodingOptions or a config, got dict"):
+        generate(tiny(), tokens(1, 4), {"decoder": "topk"})  # type: ignore[arg-type]

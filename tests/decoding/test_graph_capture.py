@@ -14,7 +14,7 @@ from torch._inductor import config as inductor_config
 from torch._inductor import output_code
 
 from dmpo import generate
-from dmpo.decoding import cache, canvas
+from dmpo.decoding import cache, passes
 from tests.tiny_models import tiny, tokens
 
 OPTIONS: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 12, "block_length": 4, "steps": 12}
@@ -23,11 +23,11 @@ OPTIONS: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 12, "block_len
 @pytest.fixture(autouse=True)
 def _no_compiled_step_is_kept() -> Iterator[None]:
     """Not in this process, and none of an earlier one on disk: its key does not know which inputs are static."""
-    canvas._compiled_hidden_states.cache_clear()
+    passes._compiled_hidden_states.cache_clear()
     torch._dynamo.reset()
     with inductor_config.patch(force_disable_caches=True):
         yield
-    canvas._compiled_hidden_states.cache_clear()
+    passes._compiled_hidden_states.cache_clear()
     torch._dynamo.reset()
 
 
@@ -48,7 +48,7 @@ def test_all_that_a_compiled_step_writes_into_stays_in_its_place(monkeypatch: py
             super().__init__(layers, **more)
             caches.append(weakref.ref(self))
 
-    step = canvas._CompiledCall.__call__
+    step = passes._CompiledCall.__call__
 
     def called(self: Any, *arguments: Any, **kwargs: Any) -> Any:
         layers = kwargs["past_key_values"].layers
@@ -56,8 +56,8 @@ def test_all_that_a_compiled_step_writes_into_stays_in_its_place(monkeypatch: py
         return step(self, *arguments, **kwargs)
 
     monkeypatch.setattr(output_code.CompiledFxGraph, "post_compile", report)
-    monkeypatch.setattr(canvas, "BlockCache", Seen)
-    monkeypatch.setattr(canvas._CompiledCall, "__call__", called)
+    monkeypatch.setattr(passes, "BlockCache", Seen)
+    monkeypatch.setattr(passes._CompiledCall, "__call__", called)
     model, prompt = tiny(init_std=0.7), tokens(3, 6)
     compiled = generate(model, prompt, compiled=True, **OPTIONS)
     assert len(places) == 1, "one place in memory for the keys and values of all blocks"

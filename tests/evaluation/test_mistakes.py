@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["split=train"], "Input should be 'test' or 'validation'"),
         (["gen_lengths=[16,24]", "block_length=16"], "gen_length must be a positive multiple of block_length"),
         (["gen_lengths=15"], "gen_length must be a multiple of tokens_per_step 2, got 15"),
-        (["gen_lengths=96"], "gen_length 96 leaves no room for a prompt: the model takes 96 tokens"),
+        (["gen_lengths=96"], "gen_lengths must leave room for a prompt in the 96 tokens that the model takes, got 96"),
         (["max_prompt_length=90"], "max_prompt_length + gen_length is 106, the model takes 96"),
         (["limit=0"], "limit must be 1 to"),
         (["limit=null"], "makes rows without end"),
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["shots=9"], "prompt has"),
         (["model=no/such/folder"], "no/such/folder"),
         (["adapter=no/such"], "no/such"),
-        (["checkpoint=best"], "must be of a run's folder"),
+        (["checkpoint=best"], "'best' needs the folder of a run as model"),
         (["task_options={gsm8k: {}}"], "task_options are for 'gsm8k', which is not one of the tasks"),
         ([f"task_options={{'{ONES}': {{colour: 1}}}}"], "task_options of"),
         (["seed=-1"], "seed must be 0 to"),
@@ -63,7 +63,7 @@ def test_a_folder_of_something_else_is_left_alone(
     (tmp_path / "thesis.tex").write_text("years of work")
     arguments = [model, f"tasks={ONES}", "gen_lengths=16", "limit=3", f"output_dir={tmp_path}"]
     assert main(["eval", *arguments]) == 2
-    assert "is not empty, and no evaluation's" in capsys.readouterr().err
+    assert "is not empty and holds no evaluation" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

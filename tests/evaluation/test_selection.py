@@ -148,5 +148,5 @@ def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
     assert alone["base"] == given["base"]
     with pytest.raises(ValueError, match="is an adapter itself"):
         find_source(config(tmp_path / "adapter", tmp_path, f"adapter={tmp_path / 'adapter'}"))
-    with pytest.raises(ValueError, match=r"holds no adapter_config\.json: it is a whole model"):
+    with pytest.raises(ValueError, match=r"holds no adapter_config\.json: give a whole model as model"):
         find_source(config(base, tmp_path, f"adapter={base}"))

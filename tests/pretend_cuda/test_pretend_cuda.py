@@ -159,7 +159,7 @@ def test_a_resumed_run_logs_what_the_cpu_logs_without_an_interruption(results: R
     ("name", "message"),
     [
         ("host tensor in an operator", r"aten.add.Tensor got tensors of the host beside cuda:0: torch.float32 [4]"),
-        ("host tensor in a decoder", "dmpo/decoding/canvas.py:__call__"),
+        ("host tensor in a decoder", "dmpo/decoding/passes.py:__call__"),
         ("host pointer in a kernel", "kernel _tile_stats got pointers to the host's memory"),
     ],
 )
@@ -174,7 +174,7 @@ def test_each_kind_of_copy_is_a_wait_but_the_one_from_pinned_memory(results: Res
 
 
 def test_an_item_in_a_step_is_counted_and_named(results: Results) -> None:
-    inserted = "_local_scalar_dense dmpo/decoding/canvas.py:__call__"
+    inserted = "_local_scalar_dense dmpo/decoding/passes.py:__call__"
     steps = case_of(results, "faults_group", "item in a step")["syncs"]
     assert [step.get(inserted) for step in steps] == [1] * len(steps)
 

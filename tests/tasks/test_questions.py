@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dmpo.tasks import load_task
+import dmpo.tasks.questions
+from dmpo.tasks import load_task, scoring_task
 from dmpo.tasks.questions import as_text
 from dmpo.tasks.splits import SPLITS, text_key
 from tests.tasks.data_files import gsm8k_rows, math500_rows, math_rows, write
@@ -265,3 +266,18 @@ def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         {"path": "DigitalLearningGmbH/MATH-lighteval", "name": None, "revision": "abc", "split": "train"},
         {"path": "HuggingFaceH4/MATH-500", "name": None, "revision": "def", "split": "test"},
     ]
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math"])
+def test_a_task_for_scoring_alone_loads_no_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("data was read")
+
+    monkeypatch.setattr(dmpo.tasks.questions, "read_rows", refuse)
+    task: Any = scoring_task(name)
+    assert task.solved("<answer>\\boxed{52}</answer>" if name == "math" else "<answer>52</answer>", {"answer": "52"})
+    assert [task.size(split) for split in SPLITS] == [0, 0, 0]
+    with pytest.raises(ValueError, match="no rows of test: it was made to score completions alone; use load_task"):
+        task.row("test", 0)
+    with pytest.raises(AssertionError, match="data was read"):
+        scoring_task(name, validation_rows=5)
