@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.simulated_step import llama_config
+from benchmarks.memory.simulated_step import llama_config
 from dmpo.config import DMPOConfig
 from dmpo.lora import add_lora
 from dmpo.masked_lm import MaskedLlama

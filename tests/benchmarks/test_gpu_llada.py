@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.baselines.kernels import LINEAR, Peer
 from benchmarks.gpu import decoding_8b, linear_ce, llada_8b, published, update_8b
 from benchmarks.gpu.attempts import attempt
 from benchmarks.gpu.decoding_8b import CACHED, DECODERS, place, tokens_per_s
@@ -18,8 +19,7 @@ from benchmarks.gpu.records import GpuSetting
 from benchmarks.gpu.steps import Step, measure_steps, typical
 from benchmarks.gpu.timing import Timing
 from benchmarks.gpu.update_8b import planned_gb
-from benchmarks.peers import LINEAR, Peer
-from benchmarks.simulated_step import llada_8b as llada_8b_config
+from benchmarks.memory.simulated_step import llada_8b as llada_8b_config
 from dmpo import generate
 from dmpo.decoding.loop import BlockLoop
 
