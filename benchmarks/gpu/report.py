@@ -106,7 +106,8 @@ def about(header: dict[str, Any]) -> Iterator[str]:
     yield f"{', '.join(f'{name} {version}' for name, version in versions.items())}.  "
     yield f"Extension: {header.get('extension', 'unknown')}.  "
     yield f"Launch parameters: {header.get('launch_parameters', 'unknown')}.  "
-    yield f"Commit {header['commit'] or 'unknown'}, files {header['code']}. {header['date']}."
+    yield f"Commit {header['commit'] or 'unknown'}, files {header['code']}. {header['date']}.  "
+    yield "Host times are of this one machine, and differ by up to 2 times between parts of one run."
 
 
 def state_of(part: dict[str, Any]) -> str:
