@@ -23,19 +23,20 @@ from typing import Any
 
 from torch import cuda
 
-from benchmarks import table
-from benchmarks.extras import missing_package
-from benchmarks.setting import RESULTS, ROOT, Load, Setting, header
+from benchmarks.harness.extras import missing_package
+from benchmarks.harness.provenance import RESULTS, ROOT
+from benchmarks.harness.setting import Load, Setting, header
+from benchmarks.measured import table
 
 PARTS = {
-    "kernels": "bench_kernels",
-    "step": "bench_step",
-    "scaling": "bench_scaling",
-    "remask": "bench_remask",
-    "rl": "bench_rl_step",
-    "decoders": "bench_decoders",
-    "report": "kernel_report",
-    "plan": "plan_report",
+    "kernels": "measured.kernels",
+    "step": "measured.training_step",
+    "scaling": "measured.scaling",
+    "remask": "measured.remask",
+    "rl": "measured.rl_step",
+    "decoders": "measured.decoders",
+    "report": "counted.report",
+    "plan": "memory.llada_8b",
 }
 FILES = {"rl": "rl_step", "report": "kernel_report"}  # stems, where they are not the part's name
 DEVICE_FREE = ("report", "plan")

@@ -15,17 +15,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import first_light, table
-from benchmarks.measured_summary import summary
-from benchmarks.measurements import measurements
-from benchmarks.setting import RESULTS, ROOT
+from benchmarks.gpu.measurements import measurements
+from benchmarks.gpu.summary import summary
+from benchmarks.harness.provenance import RESULTS, ROOT
+from benchmarks.measured import table
+from benchmarks.runs import embedded_models
 from benchmarks.study.conditions import SEEDS
 
 README = ROOT / "README.md"
 
 
-def _first_light(name: str) -> str:
-    return first_light.markdown(json.loads((RESULTS / name / "first_light.json").read_text()))
+def _embedded_model(name: str) -> str:
+    return embedded_models.markdown(json.loads((RESULTS / name / "first_light.json").read_text()))
 
 
 def _section(path: Path, title: str) -> str:
@@ -50,8 +51,8 @@ def _gpus() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "sudoku-tiny": lambda: _first_light("sudoku-tiny"),
-    "countdown-tiny": lambda: _first_light("countdown-tiny"),
+    "sudoku-tiny": lambda: _embedded_model("sudoku-tiny"),
+    "countdown-tiny": lambda: _embedded_model("countdown-tiny"),
     "bench": table.markdown,
     "prediction": _gpus,
     "study": lambda: _resolved(_section(RESULTS / "study" / "study.md", "Conclusions")),

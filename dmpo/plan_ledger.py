@@ -15,7 +15,16 @@ DEEPSPEED_BUCKET = 500_000_000  # elements reduced at a time, its default
 class Ledger:
     """Adds up what lives at the peak of each phase on the rank that has most to do; bytes by part (`PARTS`)."""
 
-    def __init__(self, config: DMPOConfig, arch: Architecture, gpus: int, sharding: str, device: Device) -> None:
+    def __init__(
+        self,
+        config: DMPOConfig,
+        arch: Architecture,
+        gpus: int,
+        sharding: str,
+        device: Device,
+        head: type[HeadMemory] = HeadMemory,
+    ) -> None:
+        self.head = head
         self.deepspeed = sharding in ("zero2", "zero3")
         if self.deepspeed:
             config = replace(config, dtype="bfloat16")
@@ -65,7 +74,7 @@ class Ledger:
         running = (block.forward + block.masks) * tokens
         if shadow:
             running += tokens * (self.length + shadow)
-        head = HeadMemory(arch, config, self.device, rows * config.block_length)
+        head = self.head(arch, config, self.device, rows * config.block_length)
         return self._larger(
             self._resident(whole=True, activations=running, caches=caches),
             self._resident(whole=True, activations=arch.hidden * block.e * tokens, caches=caches, logits=head.sampling),
@@ -77,7 +86,7 @@ class Ledger:
         whole = config.loss in SCORED_ONE_STEP  # one-step views mask whole completions
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
-        masked = HeadMemory(arch, config, self.device, self._masked(rows, whole=whole))
+        masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
         kept = arch.hidden * block.e * rows * self.length
         return self._larger(
             self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
@@ -88,7 +97,7 @@ class Ledger:
         """Forward and backward of `size` views after earlier ones left their gradient, or the optimizer's step."""
         config, arch, block = self.config, self.arch, self.block
         tokens, e = size * self.length, block.e
-        head = HeadMemory(arch, config, self.device, self._masked(size, whole=config.loss in ONE_STEP))
+        head = self.head(arch, config, self.device, self._masked(size, whole=config.loss in ONE_STEP))
         kept = arch.layers * block.saved - block.first_block_spares
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
         if config.gradient_checkpointing:

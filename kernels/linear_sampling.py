@@ -87,7 +87,7 @@ def _sample_op(
     ids = torch.empty(rows, dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=hidden.device)
     limit = PIECE_BYTES.get(hidden.device.type, PIECE_BYTES["cpu"]) if max_logits_bytes is None else max_logits_bytes
-    kind = _Chunks if launch.uses_triton(hidden) else _Walk
+    kind = Chunks if launch.uses_triton(hidden) else _Walk
     draw = kind(hidden, weight, bias, limit, temperature)
     with settings(hidden):
         for start in range(0, rows, draw.rows):
@@ -108,7 +108,7 @@ def _(hidden: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(rows, dtype=torch.int64), hidden.new_empty(rows, dtype=torch.float32)
 
 
-class _Chunks:
+class Chunks:
     """Whole rows of logits, as many as the bound allows, through the kernels of `sampling_triton`."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float) -> None:

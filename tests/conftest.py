@@ -108,7 +108,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 @pytest.fixture
 def interpreter() -> Iterator[None]:
     """Ops on CPU tensors run the Triton kernels, in Triton's interpreter."""
-    from benchmarks.interpreter import interpreted
+    from benchmarks.counted.interpreter import interpreted
     from tests.interpreter_probe import interpreter_fault
 
     if interpreter_fault():

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
-from benchmarks.interpreter import interpreted
+from benchmarks.counted.interpreter import interpreted
 
 
 @triton.jit

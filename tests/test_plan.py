@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from benchmarks import simulated_step as simulated
+from benchmarks.memory import simulated_step as simulated
 from dmpo import cli
 from dmpo.architectures import read_model_config
 from dmpo.batch import Batch, Completions

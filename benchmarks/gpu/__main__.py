@@ -20,8 +20,9 @@ from types import FrameType
 
 from benchmarks.gpu import report
 from benchmarks.gpu.parts import PARTS, TOTAL_SECONDS, Part, part_named
-from benchmarks.gpu.processes import ROOT, Order, code_digest, commit, end_all, is_complete, probe_device, run_part
+from benchmarks.gpu.processes import Order, code_digest, commit, end_all, is_complete, probe_device, run_part
 from benchmarks.gpu.records import read_records
+from benchmarks.harness.provenance import RESULTS, ROOT
 
 REHEARSAL_SECONDS = 900  # a busy machine takes its time; the parts are small
 REHEARSED_TOGETHER = 2  # no figure of a rehearsal counts
@@ -69,7 +70,7 @@ def write_report(parser: argparse.ArgumentParser, folder: Path, output: Path | N
 
 def shipped(slug: str | None, rehearse: bool) -> list[Path]:
     """Where measured results lie in the repository; nowhere for a rehearsal or without a device."""
-    return [] if rehearse or slug in (None, "no-device") else [ROOT / "benchmarks" / "results" / slug / "gpu"]
+    return [] if rehearse or slug in (None, "no-device") else [RESULTS / slug / "gpu"]
 
 
 def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ try:
 except ImportError:
     from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
 
+from benchmarks.harness.provenance import ROOT
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -34,7 +36,6 @@ else:
     except ImportError:
         from pip._vendor import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(__file__).with_name("target.txt")
 MOST_MEGABYTES = 50
 PLATFORMS = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")  # manylinux tags; pip matches each exactly

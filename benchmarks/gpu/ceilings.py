@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import Timing, measure
-from benchmarks.roofline import device_named
+from benchmarks.harness.data_sheets import device_named
 from dmpo import kernels
 from dmpo.kernels.linear_ce_tiles import product
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.clock import gauge
+from benchmarks.baselines.kernels import LINEAR, LossInputs, Peer, load, make_loss_inputs
 from benchmarks.gpu.attempts import attempt, release
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import measure
-from benchmarks.peers import LINEAR, LossInputs, Peer, load, make_loss_inputs
-from benchmarks.setting import Setting
+from benchmarks.harness.clock import gauge
+from benchmarks.harness.setting import Setting
 
 ROWS, HIDDEN, VOCAB, LENGTH = (8192, 2048, 512), 4096, 126464, 256
 REHEARSED_ROWS, REHEARSED_HIDDEN, REHEARSED_VOCAB, REHEARSED_LENGTH = (16, 8), 16, 300, 4

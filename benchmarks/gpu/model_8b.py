@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.simulated_step import llama_config
+from benchmarks.memory.simulated_step import llama_config
 from dmpo.config import DMPOConfig
 from dmpo.lora import add_lora
 from dmpo.masked_lm import MaskedLlama
@@ -60,6 +60,7 @@ class Sizes:
         )
 
 
+ADAPTER_STD = 0.02
 LLADA_8B = Sizes(32, 4096, 12288, 32, 126464, 128, 200, 256, 32, rows=16, many_rows=64, views=4)
 REHEARSED = Sizes(2, 64, 128, 2, 1024, 4, 8, 16, 8, rows=4, many_rows=6, views=2)
 
@@ -86,10 +87,16 @@ def random_model(sizes: Sizes, device: torch.device, seed: int) -> MaskedLlama:
 
 
 def with_adapters(model: nn.Module, sizes: Sizes, device: torch.device) -> Any:
-    """The model with float32 LoRA on all linear layers, in place; `unload()` of what is returned takes it off again."""
+    """The model with float32 LoRA on all linear layers, in place; `unload()` of what is returned takes it off again.
+
+    B, which LoRA starts with zeros, is random: an adapter that adds nothing would hide a fault of merging.
+    """
     config = sizes.config()
     with torch.device(device):
         policy = add_lora(model, rank=sizes.rank, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=ADAPTER_STD)
     return policy.to(device).eval()
 
 

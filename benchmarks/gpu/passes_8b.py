@@ -42,7 +42,8 @@ def note_pass(
 ) -> float:
     """Seconds of a pass over `rows` canvases, or over blocks of them. layers: eager or compiled."""
     whole = width == sizes.canvas
-    job = (canvas_pass if whole else block_pass)(model, sizes, rows, setting.device)
+    ids = random_ids(sizes, rows, sizes.canvas, setting.device)
+    job = (canvas_pass if whole else block_pass)(model, sizes, ids)
     timing = measure(setting.device, job, repeats=3 if whole else 8, warm=2)
     note(
         f"pass over {rows} x {width}, {ADAPTERS[adapters]}{', layers compiled' if layers == 'compiled' else ''}",
@@ -57,18 +58,19 @@ def note_pass(
     return timing.device_seconds
 
 
-def canvas_pass(model: nn.Module, sizes: Sizes, rows: int, device: torch.device) -> Pass:
-    """The job of one pass over `rows` canvases."""
-    ids = random_ids(sizes, rows, sizes.canvas, device)
+def canvas_pass(model: nn.Module, sizes: Sizes, ids: Tensor) -> Pass:
+    """The job of one pass over canvases of these ids, int64 [rows, canvas]."""
     return lambda: hidden_states(model, ids)
 
 
-def block_pass(model: nn.Module, sizes: Sizes, rows: int, device: torch.device) -> Pass:
-    """The job of one pass over the first blocks of `rows` completions, beside the whole canvas' keys and values."""
-    ids = random_ids(sizes, rows, sizes.canvas, device)
+def block_pass(model: nn.Module, sizes: Sizes, ids: Tensor) -> Pass:
+    """The job of one pass over the first blocks of the completions, beside the whole canvas' keys and values.
+
+    ids: of the canvases, int64 [rows, canvas].
+    """
     cache = BlockCache(sizes.layers)
     hidden_states(model, ids, None, None, past_key_values=cache, use_cache=True)
-    cache.place.positions = torch.arange(sizes.prompt, sizes.prompt + sizes.block, device=device)
+    cache.place.positions = torch.arange(sizes.prompt, sizes.prompt + sizes.block, device=ids.device)
     positions = cache.place.positions.unsqueeze(0)
     block = ids[:, sizes.prompt : sizes.prompt + sizes.block].contiguous()
     return lambda: hidden_states(model, block, None, positions, past_key_values=cache, use_cache=True)

@@ -15,13 +15,13 @@ def probe(kind: str) -> dict[str, Any]:
     """device, capability, memory, driver and versions; `problem` says why there is no device of that kind."""
     import torch
 
-    from benchmarks.setting import Setting, _processor, versions
+    from benchmarks.harness.setting import Setting, processor, versions
     from dmpo.kernels.launch_table import cache_file
     from dmpo.kernels.remask import extension_status
 
     report: dict[str, Any] = {
         "kind": kind,
-        "processor": _processor(),
+        "processor": processor(),
         "versions": versions(),
         "extension": extension_status()[1],
         "launch_parameters": f"tuned, {cache_file()}" if cache_file().is_file() else "as shipped",

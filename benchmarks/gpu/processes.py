@@ -18,12 +18,12 @@ from typing import Any
 
 from benchmarks.gpu.parts import Part
 from benchmarks.gpu.records import END, START, read_records
+from benchmarks.harness.provenance import ROOT, git
 
-ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 2.0  # seconds before the end of the process that a part is told to stop
 LEAST_SECONDS = 5.0  # a part that has less is not started
 PROBE_SECONDS = {"cuda": 60, "cpu": 300}  # a driver may hang; a CPU may be busy
-HASHED = ("dmpo/**/*.py", "dmpo/**/*.yaml", "kernels/*.py", "kernels/*.json", "benchmarks/**/*.py", "dmpo/_C*.so")
+HASHED = ("dmpo/**/*.py", "dmpo/**/*.yaml", "kernels/**/*.py", "kernels/*.json", "benchmarks/**/*.py", "dmpo/_C*.so")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -49,12 +49,8 @@ def code_digest(root: Path = ROOT) -> str:
 
 def commit(root: Path = ROOT) -> str | None:
     """The commit of the checkout; without git, what a file COMMIT says beside the tree or beside a bundle's site/."""
-    if (root / ".git").exists():
-        with contextlib.suppress(FileNotFoundError):  # git is not installed
-            git = ["git", "-C", str(root), "rev-parse", "HEAD"]
-            done = subprocess.run(git, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                return done.stdout.strip()
+    if (root / ".git").exists() and (head := git(root, "rev-parse", "HEAD")):
+        return head
     for folder in (root, *(Path(entry).parent for entry in sys.path if Path(entry).name == "site")):
         if (folder / "COMMIT").is_file():
             return (folder / "COMMIT").read_text().strip()

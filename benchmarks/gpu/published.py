@@ -1,7 +1,7 @@
 """How much faster than the published algorithm is ours at LLaDA-8B's size? One block of a rollout, one micro-batch.
 
 Both sides run the same model (random weights, LoRA) on the same shapes. The block is the last of a canvas, so that
-nothing but the block is filled; two tokens a step. Published is published_decoders.py and published_step.py.
+nothing but the block is filled; two tokens a step. Published are baselines/decoders.py and baselines/rl_step.py.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.baselines.decoders import published_generate
+from benchmarks.baselines.rl_step import token_losses
 from benchmarks.gpu.attempts import attempt, peak_gb, release
 from benchmarks.gpu.model_8b import Sizes, random_ids, random_model, sizes_of, with_adapters
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import Timing, measure
 from benchmarks.gpu.update_8b import Views, micro_batch_of, random_views
-from benchmarks.published_decoders import published_generate
-from benchmarks.published_step import token_losses
 from dmpo import generate
 
 Job = Callable[[], Any]

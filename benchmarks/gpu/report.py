@@ -7,7 +7,6 @@ results.json: {"header": {...}, "failed": [...], "parts": {NAME: {"question", "s
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.parts import PARTS, Part
-from benchmarks.gpu.processes import ROOT
 from benchmarks.gpu.records import END, START, read_records, short
+from benchmarks.harness.markdown import table
+from benchmarks.harness.provenance import ROOT
 
 UNITS = {"us": "µs", "ms": "ms", "gb": "GB", "tb_per_s": "TB/s", "tflops": "TFLOP/s", "tokens_per_s": "tokens/s"}
 LONGEST_CELL = 120
@@ -80,11 +80,11 @@ def markdown(results: dict[str, Any]) -> str:
         [name, part["question"], state_of(part), f"{part['seconds']:.0f}" if part["seconds"] else "–"]
         for name, part in parts.items()
     ]
-    lines += ["", "## Parts", "", *table(["part", "question", "state", "seconds"], rows)]
+    lines += ["", "## Parts", "", table(["part", "question", "state", "seconds"], rows)]
     for name, part in parts.items():
         if part["records"]:
             lines += ["", f"## {name}", "", part["question"], ""]
-            lines += itertools.chain.from_iterable([*block, ""] for block in tables(part["records"]))
+            lines += [f"{text}\n" for text in tables(part["records"])]
     return re.sub("\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
@@ -106,7 +106,8 @@ def about(header: dict[str, Any]) -> Iterator[str]:
     yield f"{', '.join(f'{name} {version}' for name, version in versions.items())}.  "
     yield f"Extension: {header.get('extension', 'unknown')}.  "
     yield f"Launch parameters: {header.get('launch_parameters', 'unknown')}.  "
-    yield f"Commit {header['commit'] or 'unknown'}, files {header['code']}. {header['date']}."
+    yield f"Commit {header['commit'] or 'unknown'}, files {header['code']}. {header['date']}.  "
+    yield "Host times are of this one machine, and differ by up to 2 times between parts of one run."
 
 
 def state_of(part: dict[str, Any]) -> str:
@@ -119,7 +120,7 @@ def state_of(part: dict[str, Any]) -> str:
     return text if part["same_key"] or part["state"] == "not run" else f"{text} (of other files or another device)"
 
 
-def tables(records: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+def tables(records: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A table for all records that have the same keys."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
@@ -149,13 +150,6 @@ def heading(key: str) -> str:
 def shown(value: Any) -> str:
     text = "–" if value is None or value == [] else short(value)
     return text if len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}… (whole in the JSON file)"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
 
 
 def write(folder: Path, *also: Path) -> int:

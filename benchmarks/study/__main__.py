@@ -19,14 +19,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from benchmarks.extras import missing_package
+from benchmarks.harness.extras import missing_package
+from benchmarks.harness.provenance import ROOT
 from dmpo.run.lock import FolderLock
 
 from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
 from .questions import QUESTIONS
-from .records import RESULTS, Key, Record, check_same, load, save
+from .records import STUDY, Key, Record, check_same, load, save
 from .report import write
-from .runner import ROOT, keys, model_digest, run
+from .runner import keys, model_digest, run
 
 SCRATCH = ROOT / "runs" / "study"
 Task = tuple[Condition, int]
@@ -112,7 +113,7 @@ def main() -> int:
         "--seeds", type=int, nargs="*", default=list(SEEDS), help="none: the scan for learning rates alone"
     )
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of records, tables and plots")
+    parser.add_argument("--results", type=Path, default=STUDY, help="folder of records, tables and plots")
     parser.add_argument("--list", action="store_true", help="what there is to run; runs nothing")
     parser.add_argument("--report", action="store_true", help="tables and plots alone; runs nothing")
     arguments = parser.parse_args()

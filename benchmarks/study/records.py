@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.provenance import RESULTS
 from dmpo.run.whole_files import write_text
 
 Record = dict[str, Any]
 Key = tuple[str, int]  # name of the condition, seed
 
-RESULTS = Path(__file__).parents[1] / "results" / "study"
-RUNS = RESULTS / "runs.jsonl"
+STUDY = RESULTS / "study"
+RUNS = STUDY / "runs.jsonl"
 
 
 def load(path: Path) -> dict[Key, Record]:

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from benchmarks.harness.markdown import table
 from dmpo.run.whole_files import write_text
 
 from .conditions import (
     LEARNING_RATES,
     SCAN_SEED,
-    SCANS,
     SEEDS,
     SIZES,
     TEST_ROWS,
@@ -69,7 +69,7 @@ def markdown(records: Mapping[Key, Record]) -> str:
         "",
     ]
     for question in answered(records):
-        lines += [f"## {question.title}", "", *_table(question, records), ""]
+        lines += [f"## {question.title}", "", _table(question, records), ""]
         lines += [*conclusions(question, records), "", f"![{question.title}]({question.key}.png)", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -109,17 +109,8 @@ def _text(values: Iterable[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def best_rate(records: Mapping[Key, Record], task: str, objective: str) -> float | None:
-    """The learning rate with the highest sampled validation accuracy at the end of its scan run.
-
-    The smaller one of equals. None where a run of the scan is missing.
-    """
-    shares = {rate: _scanned(records, task, objective, rate) for rate in sorted(SCANS[task][objective])}
-    known = {rate: share for rate, share in shares.items() if share is not None}
-    return max(known, key=known.__getitem__) if len(known) == len(shares) else None
-
-
-def _scanned(records: Mapping[Key, Record], task: str, objective: str, rate: float) -> float | None:
+def scanned(records: Mapping[Key, Record], task: str, objective: str, rate: float) -> float | None:
+    """Sampled validation accuracy at the end of a scan's run; None where the run is missing."""
     record = records.get((scan_name(task, objective, rate), SCAN_SEED))
     return None if record is None else _share(record["validation"][-1], "sampled")
 
@@ -131,15 +122,15 @@ def _scan(records: Mapping[Key, Record]) -> list[str]:
         "",
     ]
     rates = sorted({condition.changes["learning_rate"] for condition in scan_conditions().values()})
-    lines += [f"| task | objective | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---" * (2 + len(rates)) + "|"]
+    rows = []
     for task, objectives in LEARNING_RATES.items():
         for objective, used in objectives.items():
-            shares = {rate: _scanned(records, task, objective, rate) for rate in rates}
+            shares = {rate: scanned(records, task, objective, rate) for rate in rates}
             cells = {rate: "" if share is None else f"{share:.1%}" for rate, share in shares.items()}
             marked = [f"**{cell}**" if cell and rate == used else cell for rate, cell in cells.items()]
             if any(marked):
-                lines.append(f"| {task} | {objective} | {' | '.join(marked)} |")
-    return lines
+                rows.append([task, objective, *marked])
+    return [*lines, table(["task", "objective", *(f"{rate:g}" for rate in rates)], rows)]
 
 
 def _share(counts: dict[str, int], kind: str) -> float:
@@ -167,21 +158,21 @@ def _value(record: Record, name: str) -> float:
     return float(record[name])
 
 
-def _table(question: Question, records: Mapping[Key, Record]) -> list[str]:
+def _table(question: Question, records: Mapping[Key, Record]) -> str:
     names = ("sampled", "greedy", *question.columns)
     header = ["condition", "seeds", "sampled", "greedy", *(COLUMNS[name] for name in question.columns)]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    rows: list[list[str]] = []
     columns = {name: values(records, name, question.conditions) for name in names}
     shown = [name for name in question.conditions if name in columns["sampled"]]
     for task in dict.fromkeys(name.partition("/")[0] for name in shown):
         start = next(record["test"][0] for (name, _), record in records.items() if name.startswith(f"{task}/"))
         cells = [f"{task}, before", "", f"{_share(start, 'sampled'):.1%}", f"{_share(start, 'greedy'):.1%}"]
-        lines.append(f"| {' | '.join(cells + [''] * len(question.columns))} |")
+        rows.append(cells + [""] * len(question.columns))
     for name in shown:
         cells = [name.partition("/")[2], str(len(columns["sampled"][name]))]
         cells += [_cell(column, list(columns[column][name].values())) for column in names]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append(cells)
+    return table(header, rows)
 
 
 def _cell(column: str, numbers: list[float]) -> str:

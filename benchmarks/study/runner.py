@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterable
 from datetime import date
 from functools import cache
@@ -18,13 +17,13 @@ from typing import Any, ClassVar
 import torch
 
 import dmpo
+from benchmarks.harness.provenance import ROOT, git
 from dmpo.evaluate import Evaluation, evaluate
 from dmpo.trainer import DMPOTrainer
 
 from .conditions import Condition
 from .records import Record
 
-ROOT = Path(__file__).parents[2]
 CURVES = ("reward", "reward_std_in_group", "distinct_in_group", "entropy", "log_ratio", "ess", "coeff", "age")
 
 
@@ -118,8 +117,8 @@ def model_digest(name: str) -> str:
 @cache
 def provenance() -> dict[str, Any]:
     """When, from which commit, with which versions and on what a run was made."""
-    commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
-    changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", "dmpo", "kernels", "csrc"))
+    commit = git(ROOT, "rev-parse", "--short=10", "HEAD") or "unknown"
+    changed = bool(git(ROOT, "status", "--porcelain", "--untracked-files=no", "--", "dmpo", "kernels", "csrc"))
     return {
         "date": date.today().isoformat(),
         "commit": commit + ("+changes" if changed else ""),
@@ -127,11 +126,6 @@ def provenance() -> dict[str, Any]:
         **{package: metadata.version(package) for package in ("torch", "transformers")},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread a run",
     }
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def keys(conditions: Iterable[Condition], seeds: Iterable[int]) -> list[tuple[Condition, int]]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import clock
-from benchmarks.clock import CpuGauge, CudaGauge, Phases, ResidentWatch
-from benchmarks.setting import Setting
+from benchmarks.harness import clock
+from benchmarks.harness.clock import CpuGauge, CudaGauge, Phases, ResidentWatch
+from benchmarks.harness.setting import Setting
 from tests.benchmarks.fake_cuda import FakeCuda
 
 

@@ -13,7 +13,7 @@ from benchmarks import __main__ as benchmarks_main
 def test_a_missing_package_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "benchmarks.bench_remask", None)  # importing it is a ModuleNotFoundError
+    monkeypatch.setitem(sys.modules, "benchmarks.measured.remask", None)  # importing it is a ModuleNotFoundError
     assert benchmarks_main.main(["--quick", "--only", "remask", "--output", str(tmp_path)]) == 1
     printed = capsys.readouterr().err
     assert "is not installed: pip install 'dmpo[dev]'" in printed

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.first_light import KEYS, RESULTS, different_rows, markdown
+from benchmarks.harness.provenance import RESULTS
+from benchmarks.runs.embedded_models import KEYS, different_rows, markdown
 from dmpo.checkpoint_files import embedded_models
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config
@@ -62,8 +63,8 @@ def test_different_rows() -> None:
 
 @pytest.mark.parametrize("name", embedded_models())
 def test_the_committed_runs(name: str) -> None:
-    made = json.loads((RESULTS.with_name(name) / "first_light.json").read_text())
-    assert (RESULTS.with_name(name) / "training.png").is_file()
+    made = json.loads((RESULTS / name / "first_light.json").read_text())
+    assert (RESULTS / name / "training.png").is_file()
     asked = re.findall(r"\d+", made["command"].partition("--seeds")[2])
     assert [run["seed"] for run in made["runs"]] == [int(seed) for seed in asked]
     assert {run["test_rows"] for run in made["runs"]} == {load_config(DMPOConfig, name).eval_prompts}

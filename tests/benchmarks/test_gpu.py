@@ -328,6 +328,7 @@ def test_the_report_opens_with_the_device_and_what_failed(
     for name, lines in records.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "benchmarks" / "results")
     assert main(["--report", str(tmp_path)]) == 1
     page = (tmp_path / "benchmarks" / "results" / "nvidia-a" / "gpu.md").read_text()
     assert page == (tmp_path / "results.md").read_text()
@@ -340,13 +341,14 @@ def test_the_report_opens_with_the_device_and_what_failed(
     assert "ended with 1: boom" in page
     assert "of other files or another device" in next(line for line in lines if line.startswith("| raises"))
     assert "of other files" not in next(line for line in lines if line.startswith("| good"))
-    table = page.index("|  | device, ms | tokens/s |")
+    table = page.index("| | device, ms | tokens/s |")
     assert page.index("| one \\| two | 1.235 | 12,346 |") > table
     assert "share" not in page, "a column without any value is left out"
 
 
 def test_a_rehearsal_writes_no_results_of_a_device(offered: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "benchmarks" / "results")
     offered(CPU, fake("good"))
     assert main(["--rehearse"]) == 0
     assert "A rehearsal" in (tmp_path / "build" / "gpu-rehearsal" / "results.md").read_text()

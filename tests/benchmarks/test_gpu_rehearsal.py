@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.gpu.parts import PARTS
-from benchmarks.gpu.processes import ROOT
-from benchmarks.setting import RESULTS
+from benchmarks.harness.provenance import RESULTS, ROOT
 
 
 def test_the_rehearsal_runs_every_part(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kernel_report
-from benchmarks.kernel_report import compiled_from, counted_from, measure
-from benchmarks.setting import Setting
+from benchmarks.counted import report as kernel_report
+from benchmarks.counted.report import compiled_from, counted_from, measure
+from benchmarks.harness.setting import Setting
 
 
 @pytest.fixture
@@ -69,18 +69,23 @@ def test_digests_change_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch, t
         patch.setattr(kernel_report, "MASKED", 0.5)
         assert counted_from() != before[0]
     for name in ("kernels", "benchmarks"):
-        (tmp_path / name).mkdir()
-        for path in (kernel_report.ROOT / name).glob("*.*"):
-            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+        for path in (kernel_report.ROOT / name).rglob("*.*"):
+            if path.suffix in (".py", ".json") and "results" not in path.parts:
+                copy = tmp_path / path.relative_to(kernel_report.ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(kernel_report, "ROOT", tmp_path)
     assert (counted_from(), compiled_from()) == before
     changes = {
         "kernels/sampling_triton.py": (True, True),
         "kernels/launch.json": (True, True),
         "kernels/linear_token_ops.py": (True, False),
-        "benchmarks/meter.py": (True, False),
-        "benchmarks/cubin.py": (False, True),
-        "benchmarks/table.py": (False, False),
+        "benchmarks/counted/meter.py": (True, False),
+        "benchmarks/counted/op_traffic.py": (True, False),
+        "benchmarks/harness/peak_memory.py": (True, False),
+        "benchmarks/baselines/kernels.py": (True, False),
+        "benchmarks/counted/cubin.py": (False, True),
+        "benchmarks/measured/table.py": (False, False),
     }
     for name, changed in changes.items():
         path = tmp_path / name

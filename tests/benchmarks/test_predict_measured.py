@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import predict, readme
-from benchmarks.measured_summary import summary
-from benchmarks.measurements import Measurement, measurements
-from benchmarks.roofline import BOUND, DEVICES, HOST, LIKELY, Attainable, Work
-from benchmarks.roofline_count import device_time, host_time, time_of, together, total
-from benchmarks.roofline_kernels import HIDDEN, VOCAB, job_seconds, walked
-from benchmarks.roofline_measured import compared, measured_reach
-from benchmarks.roofline_model import Simulation
-from benchmarks.roofline_report import markdown
-from benchmarks.setting import RESULTS
+from benchmarks import readme
+from benchmarks.gpu.measurements import Measurement, measurements
+from benchmarks.gpu.summary import summary
+from benchmarks.harness.data_sheets import DEVICES
+from benchmarks.harness.provenance import RESULTS
+from benchmarks.predict import __main__ as predict
+from benchmarks.predict.beside_measured import compared, measured_reach
+from benchmarks.predict.kernels import HIDDEN, VOCAB, job_seconds, walked
+from benchmarks.predict.llada_passes import Simulation
+from benchmarks.predict.op_counts import device_time, host_time, time_of, together, total
+from benchmarks.predict.report import markdown
+from benchmarks.predict.roofline import BOUND, HOST, LIKELY, Attainable, Work
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config
 from tests.benchmarks.gpu_results import HEADER, write_results

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks.bench_rl_step import Bench
-from benchmarks.clock import CpuGauge, Phases
-from benchmarks.published_step import published_collect, published_gradient
-from benchmarks.setting import Setting
+from benchmarks.baselines.rl_step import published_collect, published_gradient
+from benchmarks.harness.clock import CpuGauge, Phases
+from benchmarks.harness.setting import Setting
+from benchmarks.measured.rl_step import Bench
 from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
 from dmpo.objective import accumulate_gradient, objective_of

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import bench_kernels, clock, setting
 from benchmarks.__main__ import main
-from benchmarks.roofline import device_named
-from benchmarks.setting import RESULTS, Load, Setting, header
+from benchmarks.harness import clock, provenance, setting
+from benchmarks.harness.data_sheets import device_named
+from benchmarks.harness.provenance import RESULTS
+from benchmarks.harness.setting import Load, Setting, header
+from benchmarks.measured import kernels as bench_kernels
 from tests.benchmarks.fake_cuda import FakeCuda
 
 HEADER = {
@@ -163,7 +165,7 @@ def test_a_part_that_fails_is_told_and_the_others_run(
     def fail(_: Setting) -> dict[str, Any]:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("benchmarks.bench_step.measure", fail)
+    monkeypatch.setattr("benchmarks.measured.training_step.measure", fail)
     options = ["--quick", "--device", "cpu", "--threads", "1"]
     assert main([*options, "--only", "step", "--output", str(tmp_path / "new")]) == 1, "on a folder that is not there"
     assert main([*options, "--only", "step", "remask", "--output", str(tmp_path)]) == 1
@@ -182,7 +184,7 @@ def test_headers_name_the_commit_or_say_that_there_is_none(monkeypatch: pytest.M
 
     def git(*arguments: str) -> None:
         options = ["-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
-        assert setting._git(*options, *arguments) is not None, arguments
+        assert provenance.git(tmp_path, *options, *arguments) is not None, arguments
 
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "benchmarks" / "results" / "a.json").write_text("1")
@@ -191,7 +193,7 @@ def test_headers_name_the_commit_or_say_that_there_is_none(monkeypatch: pytest.M
     git("add", ".")
     git("commit", "-m", "first")
     clean = header(Setting(), "python -m benchmarks", Load())
-    assert clean["commit"] == setting._git("rev-parse", "HEAD")
+    assert clean["commit"] == provenance.git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "benchmarks" / "results" / "a.json").write_text("2")
     assert header(Setting(), "", Load())["dirty"] is False, "results are what a run writes"
     (tmp_path / "code.py").write_text("2")

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import predict
-from benchmarks.roofline import BOUND, DEVICES, LIKELY, UNITS, Work, device_named, seconds
-from benchmarks.roofline_count import host_time
-from benchmarks.roofline_kernels import FUSED, predicted, works
-from benchmarks.roofline_report import lines, markdown
-from benchmarks.roofline_report import seconds as part_seconds
-from benchmarks.roofline_step import OURS, OURS_DDP, PUBLISHED
-from benchmarks.setting import RESULTS
+from benchmarks.harness.data_sheets import DEVICES, device_named
+from benchmarks.harness.provenance import RESULTS
+from benchmarks.predict import __main__ as predict
+from benchmarks.predict.kernels import FUSED, predicted, works
+from benchmarks.predict.op_counts import host_time
+from benchmarks.predict.report import lines, markdown
+from benchmarks.predict.report import seconds as part_seconds
+from benchmarks.predict.rl_round import OURS, OURS_DDP, PUBLISHED
+from benchmarks.predict.roofline import BOUND, LIKELY, UNITS, Work, seconds
 
 H100 = DEVICES[1]
 

@@ -13,10 +13,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import predict
-from benchmarks.bench_step import published as published_loss
-from benchmarks.meter import as_on_a_gpu, measure
-from benchmarks.roofline_count import (
+from benchmarks.baselines.training_step import published as published_loss
+from benchmarks.counted.meter import as_on_a_gpu, measure
+from benchmarks.harness.provenance import RESULTS
+from benchmarks.memory.simulated_step import fill, llama_config
+from benchmarks.predict import __main__ as predict
+from benchmarks.predict.kernels import walk
+from benchmarks.predict.llada_passes import Simulation
+from benchmarks.predict.op_counts import (
     count,
     extended,
     fake_gpu,
@@ -26,11 +30,7 @@ from benchmarks.roofline_count import (
     together,
     total,
 )
-from benchmarks.roofline_kernels import walk
-from benchmarks.roofline_model import Simulation
-from benchmarks.roofline_step import OURS, PUBLISHED, memory, round_of, update
-from benchmarks.setting import RESULTS
-from benchmarks.simulated_step import fill, llama_config
+from benchmarks.predict.rl_round import OURS, PUBLISHED, memory, round_of, update
 from dmpo import kernels
 from dmpo.config import DMPOConfig
 from dmpo.config_files import load_config

@@ -217,15 +217,25 @@ def test_conclusions_and_tables_say_what_the_records_say(monkeypatch: pytest.Mon
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
+def best_rate(records: Any, task: str, objective: str) -> float | None:
+    """The learning rate with the highest sampled validation accuracy at the end of its scan run.
+
+    The smaller one of equals. None where a run of the scan is missing.
+    """
+    shares = {rate: report.scanned(records, task, objective, rate) for rate in sorted(settings.SCANS[task][objective])}
+    known = {rate: share for rate, share in shares.items() if share is not None}
+    return max(known, key=known.__getitem__) if len(known) == len(shares) else None
+
+
 def test_the_best_rate_is_that_of_the_highest_validation_accuracy() -> None:
     rates = settings.SCANS["sudoku"]["none"]
     names = {rate: settings.scan_name("sudoku", "none", rate) for rate in rates}
     made = {(name, SCAN_SEED): record(name, SCAN_SEED, 0.5) for name in names.values()}
-    assert report.best_rate(made, "sudoku", "none") == rates[0]
+    assert best_rate(made, "sudoku", "none") == rates[0]
     made[names[rates[1]], SCAN_SEED] = record(names[rates[1]], SCAN_SEED, 0.6)
-    assert report.best_rate(made, "sudoku", "none") == rates[1]
+    assert best_rate(made, "sudoku", "none") == rates[1]
     del made[names[rates[2]], SCAN_SEED]
-    assert report.best_rate(made, "sudoku", "none") is None
+    assert best_rate(made, "sudoku", "none") is None
 
 
 def test_the_committed_report_is_that_of_the_committed_records() -> None:
@@ -255,7 +265,7 @@ def test_every_run_takes_the_best_rate_of_its_scan() -> None:
     run = {(c.task, c.objective) for c in conditions().values() if any(name == c.name for name, _ in found)}
     assert len(run) >= 4
     for task, objective in run:
-        assert settings.LEARNING_RATES[task][objective] == report.best_rate(found, task, objective), (
+        assert settings.LEARNING_RATES[task][objective] == best_rate(found, task, objective), (
             task,
             objective,
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks.published_decoders import DECODERS, _choose, _Rule, published_generate
+from benchmarks.baselines.decoders import DECODERS, Rule, choose, published_generate
 from dmpo import generate, load_model
 from tests.decoding.test_golden import GOLDEN, OPTIONS
 from tests.tiny_models import DATA, tiny, tokens
@@ -95,7 +95,7 @@ def test_factor_takes_the_longest_prefix_of_each_row(factor: float, expected: li
     """The n-th needs 1 − factor/(n + 1): factor 0.6, 0.8 and 1 for 0.8, 2.43 for a second 0.19."""
     confidence = torch.tensor([[0.8, 0.99, 0.9, 0.8, 0.8], [0.1, 0.19, 0.2, 0.99, 0.15], [0.9, 0.9, 0.9, 0.9, 0.3]])
     candidates = torch.tensor([[1, 0, 1, 1, 1], [1, 1, 1, 0, 1], [0, 0, 0, 0, 1]]).bool()
-    chosen = _choose(confidence, candidates, torch.ones(3, dtype=torch.long), _Rule(None, factor, 0.6, 0.9))
+    chosen = choose(confidence, candidates, torch.ones(3, dtype=torch.long), Rule(None, factor, 0.6, 0.9))
     assert chosen.sum(1).tolist() == expected
     assert not (chosen & ~candidates).any()
     best = torch.where(candidates, confidence, -1).argmax(1)

@@ -16,9 +16,9 @@ ARCHS = (80, 90, 100)
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Every production configuration, compiled; a list of `benchmarks.cubin.Compiled` as dictionaries."""
+    """Every production configuration, compiled; a list of `benchmarks.counted.cubin.Compiled` as dictionaries."""
     path = tmp_path_factory.mktemp("cubin") / "compiled.json"
-    done = run_compiled("-m", "benchmarks.cubin", "--ptx", "--json", str(path))
+    done = run_compiled("-m", "benchmarks.counted.cubin", "--ptx", "--json", str(path))
     assert path.is_file(), done.stdout + done.stderr
     return json.loads(path.read_text())
 
@@ -69,7 +69,7 @@ APART = """
 from dataclasses import replace
 
 import triton, triton.language as tl
-from benchmarks.cubin import compile_kernel
+from benchmarks.counted.cubin import compile_kernel
 from dmpo.kernels import sampling
 from dmpo.kernels.launch import LaunchConfig, production_kernel, production_kernels
 

@@ -14,8 +14,8 @@ import triton.language as tl
 from triton.runtime import JITFunction
 from triton.runtime.errors import InterpreterError
 
-from benchmarks.cubin import compile_kernel
-from benchmarks.interpreter import interpreted
+from benchmarks.counted.cubin import compile_kernel
+from benchmarks.counted.interpreter import interpreted
 from dmpo.kernels import launch
 from dmpo.kernels.launch import LaunchConfig, production_kernel
 

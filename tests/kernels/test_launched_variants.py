@@ -13,7 +13,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import GridExecutor
 
-from benchmarks.meter import as_on_a_gpu, measure
+from benchmarks.counted.meter import as_on_a_gpu, measure
 from dmpo import kernels
 from dmpo.kernels import launch
 

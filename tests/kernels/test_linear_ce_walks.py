@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.meter import measure
+from benchmarks.counted.meter import measure
 from dmpo.kernels import launch, linear_ce_sweep, linear_ce_tiles, linear_token_logprobs, linear_weighted_ce, reference
 from tests.kernels.kernel_oracle import both_paths, value_and_grads
 from tests.kernels.linear_problems import HEADS, assert_rounded_once, compare, keeps_half_precision, problem

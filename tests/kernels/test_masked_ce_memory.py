@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.meter import measure
+from benchmarks.counted.meter import measure
 from dmpo.kernels import launch, masked_token_logprobs, weighted_masked_ce
 from tests.kernels.kernel_oracle import FLOATS, both_paths, value_and_grads
 from tests.kernels.logit_problems import inputs

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from benchmarks.meter import as_on_a_gpu, measure
+from benchmarks.counted.meter import as_on_a_gpu, measure
 from dmpo import kernels
 
 VOCAB = 126464

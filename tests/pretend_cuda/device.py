@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from triton.runtime import interpreter
 
-from benchmarks.interpreter import quick_interpreter
+from benchmarks.counted.interpreter import quick_interpreter
 from dmpo.kernels import extension, launch
 from tests.pretend_cuda import counts
 from tests.pretend_cuda.attention import attention

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_rewards import COLUMNS, HOSTILE, LIMITS, fuzzed, run
+from benchmarks.runs.fuzz_rewards import COLUMNS, HOSTILE, LIMITS, fuzzed, run
 from dmpo import rewards
 
 RANGES = {"gsm8k": 4.0, "math": 3.0, "countdown": 1.0, "sudoku": 2.0}

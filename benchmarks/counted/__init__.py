@@ -1,0 +1,1 @@
+"""What the kernels move, compute and compile to, counted without a GPU: `python -m benchmarks --only report`."""

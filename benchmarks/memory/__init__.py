@@ -1,0 +1,1 @@
+"""How much memory a training step takes at sizes that no machine here holds, simulated."""

@@ -1,0 +1,141 @@
+"""What one round of RL on LLaDA-8B does on one GPU, phase by phase, in the published approach and in dmpo's.
+
+Both run the same model on the same rows in batches of the same size. They differ in what follows the last hidden state
+(`llada_passes`), and in dropout, which is live in published rollouts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.predict.llada_passes import Simulation
+from benchmarks.predict.op_counts import Passes
+from benchmarks.predict.roofline import Work
+from dmpo.config import DMPOConfig
+from dmpo.decoding_options import Decoder
+from dmpo.memory import Architecture, HeadMemory
+from dmpo.plan_ledger import Ledger
+
+PHASES = ("rollout", "score", "update")
+Stages = dict[str, Passes]  # trunk, head, and of an update the optimizer
+
+ADAM_BYTES = 28  # a float32 weight and both its moments read and written, its gradient read
+
+
+@dataclass(frozen=True)
+class Approach:
+    """tail: what follows the last hidden states, published or ours. wide_adapters: LoRA's weights in float32, as peft
+    makes them in a bfloat16 model, or bfloat16, as DeepSpeed makes them of that. rollout_dropout: whether dropout is
+    live in rollouts."""
+
+    name: str
+    tail: str
+    wide_adapters: bool
+    rollout_dropout: bool
+    sharding: str
+
+
+PUBLISHED = Approach("published", "published", wide_adapters=False, rollout_dropout=True, sharding="zero2")
+OURS = Approach("ours", "ours", wide_adapters=False, rollout_dropout=False, sharding="zero2")
+OURS_DDP = Approach("ours, float32 adapters", "ours", wide_adapters=True, rollout_dropout=False, sharding="ddp")
+APPROACHES = (PUBLISHED, OURS, OURS_DDP)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run's config, the GPUs it is spread over, and what is assumed of its data.
+
+    prompt: tokens, the same for all. decoder: of the rollout. tokens_a_step: what a step unmasks of a block, on
+    average: the config's own is gen_length / steps; more is an assumption on what a threshold lets pass.
+    """
+
+    config: DMPOConfig
+    gpus: int
+    prompt: int
+    decoder: Decoder
+    tokens_a_step: int
+
+    @property
+    def width(self) -> int:
+        return self.prompt + self.config.gen_length
+
+    @property
+    def completions(self) -> int:
+        """Of one GPU."""
+        return -(-self.config.num_prompts * self.config.num_generations // self.gpus)
+
+    @property
+    def batches(self) -> int:
+        return -(-self.completions // self.config.rollout_batch_size)
+
+
+def round_of(config: DMPOConfig, *, gpus: int, prompt: int, **changes: Any) -> Round:
+    scheduled = config.gen_length // config.steps
+    return replace(Round(config, gpus, prompt, config.decoder, scheduled), **changes)
+
+
+def rollout(counts: Simulation, run: Round, approach: Approach) -> Stages:
+    """All steps of all batches. No completion ends early; behind a prefix the middle block stands for all."""
+    config, batch, width = run.config, run.config.rollout_batch_size, run.width
+    blocks, steps = config.gen_length // config.block_length, config.block_length // run.tokens_a_step
+    later = {"prefix_cache": (config.gen_length + config.block_length) // 2, "dual_cache": config.block_length}
+    times = run.batches * blocks
+    trunk: Passes = []
+    head: Passes = []
+    for step in range(steps):
+        seen = later.get(run.decoder, width) if step else width
+        live = batch * (config.block_length - step * run.tokens_a_step)
+        attended = width if seen < width else 0
+        trunk.append((counts.forward(batch, seen, attended, dropout=approach.rollout_dropout), times))
+        head.append((counts.tail(approach.tail, "rollout", batch, seen, live), times))
+    return {"trunk": trunk, "head": head}
+
+
+def score(counts: Simulation, run: Round, approach: Approach) -> Stages:
+    """`score_views` views of each completion under both policies; dmpo also passes one batch for the entropy."""
+    config, batch, width = run.config, run.config.rollout_batch_size, run.width
+    passes = run.batches * config.score_views
+    adapted, plain = (counts.forward(batch, width, adapters=adapters) for adapters in (True, False))
+    tail = counts.tail(approach.tail, "score", batch, width, _masked(config, batch))
+    trunk = [(adapted, passes + (approach.tail == "ours")), (plain, passes)]
+    return {"trunk": trunk, "head": [(tail, 2 * passes)]}
+
+
+def update(counts: Simulation, run: Round, approach: Approach) -> Stages:
+    """All gradient steps of the round."""
+    config, rows = run.config, run.config.micro_batch_size
+    passes = config.gradient_steps * -(-config.replicates * run.completions // rows)
+    tail = counts.tail(approach.tail, "update", rows, run.width, _masked(config, rows))
+    step = Work(ADAM_BYTES * counts.trained(), fp32=15 * counts.trained(), launches=1)
+    return {
+        "trunk": [(counts.training(rows, run.width), passes)],
+        "head": [(tail, passes)],
+        "optimizer": [(Counter({step: 1}), config.gradient_steps)],
+    }
+
+
+def _masked(config: DMPOConfig, rows: int) -> int:
+    """Masked tokens of so many views, on average."""
+    return round(rows * config.gen_length * (config.mask_rate_min + config.mask_rate_max) / 2)
+
+
+def memory(counts: Simulation, run: Round, approach: Approach) -> dict[str, int]:
+    """Bytes of one GPU at the peak of each phase, by `dmpo plan`; published, with the tail's peak as counted here in
+    place of dmpo's."""
+    config = replace(run.config, max_prompt_length=run.prompt, decoder=run.decoder)
+    head: type[HeadMemory] = HeadMemory
+    if approach.tail == "published":
+        batch, micro = config.rollout_batch_size, config.micro_batch_size
+        peaks = {
+            "sampling": counts.tail_peak("published", "rollout", batch, run.width, 0),
+            "scoring": counts.tail_peak("published", "score", batch, run.width, 0),
+            "entropy": 0,
+            "loss": counts.tail_peak("published", "update", micro, run.width, 0),
+        }
+        head = type("AllPositions", (HeadMemory,), peaks)  # numbers in place of properties
+    ledger = Ledger(config, Architecture.of(counts.model), run.gpus, approach.sharding, "cuda", head)
+    update_size = ledger.micro_batch(config.micro_batch_size)
+    phases = {"rollout": ledger.rollout(), "score": ledger.score(), "update": ledger.update(update_size)}
+    return {phase: sum(phases[phase].values()) for phase in PHASES}
