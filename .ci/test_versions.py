@@ -121,8 +121,8 @@ def run_tests(name: str, own: Path, tree: Path, workers: int) -> dict:
 def page(sets: list[dict]) -> str:
     """docs/versions.md."""
     text = (
-        "# Versions that were tested\n\n`make test-versions` runs the quick tests in each set of versions and writes "
-        "this page; `dmpo info` compares\nwhat is installed with it. No GPU takes part.\n\n"
+        "# Tested versions\n\n`make test-versions` runs the quick tests with each set of versions and writes this "
+        "page. `dmpo info` compares the\ninstalled versions with it. The tests run without a GPU.\n\n"
     )
     if not sets:
         return text + "Nothing was run yet.\n"

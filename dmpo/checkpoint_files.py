@@ -1,4 +1,4 @@
-"""What lies in a checkpoint folder: found, read and checked before any weight is loaded."""
+"""Find, read and check the files of a checkpoint folder before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from safetensors import SafetensorError, safe_open
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Weights, configs and tokenizer at the top of a Hub repository: no code, no pickles.
 _ASSETS = Path(__file__).parent / "assets"
+# Weights, configs and tokenizer at the top of a Hub repository; no code and no pickles.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def embedded_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """The names of the models that the package contains."""
     return sorted(p.name for p in _ASSETS.iterdir() if (p / "config.json").is_file())
 
 
 def local_checkpoint(path: str | Path) -> Path | None:
-    """A local folder, or an embedded model by its name; None for a Hub id ('owner/name'), which is not looked up.
+    """The folder of a local path or of an embedded model's name; None for a Hub id ('owner/name').
 
-    Raises ValueError for anything else.
+    The Hub is not asked. Raises ValueError for any other path.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -33,17 +33,19 @@ def local_checkpoint(path: str | Path) -> Path | None:
     if path in embedded_models():
         return _ASSETS / path
     if folder.exists():
-        raise ValueError(f"path {str(path)!r} is a file; wanted is a checkpoint folder")
+        raise ValueError(f"path must be a checkpoint folder, got the file {str(path)!r}")
     if not isinstance(path, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path):
-        known = ", ".join(embedded_models())
-        raise ValueError(f"path {str(path)!r} does not exist, is not a Hub id ('owner/name'), nor embedded ({known})")
+        names = ", ".join(embedded_models())
+        raise ValueError(
+            f"path {str(path)!r} does not exist, and is neither a Hub id ('owner/name') nor an embedded model ({names})"
+        )
     return None
 
 
 def checkpoint_folder(path: str | Path) -> Path:
-    """A local folder; an embedded model by its name; a Hub id ('owner/name') as the folder it was downloaded to.
+    """The folder of a local path, of an embedded model's name, or of a Hub id ('owner/name'), which is downloaded.
 
-    Raises ValueError for anything else.
+    Raises ValueError for any other path.
     """
     folder = local_checkpoint(path)
     if folder is not None:
@@ -52,8 +54,8 @@ def checkpoint_folder(path: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(path), allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
-    except Exception as error:  # offline, gated, unknown: whatever the reason, the message carries it
-        raise ValueError(f"path {path!r} is no folder here, and the Hub did not give it: {error}") from error
+    except Exception as error:  # offline, gated or unknown: the message of the Hub's library names the reason
+        raise ValueError(f"path {path!r} is no local folder, and the Hub did not provide it: {error}") from error
 
 
 def recipe_overrides(name: str) -> list[str]:
@@ -69,7 +71,7 @@ def recipe_overrides(name: str) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ValueError naming the file when it is absent or something else."""
+    """The JSON object in a file. Raises ValueError naming the file if it is absent or has something else."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -77,12 +79,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(fields).__name__}")
+        raise ValueError(f"{path} must contain a JSON object, got {type(fields).__name__}")
     return fields
 
 
 def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight of a safetensors checkpoint, sharded or not, from the file headers alone.
+    """Name -> shape of every weight of a safetensors checkpoint, sharded or not. Only file headers are read.
 
     Raises ValueError naming the file that is missing, truncated, not safetensors, or lacks a weight of the index.
     """
@@ -91,38 +93,40 @@ def read_weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         return _header_shapes(single)
     if not index.is_file():
         if pickles := sorted(path.name for path in folder.glob("*.bin")):
-            raise ValueError(f"{folder} holds pickled weights ({pickles[0]}); only safetensors files are loaded")
-        raise ValueError(f"{folder} holds neither {single.name} nor {index.name}")
+            raise ValueError(
+                f"{folder} has pickled weights ({pickles[0]}), but only safetensors files are loaded; convert them"
+            )
+        raise ValueError(f"{folder} has neither {single.name} nor {index.name}")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ValueError(f"{index} lacks its weight_map (weight name -> file name)")
     shards = {shard: _header_shapes(folder / shard) for shard in sorted(set(weight_map.values()))}
     for name, shard in weight_map.items():
         if name not in shards[shard]:
-            raise ValueError(f"{folder / shard} lacks {name}, which {index.name} places there")
+            raise ValueError(f"{folder / shard} lacks {name}, although {index.name} says that it is there")
     return {name: shape for shapes in shards.values() for name, shape in shapes.items()}
 
 
 def check_weight_shapes(
-    owner: str, found: Shapes, expected: Shapes, optional: Collection[str] = (), config: str = "config.json"
+    owner: str, stored: Shapes, expected: Shapes, optional: Collection[str] = (), config: str = "config.json"
 ) -> None:
-    """Raise ValueError, `owner` first, if a weight would stay random, be dropped, or does not fit its config file.
+    """Raise ValueError if a weight is missing, has no module in the model, or does not have the shape of the config.
 
-    `optional` names may be absent.
+    The message starts with `owner`. Names in `optional` may be absent.
     """
-    missing = sorted(expected.keys() - found.keys() - set(optional))
-    # Rotary frequencies are computed, not learned; some older checkpoints store them all the same.
-    left_over = sorted(name for name in found.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
-    for what, names in (("lacks", missing), (f"holds weights that its {config} has no place for:", left_over)):
+    missing = sorted(expected.keys() - stored.keys() - set(optional))
+    # Rotary frequencies are computed and not learned, but some older checkpoints store them.
+    surplus = sorted(name for name in stored.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
+    for problem, names in (("lacks", missing), (f"has weights that do not belong to its {config}:", surplus)):
         if names:
-            raise ValueError(f"{owner} {what} {first_names(names)}")
-    for name in sorted(expected.keys() & found.keys()):
-        if found[name] != expected[name]:
-            raise ValueError(f"{owner}: {name} has shape {found[name]}, its {config} says {expected[name]}")
+            raise ValueError(f"{owner} {problem} {first_names(names)}")
+    for name in sorted(expected.keys() & stored.keys()):
+        if stored[name] != expected[name]:
+            raise ValueError(f"{owner}: {name} has shape {stored[name]}, but its {config} says {expected[name]}")
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first three, and how many more, for a message."""
+    """The first three names and the number of the others, for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -1,4 +1,4 @@
-"""LLaDA's own checkpoint layout: weight names and config fields, translated to and from transformers' Llama."""
+"""LLaDA's own checkpoint layout: translate weight names and config fields to transformers' Llama and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-# LLaDA name -> Llama name, in and outside the blocks. Checked against the authors' modelling code: logits are equal.
+# LLaDA name -> Llama name, inside and outside the blocks. With them the logits equal the logits of the authors' code.
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "ff_norm": "post_attention_layernorm",
@@ -24,13 +24,13 @@ _OUTER_NAMES = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm
 _LLAMA_BLOCK_NAMES = {llama: llada for llada, llama in _BLOCK_NAMES.items()}
 _LLAMA_OUTER_NAMES = {llama: llada for llada, llama in _OUTER_NAMES.items()}
 
-# transformers' `key_mapping`: regex on the checkpoint's name -> replacement. All are anchored, so at most one applies.
+# transformers' `key_mapping`: regex of a checkpoint's name -> replacement. All are anchored, so at most one applies.
 LLADA_KEY_MAPPING = {
     rf"^model\.transformer\.blocks\.(\d+)\.{llada}\.": rf"model.layers.\1.{llama}."
     for llada, llama in _BLOCK_NAMES.items()
 } | {rf"^model\.transformer\.{llada}\.": f"{llama}." for llada, llama in _OUTER_NAMES.items()}
 
-# What makes a LLaDA config a Llama. Fields of the first group must be stated; those of the second may be absent (off).
+# The values with which a LLaDA config is a Llama. The required fields must be present; the others may be absent (off).
 _REQUIRED = {"block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "rope": True}
 _UNSUPPORTED_UNLESS = {
     "alibi": (False, None),
@@ -48,41 +48,41 @@ _UNSUPPORTED_UNLESS = {
 
 
 def llada_to_llama_name(name: str) -> str:
-    """Weight or module name in LLaDA's layout -> Llama's; a prefix such as peft's `base_model.model.` stays.
+    """Translate a weight or module name from LLaDA's layout to Llama's. A prefix such as `base_model.model.` stays.
 
-    A name outside the LLaDA layout is returned as it is.
+    A name of another layout is returned unchanged.
     """
     if match := re.match(r"(.*?)model\.transformer\.blocks\.(\d+)\.(\w+)(.*)", name):
-        prefix, layer, module, rest = match.groups()
+        prefix, layer, module, suffix = match.groups()
         if module in _BLOCK_NAMES:
-            return f"{prefix}model.layers.{layer}.{_BLOCK_NAMES[module]}{rest}"
+            return f"{prefix}model.layers.{layer}.{_BLOCK_NAMES[module]}{suffix}"
     elif match := re.match(r"(.*?)model\.transformer\.(\w+)(.*)", name):
-        prefix, module, rest = match.groups()
+        prefix, module, suffix = match.groups()
         if module in _OUTER_NAMES:
-            return f"{prefix}{_OUTER_NAMES[module]}{rest}"
+            return f"{prefix}{_OUTER_NAMES[module]}{suffix}"
     return name
 
 
 def llama_to_llada_name(name: str) -> str:
-    """Weight or module name in Llama's layout -> LLaDA's. Raises ValueError for a name LLaDA has no place for."""
+    """Translate a weight or module name from Llama's layout to LLaDA's. Raises ValueError if LLaDA has none."""
     if match := re.match(r"model\.layers\.(\d+)\.(\w+norm|self_attn\.\w+|mlp\.\w+)(.*)", name):
-        layer, module, rest = match.groups()
+        layer, module, suffix = match.groups()
         if module in _LLAMA_BLOCK_NAMES:
-            return f"model.transformer.blocks.{layer}.{_LLAMA_BLOCK_NAMES[module]}{rest}"
+            return f"model.transformer.blocks.{layer}.{_LLAMA_BLOCK_NAMES[module]}{suffix}"
     if match := re.match(r"(model\.embed_tokens|model\.norm|lm_head)(.*)", name):
-        module, rest = match.groups()
-        return f"model.transformer.{_LLAMA_OUTER_NAMES[module]}{rest}"
+        module, suffix = match.groups()
+        return f"model.transformer.{_LLAMA_OUTER_NAMES[module]}{suffix}"
     raise ValueError(f"the LLaDA layout has no name for the weight {name!r}")
 
 
 def llama_config_from_llada(fields: Mapping[str, Any]) -> LlamaConfig:
-    """LLaDA's config.json as a LlamaConfig. Raises ValueError for a variant that is not a Llama, or a missing field."""
-    for key, wanted in _REQUIRED.items():
-        if fields.get(key) != wanted:
-            raise ValueError(f"LLaDA config: {key} is {fields.get(key)!r}, only {wanted!r} is supported")
+    """LLaDA's config.json as a LlamaConfig. Raises ValueError for a variant that is no Llama or lacks a field."""
+    for key, required in _REQUIRED.items():
+        if fields.get(key) != required:
+            raise ValueError(f"LLaDA config: {key} must be {required!r}, got {fields.get(key)!r}")
     for key, allowed in _UNSUPPORTED_UNLESS.items():
         if fields.get(key) not in allowed:
-            raise ValueError(f"LLaDA config: {key} is {fields[key]!r}, only {allowed[0]!r} is supported")
+            raise ValueError(f"LLaDA config: {key} must be {allowed[0]!r}, got {fields[key]!r}")
 
     hidden_size, num_layers, num_heads = (_positive(fields, key) for key in ("d_model", "n_layers", "n_heads"))
     num_kv_heads = fields.get("n_kv_heads") or (1 if fields.get("multi_query_attention") else num_heads)
@@ -93,7 +93,7 @@ def llama_config_from_llada(fields: Mapping[str, Any]) -> LlamaConfig:
         )
     mlp_size = fields.get("mlp_hidden_size") or int(fields.get("mlp_ratio", 0) * hidden_size)
     if mlp_size <= 0:
-        raise ValueError("LLaDA config: needs mlp_hidden_size or mlp_ratio")
+        raise ValueError(f"LLaDA config: mlp_hidden_size or mlp_ratio must give a size > 0, got {mlp_size}")
     config = LlamaConfig(
         vocab_size=fields.get("embedding_size") or _positive(fields, "vocab_size"),
         hidden_size=hidden_size,
@@ -117,7 +117,7 @@ def llama_config_from_llada(fields: Mapping[str, Any]) -> LlamaConfig:
 
 
 def llada_config_from_llama(config: LlamaConfig) -> dict[str, Any]:
-    """A LlamaConfig as the fields of LLaDA's config.json. Raises ValueError where LLaDA cannot express it."""
+    """A LlamaConfig as the fields of LLaDA's config.json. Raises ValueError if LLaDA's fields cannot express it."""
     rope = config.rope_parameters or {}
     refused = {
         "hidden_act": config.hidden_act != "silu",

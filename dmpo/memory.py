@@ -1,10 +1,11 @@
-"""Bytes that a model needs, in closed form: its weights, a block's activations a token, the head's kernels.
+"""The memory of a model in closed form: bytes of its weights, of a block's activations for each token, of the head.
 
-The formulas follow what transformers' Llama, Qwen2 and Qwen3 blocks, peft's LoRA layers and this package's kernels keep
-and pass through, operation by operation. They are checked against simulated and measured steps (tests/test_plan.py).
+The formulas count, operation by operation, the tensors that transformers' Llama, Qwen2 and Qwen3 blocks, peft's LoRA
+layers and our kernels save and allocate. tests/test_plan.py compares them with simulated and measured steps.
 
-Symbols: h hidden size, f MLP size, a and k widths of queries and of keys, r rank, V vocabulary, T tokens of a sequence;
-e bytes of a weight of the base, and of what passes between layers, the adapters' included (`lora.narrow_products`).
+Symbols: h hidden size, f MLP size, a width of the queries, k width of the keys, r LoRA rank, V vocabulary, T tokens of
+a sequence. e is the number of bytes of a base weight. Activations have the same dtype, also inside adapters
+(`lora.use_input_dtype`).
 """
 
 from __future__ import annotations
@@ -19,35 +20,35 @@ from .kernels import linear_sampling
 Device = Literal["cuda", "cpu"]
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-# NF4 of bitsandbytes: half a byte a weight; for each 64 of them a scale of a byte, for each 256 scales one of float32.
+# NF4 of bitsandbytes: half a byte for a weight, a scale of one byte for 64 weights, a float32 for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-ENTROPY_TOKENS = 256  # of `likelihood.token_entropy`
+ENTROPY_TOKENS = 256  # tokens that `likelihood.token_entropy` processes at a time
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a Llama-like model, in elements."""
+    """The sizes of a Llama-like model, in elements."""
 
     layers: int
     hidden: int
     mlp: int
-    queries: int  # heads · head size
-    keys: int  # key heads · head size
+    queries: int  # number of heads · head size
+    keys: int  # number of key heads · head size
     heads: int
     head_size: int
     vocab: int
-    tied: bool
-    biases: int  # of one block, all together
-    normed_heads: bool  # Qwen3: queries and keys are normalised head by head
+    tied: bool  # embeddings and head share their weight
+    biases: int  # all biases of one block together
+    normed_heads: bool  # Qwen3 normalises queries and keys head by head
 
     @classmethod
     def of(cls, config: Any) -> Architecture:
-        """From a transformers config of one of the types that `load_model` loads."""
+        """The sizes in a transformers config of a type that `load_model` loads."""
         heads, kind = config.num_attention_heads, config.model_type
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
         queries, keys, hidden, mlp = (
-            heads * size,
-            config.num_key_value_heads * size,
+            heads * head_size,
+            config.num_key_value_heads * head_size,
             config.hidden_size,
             config.intermediate_size,
         )
@@ -60,21 +61,22 @@ class Architecture:
             biases += 2 * mlp + hidden
         tied, layers = config.tie_word_embeddings, config.num_hidden_layers
         normed = kind == "qwen3"
-        return cls(layers, hidden, mlp, queries, keys, heads, size, config.vocab_size, tied, biases, normed)
+        return cls(layers, hidden, mlp, queries, keys, heads, head_size, config.vocab_size, tied, biases, normed)
 
     @property
     def linears(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of a block: q, k, v, o, gate, up, down."""
+        """The (inputs, outputs) of the linear layers of a block: q, k, v, o, gate, up, down."""
         h, f, a, k = self.hidden, self.mlp, self.queries, self.keys
         return [(h, a), (h, k), (h, k), (a, h), (h, f), (h, f), (f, h)]
 
     @property
     def block_linear(self) -> int:
-        """Weights of a block that LoRA adapts and that 4 bits hold."""
+        """The weights of a block's linear layers. LoRA adapts them, and load_in_4bit quantises them."""
         return sum(inputs * outputs for inputs, outputs in self.linears)
 
     @property
     def block_other(self) -> int:
+        """The other parameters of a block: biases and norms."""
         return self.biases + 2 * self.hidden + (2 * self.head_size if self.normed_heads else 0)
 
     @property
@@ -83,7 +85,7 @@ class Architecture:
 
     @property
     def outer(self) -> int:
-        """Embeddings, final norm, head."""
+        """The parameters outside of the blocks: embeddings, final norm, head."""
         return self.head * (1 if self.tied else 2) + self.hidden
 
     @property
@@ -91,13 +93,13 @@ class Architecture:
         return self.layers * (self.block_linear + self.block_other) + self.outer
 
     def adapter(self, rank: int) -> int:
-        """Weights of LoRA on all linear layers of one block."""
+        """The weights of LoRA on all linear layers of one block."""
         return rank * sum(inputs + outputs for inputs, outputs in self.linears)
 
 
 @dataclass(frozen=True)
 class BlockMemory:
-    """Bytes a token of one block and of the passes through all of them."""
+    """The bytes for each token of one block and of a pass through the model."""
 
     arch: Architecture
     config: DMPOConfig
@@ -109,20 +111,20 @@ class BlockMemory:
         return ITEMSIZE[self.config.dtype]
 
     @property
-    def _kept_mask(self) -> int:
-        """Of dropout, an element: a byte on a GPU; on a CPU the factors themselves."""
+    def _dropout_mask(self) -> int:
+        """The saved mask of LoRA's dropout, bytes for an element: one byte on a GPU, the factors on a CPU."""
         if not self.config.lora_r or not self.config.lora_dropout:
             return 0
         return 1 if self.device == "cuda" else self.e
 
     @property
-    def _copied(self) -> bool:
-        """Whether each LoRA layer keeps an input of its own, with dropout."""
+    def _saves_dropped_inputs(self) -> bool:
+        """Whether each LoRA layer saves its own input, because dropout changes it."""
         return self.config.lora_r > 0 and self.config.lora_dropout > 0
 
     @property
     def saved(self) -> int:
-        """What a block keeps for its backward: what norms, linear layers, attention and the MLP's product take in."""
+        """The activations that a block saves for its backward: inputs of norms, linear layers, attention and MLP."""
         arch, e, rank = self.arch, self.e, self.config.lora_r
         h, f, a, k = arch.hidden, arch.mlp, arch.queries, arch.keys
         inputs = sum(inputs for inputs, _ in arch.linears)
@@ -131,31 +133,31 @@ class BlockMemory:
             norms += 4 * (a + k) + (0 if rank else e * (a + k))
         if not rank:
             norms += 2 * e * h
-            linears = e * (2 * h + f)  # each normed input once for all that read it; o_proj reads attention's output
+            linears = e * (2 * h + f)  # layers share a normed input; attention saves its output, the input of o_proj
         else:
-            linears = e * inputs if self._copied else e * (2 * h + f)
-            linears += self._kept_mask * inputs + len(arch.linears) * e * rank
+            linears = e * inputs if self._saves_dropped_inputs else e * (2 * h + f)
+            linears += self._dropout_mask * inputs + len(arch.linears) * e * rank
         return norms + linears + self._attention + 3 * e * f
 
     @property
     def _attention(self) -> int:
-        """Queries, keys, values (repeated for the heads that share them), output; and scores where they are kept."""
+        """The saved tensors of attention: queries, keys and values (repeated for all heads), output, eager's scores."""
         arch, e = self.arch, self.e
-        kept = 4 * e * arch.queries
+        saved = 4 * e * arch.queries
         if self.config.attn_implementation == "eager":
-            kept -= e * arch.queries if self._copied else 0  # only o_proj would need the output
-            return kept + arch.heads * self.tokens * (4 + (e if e < 4 else 0))
+            saved -= e * arch.queries if self._saves_dropped_inputs else 0  # only o_proj would need the output
+            return saved + arch.heads * self.tokens * (4 + (e if e < 4 else 0))
         mask = e * self.tokens if self.config.attn_implementation == "sdpa" else 0
-        return kept + 4 * arch.heads + mask
+        return saved + 4 * arch.heads + mask
 
     @property
-    def first_block_spares(self) -> int:
-        """What the first block need not keep where the embeddings are frozen."""
-        return (4 + 3 * self._kept_mask) * self.arch.hidden if self.config.lora_r else 0
+    def first_block_unsaved(self) -> int:
+        """The activations that the first block does not save if the embeddings are frozen."""
+        return (4 + 3 * self._dropout_mask) * self.arch.hidden if self.config.lora_r else 0
 
     @property
     def forward(self) -> int:
-        """In flight at most while a block runs without gradients, the whole pass' own streams included."""
+        """The peak while a block runs without gradients, with the hidden states of the pass."""
         arch, e = self.arch, self.e
         h, f, a, k = arch.hidden, arch.mlp, arch.queries, arch.keys
         attention = e * (4 * a + 2 * k) + self._scores
@@ -172,23 +174,23 @@ class BlockMemory:
 
     @property
     def training(self) -> int:
-        """In flight beside what blocks keep while a block runs forward or backward."""
+        """The peak of temporary tensors while a block runs forward or backward, beside the saved activations."""
         arch, e = self.arch, self.e
         h, f = arch.hidden, arch.mlp
-        streams = 4 if e < 4 else 2  # in float32 the norms keep two of them
+        streams = 4 if e < 4 else 2  # hidden states; in float32 two of them are the saved inputs of the norms
         if not self.config.lora_r:
             return e * f + (streams + 2) * e * h
         return e * f + (streams + 3) * e * h
 
     @property
     def masks(self) -> int:
-        """The attention mask of a pass, and the cosines and sines of positions."""
+        """The attention mask of a pass, and the cosines and sines of the positions."""
         return self.tokens + 2 * self.e * self.arch.head_size + 24
 
 
 @dataclass(frozen=True)
 class HeadMemory:
-    """Bytes of the head's stage: scores of `rows` hidden rows against the vocabulary."""
+    """The bytes of the head's work: `rows` hidden states are compared with the vocabulary."""
 
     arch: Architecture
     config: DMPOConfig
@@ -199,10 +201,10 @@ class HeadMemory:
     def _half(self) -> bool:
         return ITEMSIZE[self.config.dtype] < 4
 
-    def piece(self, *, whole_rows: bool = False) -> int:
-        """Of logits, with what a CPU casts to float32 beside them."""
+    def logits_tile(self, *, whole_rows: bool = False) -> int:
+        """A tile of logits, or with `whole_rows` a chunk of rows, and the float32 copy that a CPU makes of the head."""
         on_gpu = self.device == "cuda"
-        each = 6 if self._half and on_gpu else 4
+        logit_bytes = 6 if self._half and on_gpu else 4
         cast = 0 if on_gpu or not self._half else 4 * self.arch.hidden
         if whole_rows:
             limit = tiles.ROW_CHUNK_BYTES[self.device]
@@ -210,21 +212,21 @@ class HeadMemory:
         else:
             limit = tiles.SWEEP_BYTES[self.device]
             columns = min(self.arch.vocab, tiles.TRITON_COLUMNS if on_gpu else tiles.PLAIN_COLUMNS)
-        return min(limit, self.rows * columns * each) + cast * columns
+        return min(limit, self.rows * columns * logit_bytes) + cast * columns
 
     @property
     def scoring(self) -> int:
-        """Of log-probabilities without gradients: the rows, and a piece."""
-        return self.rows * self.arch.hidden * ITEMSIZE[self.config.dtype] + self.piece()
+        """Log-probabilities without gradients: the hidden rows and a tile of logits."""
+        return self.rows * self.arch.hidden * ITEMSIZE[self.config.dtype] + self.logits_tile()
 
     @property
     def entropy(self) -> int:
-        """Of the mean token entropy: whole rows of float32 logits, four times."""
+        """The mean token entropy: four tensors of whole rows of float32 logits."""
         return 16 * min(self.rows, ENTROPY_TOKENS) * self.arch.vocab
 
     @property
     def sampling(self) -> int:
-        """Of a draw: the rows, a piece of logits; on a CPU also tiles of the head, copied row by row."""
+        """A draw: the hidden rows and a chunk of logits; on a CPU also the products of rows and head, tile by tile."""
         e, h, vocab = ITEMSIZE[self.config.dtype], self.arch.hidden, self.arch.vocab
         rows = self.rows * h * e
         limit = linear_sampling.PIECE_BYTES[self.device]
@@ -236,10 +238,10 @@ class HeadMemory:
 
     @property
     def loss(self) -> int:
-        """Of the loss and its gradient, made in one forward."""
+        """The loss and its gradient, which one forward computes."""
         e, h = ITEMSIZE[self.config.dtype], self.arch.hidden
         on_gpu = self.device == "cuda"
-        kept = e + 4  # rows, their gradient
-        beside = 0 if on_gpu else e + 4 * self._half  # the targets' rows
-        total = self.rows * h * (kept + beside) + self.piece(whole_rows=not self.config.lora_r)
+        rows_and_gradient = e + 4
+        target_rows = 0 if on_gpu else e + 4 * self._half  # the head's rows of the targets
+        total = self.rows * h * (rows_and_gradient + target_rows) + self.logits_tile(whole_rows=not self.config.lora_r)
         return total if self.config.lora_r else total + 4 * self.arch.head

@@ -1,4 +1,4 @@
-"""Adapters merged into their base, and runs turned into plain checkpoints that any tool of their family reads."""
+"""Merge an adapter into its base, and write the model of a run as a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ def merge(
     layout: Layout | None = None,
     max_shard_size: int | str = "5GB",
 ) -> str:
-    """Write what a run trained as a plain checkpoint; returns a line that says what was merged into what.
+    """Write the trained model of a run as a plain checkpoint. Returns a line that names the merged folders.
 
-    The base is loaded in its own dtype; a run on a 4-bit base merges into the unquantised one. Tokenizer files are
-    copied as they are: the base's, or where it has none, those beside the adapter.
+    The base is loaded in its own dtype. An adapter that was trained on a 4-bit base is merged into the unquantised
+    base. The tokenizer files of the base are copied unchanged; if it has none, the files beside the adapter are copied.
 
     Args:
-        source: a run's folder (its newest whole checkpoint), a checkpoint's (`step-N`), an adapter's (or its Hub id),
-            or a plain checkpoint's, which is only written anew.
-        output: folder to write, absent or empty. It is there whole or not at all.
-        base: folder or Hub id of the base model; None is what adapter_config.json names.
-        layout: as in `save_model`; None is the base's.
+        source: the folder of a run (its newest whole checkpoint counts), of a checkpoint (`step-N`), of an adapter (or
+            its Hub id), or of a plain checkpoint, which is only rewritten.
+        output: the folder to write, absent or empty. A failed call leaves no incomplete folder.
+        base: folder or Hub id of the base model; None for the base that adapter_config.json names.
+        layout: as in `save_model`; None for the layout of the base.
         max_shard_size: as in `save_model`.
 
     Raises:
-        ValueError: output is not empty; nothing to merge in source; no base; an adapter, a base or a layout that do not
-            go together; a pickled adapter.
+        ValueError: `output` is not empty; `source` has nothing to merge; the base is unknown; adapter, base and layout
+            do not fit together; or the adapter is pickled.
     """
     final = Path(output).expanduser()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise ValueError(f"output {final} exists and is not an empty folder; nothing is overwritten")
+        raise ValueError(f"output must be absent or an empty folder, got {final}; give another path")
     trained = trained_folder(source)
     if is_adapter := (trained / CONFIG).is_file():
         adapter = read_adapter(trained)
         base_folder = checkpoint_folder(adapter_base(adapter.fields) if base is None else base)
         model = merge_adapter(attach_adapter(load_model(base_folder), adapter))
     elif base is not None:
-        raise ValueError(f"{trained} holds a whole model, no adapter: base has no use")
+        raise ValueError(f"{trained} has a whole model and no adapter, so base has no use; leave base out")
     else:
         base_folder = trained
         model = load_model(trained)
@@ -75,7 +75,7 @@ def merge(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_model(model, partial, layout, max_shard_size=max_shard_size)
-        tokenizer = next((found for f in (base_folder, trained) if (found := _tokenizer_files(f))), [])
+        tokenizer = _tokenizer_files(base_folder) or _tokenizer_files(trained)
         for file in tokenizer:
             shutil.copyfile(file, partial / file.name)
         if final.is_dir():
@@ -89,17 +89,19 @@ def merge(
 
 
 def merge_adapter(adapted: PeftModel) -> MaskedLM:
-    """The base model with its adapter added, in place: W + scale·BA (DoRA: as peft defines it) in float32, rounded once
-    to W's dtype. In W's own dtype, as peft adds by itself, bfloat16 would round twice.
+    """Add the adapter to the base weights, in place: W + scale·BA. For DoRA peft defines the formula.
 
-    Raises ValueError where the merged weights are not finite, or the adapter adds a bias to layers that have none.
+    The sum is computed in float32 and rounded once to the dtype of W. peft alone would compute in the dtype of W, and
+    bfloat16 would round twice.
+
+    Raises ValueError if the merged weights are not finite, or if the adapter adds a bias to layers without one.
     """
     layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
     if without := [name for name, layer in layers.items() if _adds_bias(layer)]:
         names = first_names([name.removeprefix("base_model.model.") for name in without])
         raise ValueError(
-            f"adapter has lora_bias, and its base has no bias in {names}: a plain checkpoint has no place for it. "
-            "Leave the adapter unmerged, as dmpo eval takes it"
+            f"adapter has lora_bias, and its base has no bias in {names}, so a plain checkpoint cannot store the bias; "
+            "use the adapter without merging it (dmpo eval loads it)"
         )
     with torch.no_grad():
         for layer in layers.values():
@@ -118,24 +120,24 @@ def _adds_bias(layer: BaseTunerLayer) -> bool:
 
 
 def trained_folder(path: str | Path) -> Path:
-    """Folder of the adapter or the model in a run's, a checkpoint's, an adapter's or a model's own (or its Hub id).
+    """The folder of the adapter or of the model. `path` is a run, a checkpoint, an adapter or a model, or a Hub id.
 
-    Raises ValueError if none of these is there, the run has no whole checkpoint, or the checkpoint named is not whole.
+    Raises ValueError if `path` is none of these, the run has no whole checkpoint, or the checkpoint is damaged.
     """
     folder = checkpoint_folder(path)
     if (folder / "checkpoints").is_dir():
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
-            raise ValueError(f"{folder / 'checkpoints'} holds no whole checkpoint")
+            raise ValueError(f"{folder / 'checkpoints'} has no whole checkpoint; give another run")
         folder = newest
     if (folder / CONFIG).is_file() or (folder / "config.json").is_file():
         return folder
-    for part in (folder / "adapter", folder / "model"):
-        if part.is_dir():
+    for weights_folder in (folder / "adapter", folder / "model"):
+        if weights_folder.is_dir():
             if problem := damage(folder):
-                raise ValueError(f"checkpoint {folder} is damaged: {problem}")
-            return part
-    raise ValueError(f"{folder} is no run, checkpoint, adapter or model: there is no {CONFIG} or config.json")
+                raise ValueError(f"checkpoint {folder} is damaged: {problem}; give another checkpoint")
+            return weights_folder
+    raise ValueError(f"{folder} is no run, checkpoint, adapter or model: it has no {CONFIG} and no config.json")
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What ranks share: rows of a round, values of those rows, and errors."""
+"""Communication between ranks: the rows of a round, values of these rows, and errors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 WAIT = timedelta(hours=3)
-_LAUNCHED_AS = {  # what `accelerate launch` sets, and what must come of it
+_LAUNCHED_AS = {  # the variables that `accelerate launch` sets, and the distributed type that must follow from them
     "ACCELERATE_USE_FSDP": DistributedType.FSDP,
     "ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED,
 }
-_left: list[dist.ProcessGroup | None] = []
-"""The group of the last run that ended. DistributedDataParallel's Reducer must not be its last owner: that frees it
-with Python's lock held, waiting for the group's threads, which need the lock to drop the last tensors they were given
-(https://github.com/pytorch/pytorch/issues/56297). Now and then a run that had done all its work never ended."""
+_last_group: list[dist.ProcessGroup | None] = []
+"""The process group of the last run. It stays referenced here, so that DistributedDataParallel's Reducer is not its
+last owner. The Reducer would free the group with Python's lock held and wait for the threads of the group, which need
+the lock to free their last tensors (https://github.com/pytorch/pytorch/issues/56297). Then a finished run hung now and
+then."""
 
 
 class RankError(ValueError):
-    """What another rank failed with: a ValueError, which the command line tells in one line."""
+    """Another rank failed. It is a ValueError, which the command line prints in one line."""
 
 
 def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
-    """Accelerate as launched, save for gradient accumulation: a step here is one pass over all of its views.
+    """Accelerate with the settings of the launch, but without its gradient accumulation: a step uses all its views.
 
-    Ranks wait for each other for hours, as rollouts and rewards of one may take much longer than those of another.
+    Ranks wait for each other for up to three hours, because the rollouts and rewards of one rank may take much longer
+    than the rollouts and rewards of another.
     """
     return Accelerator(
         log_with=trackers or None,
@@ -43,30 +45,31 @@ def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """Raise ValueError where accelerate has silently set up something else than what was launched."""
+    """Raise ValueError if accelerate has silently set up another distributed type than the launch asked for."""
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("launched on several ranks, but accelerate sees one; on CPUs set ACCELERATE_USE_CPU=true")
-    for variable, wanted in _LAUNCHED_AS.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1") and accelerator.distributed_type != wanted:
+    for variable, launched_type in _LAUNCHED_AS.items():
+        is_set = os.environ.get(variable, "false").lower() in ("true", "1")
+        if is_set and accelerator.distributed_type != launched_type:
             raise ValueError(
-                f"launched with {wanted.value}, but accelerate runs {accelerator.distributed_type.value} on "
+                f"launched with {launched_type.value}, but accelerate runs {accelerator.distributed_type.value} on "
                 f"{accelerator.device.type}, which does not shard the model; launch on GPUs, or on CPUs with the "
                 "config of `dmpo config-file ddp`"
             )
 
 
 def rank_rows(total: int, rank: int, world: int) -> slice:
-    """The rows of a rank when `total` are split in order; shares differ by one row at most."""
+    """The rows of a rank if `total` rows are split in order. The ranks' numbers of rows differ by at most one."""
     return slice(total * rank // world, total * (rank + 1) // world)
 
 
 def gather_rows(accelerator: Accelerator, local: Tensor, total: int) -> Tensor:
-    """The rows of all ranks, [total, ...], on every rank; `local` holds those of `rank_rows`. Exact."""
+    """The rows of all ranks, [total, ...], on every rank. `local` has the rows `rank_rows` of this rank. Exact."""
     if accelerator.num_processes == 1:
         return local
     rows = local.new_zeros(total, *local.shape[1:])
     rows[rank_rows(total, accelerator.process_index, accelerator.num_processes)] = local
-    gathered: Tensor = accelerator.reduce(rows, "sum")  # to each row one rank adds its value and the others 0
+    gathered: Tensor = accelerator.reduce(rows, "sum")  # exact: one rank adds its row, and the others add 0
     return gathered
 
 
@@ -77,11 +80,11 @@ def gather_named(accelerator: Accelerator, local: dict[str, Tensor], total: int)
 
 
 def together(function: Callable[[], Value]) -> Value:
-    """`function()`, or an error on every rank where it fails on one: none is left waiting for it.
+    """`function()` on every rank. If it fails on one rank, every rank raises, so that no rank waits for another.
 
     Raises:
-        Exception: on the ranks that failed, their own.
-        RankError: on the others, naming the first that failed and its error.
+        Exception: on a rank where `function` failed, its exception.
+        RankError: on the other ranks. It names the first rank that failed and the error of that rank.
     """
     failure: Exception | None = None
     value: Value | None = None
@@ -90,30 +93,33 @@ def together(function: Callable[[], Value]) -> Value:
     except Exception as error:
         failure = error
     text = None if failure is None else f"{type(failure).__name__}: {failure}"
-    texts = gather_object([text])  # a barrier: all ranks are here
+    texts = gather_object([text])  # also a barrier
     if failure is not None:
         failure.on_every_rank = True  # type: ignore[attr-defined]
         raise failure
-    for rank, other in enumerate(texts):
-        if other is not None:
-            raise RankError(f"rank {rank} failed: {other}")
+    for rank, error_text in enumerate(texts):
+        if error_text is not None:
+            raise RankError(f"rank {rank} failed: {error_text}")
     return value  # type: ignore[return-value]
 
 
 def is_shared(error: Exception) -> bool:
-    """Whether every rank has this error, or has been told of it: all of them are at the same place of the program."""
+    """Whether every rank raises this error, or a RankError for it. Then all ranks are at the same line."""
     return isinstance(error, RankError) or hasattr(error, "on_every_rank")
 
 
 def from_main(accelerator: Accelerator, function: Callable[[], Value]) -> Value:
-    """`function()` of the main rank alone, as a value or as an error on every rank; the value can be pickled."""
+    """The value of `function()`, which only the main rank calls. Every rank gets the value or the error.
+
+    The value must be one that pickle can send.
+    """
     value = together(lambda: function() if accelerator.is_main_process else None)
     shared: Value = gather_object([value])[0]
     return shared
 
 
 def summed(accelerator: Accelerator, *values: float | Tensor) -> list[float]:
-    """Each value's sum over ranks, float64."""
+    """The sum of each value over the ranks, in float64."""
     local = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
     sums: list[float] = accelerator.reduce(local, "sum").tolist()
     return sums
@@ -125,8 +131,8 @@ def summed_named(accelerator: Accelerator, values: dict[str, float | Tensor]) ->
 
 
 def end_together(accelerator: Accelerator) -> None:
-    """Trackers and the process group are closed; no rank leaves while another still needs it."""
+    """Close the trackers and the process group. A rank waits here until all ranks have arrived."""
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()
-        _left[:] = [dist.group.WORLD]
+        _last_group[:] = [dist.group.WORLD]
     accelerator.end_training()

@@ -1,7 +1,8 @@
-"""What a run will need of each GPU's memory, by part and phase, and the largest micro-batch that fits.
+"""The memory plan: how much memory a run needs on each GPU, by phase, and the largest micro-batch that fits.
 
-Nothing is loaded: sizes come from the model's config.json. Peaks are those of live tensors, from `dmpo.memory`, and on
-a GPU 1 GiB for the CUDA context and libraries; what the allocator loses to fragmentation is not known beforehand.
+No weights are loaded: the sizes come from the model's config.json. A peak counts live tensors, by the formulas of
+`dmpo.memory`, and on a GPU 1 GiB for the CUDA context and libraries. It does not count memory that the allocator loses
+to fragmentation.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from rich.table import Table
 
 from .config import DMPOConfig
 from .memory import Architecture, Device
-from .plan_ledger import PARTS, Ledger
+from .plan_ledger import CATEGORIES, Ledger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
 PHASES = ("rollout", "score", "update")
-ROLLOUT_PHASES = PHASES[:2]  # those that rollout_batch_size bounds
+ROLLOUT_PHASES = PHASES[:2]  # a smaller rollout_batch_size lowers the peaks of these phases
 _LESS_FOR_UPDATES = "gradient_checkpointing, load_in_4bit or more sharding need less"
 GB = 10**9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Expected memory of one rank.
+    """The expected memory of one rank.
 
-    phases: bytes by part (`PARTS`) at the peak of each phase, with micro-batches of `micro_batch_size` views.
-    memory: bytes that a device has. largest: micro_batch_size that fits, 0 if not even 1 does; at most all the views of
-    a rank.
+    phases: bytes by category (`CATEGORIES`) at the peak of each phase, with micro-batches of `micro_batch_size` views.
+    memory: the bytes of a device. largest: the largest micro_batch_size that fits, at most all views of a rank; 0 if
+    not even 1 fits.
     """
 
     phases: dict[str, dict[str, int]]
@@ -37,7 +38,7 @@ class Plan:
     largest: int
 
     def peak(self, phase: str) -> int:
-        """Bytes, all parts together."""
+        """The bytes of a phase, all categories together."""
         return sum(self.phases[phase].values())
 
     @property
@@ -54,26 +55,27 @@ def plan(
     sharding: str = "ddp",
     device: Device = "cuda",
 ) -> Plan:
-    """Expected memory of a run.
+    """The expected memory of a run.
 
     Args:
-        config: of the run. Its micro_batch_size is what is planned for; with a memory_budget, the largest that fits.
-        model_config: of transformers, from `architectures.read_model_config` or a model's `.config`.
-        gpus: ranks. memory: GB (10^9 bytes) of each device.
-        sharding: ddp (every rank holds all), zero2 (gradients and optimizer split), zero3 or fsdp (weights, too), as
-            the configs in `dmpo/configs/accelerate` set them up: DeepSpeed trains in bfloat16 with float32 masters.
-            Splits are computed, not measured.
-        device: cuda, or cpu, where dropout keeps more and kernels work in smaller pieces.
+        config: the config of the run. The plan is for its micro_batch_size; with a memory_budget, for the largest
+            micro-batch that fits.
+        model_config: a transformers config, from `architectures.read_model_config` or a model's `.config`.
+        gpus: number of ranks. memory: GB (10^9 bytes) of each device.
+        sharding: ddp (every rank has everything), zero2 (gradients and optimizer are sharded), zero3 or fsdp (weights
+            are sharded, too), as in the configs in `dmpo/configs/accelerate`. DeepSpeed trains in bfloat16 with float32
+            master weights. Shares are computed, not measured.
+        device: cuda or cpu. On a CPU dropout saves more, and kernels use smaller tiles.
 
     Raises:
-        ValueError: gpus < 1, memory ≤ 0, an unknown sharding.
+        ValueError: gpus < 1, memory ≤ 0, or an unknown sharding.
     """
     if gpus < 1:
         raise ValueError(f"gpus must be ≥ 1, got {gpus}")
     if not memory > 0:
         raise ValueError(f"memory must be > 0 GB, got {memory}")
     if sharding not in get_args(Sharding):
-        raise ValueError(f"sharding must be {', '.join(get_args(Sharding))}, got {sharding!r}")
+        raise ValueError(f"sharding must be one of {', '.join(get_args(Sharding))}, got {sharding!r}")
     ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
@@ -91,50 +93,51 @@ def largest_micro_batch(
     sharding: str = "ddp",
     device: Device = "cuda",
 ) -> int:
-    """The most views of one forward and backward whose step fits into `memory_bytes` of each of `world` devices.
+    """The most views of a micro-batch whose step fits into `memory_bytes` on each of `world` devices.
 
     Raises:
-        ValueError: not even one view, or a rollout does; what would be needed is named.
+        ValueError: a micro-batch of one view or a rollout does not fit. The message names the memory that it needs.
     """
-    one = replace(config, micro_batch_size=1, memory_budget=0.0)
-    found = plan(one, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
-    given = f"{memory_bytes / GB:.3g} GB are given"
-    if found.largest == 0:
-        needed = f"a micro-batch of one view needs {found.peak('update') / GB:.3g} GB"
-        raise ValueError(f"memory_budget: {needed}, {given}; {_LESS_FOR_UPDATES}")
+    smallest = replace(config, micro_batch_size=1, memory_budget=0.0)
+    planned = plan(smallest, model_config, gpus=world, memory=memory_bytes / GB, sharding=sharding, device=device)
+    budget = f"got {memory_bytes / GB:.3g} GB"
+    if planned.largest == 0:
+        need = f"a micro-batch of one view needs {planned.peak('update') / GB:.3g} GB"
+        raise ValueError(f"memory_budget: {need}, {budget}; {_LESS_FOR_UPDATES}")
     for phase in ROLLOUT_PHASES:
-        if found.peak(phase) > memory_bytes:
-            needed = f"{phase} needs {found.peak(phase) / GB:.3g} GB"
-            raise ValueError(f"memory_budget: {needed}, {given}; {_less_for_rollouts(config)}")
-    return found.largest
+        if planned.peak(phase) > memory_bytes:
+            need = f"{phase} needs {planned.peak(phase) / GB:.3g} GB"
+            raise ValueError(f"memory_budget: {need}, {budget}; {_less_for_rollouts(config)}")
+    return planned.largest
 
 
-def table(found: Plan) -> Table:
-    """The plan for a terminal, in GB."""
-    shown = Table(title=f"GB of each device, micro_batch_size {found.micro_batch_size}")
-    shown.add_column("")
+def table(planned: Plan) -> Table:
+    """The plan as a table for the terminal, in GB."""
+    lines = Table(title=f"GB of each device, micro_batch_size {planned.micro_batch_size}")
+    lines.add_column("")
     for phase in PHASES:
-        shown.add_column(phase, justify="right")
-    for part in PARTS:
-        row = [found.phases[phase][part] for phase in PHASES]
+        lines.add_column(phase, justify="right")
+    for category in CATEGORIES:
+        row = [planned.phases[phase][category] for phase in PHASES]
         if any(row):
-            shown.add_row(part, *(f"{size / GB:.3g}" if size else "" for size in row))
-    shown.add_section()
-    shown.add_row("peak", *(f"{found.peak(phase) / GB:.3g}" for phase in PHASES), style="bold")
-    return shown
+            lines.add_row(category, *(f"{count / GB:.3g}" if count else "" for count in row))
+    lines.add_section()
+    lines.add_row("peak", *(f"{planned.peak(phase) / GB:.3g}" for phase in PHASES), style="bold")
+    return lines
 
 
-def verdict(found: Plan, config: DMPOConfig) -> str:
-    """Whether the plan fits, and which keys need less memory where it does not, in a line."""
-    limit = f"{found.memory / GB:g} GB"
-    too_large = [phase for phase in PHASES if found.peak(phase) > found.memory]
-    parts = [f"does not fit {limit}: {', '.join(too_large)}" if too_large else f"fits {limit}"]
-    parts.append(f"largest micro_batch_size {found.largest}" if found.largest else "not even micro_batch_size 1 would")
-    if not found.largest:
-        parts.append(_LESS_FOR_UPDATES)
+def verdict(planned: Plan, config: DMPOConfig) -> str:
+    """One line: whether the plan fits, and if not, which keys lower the memory."""
+    limit = f"{planned.memory / GB:g} GB"
+    too_large = [phase for phase in PHASES if planned.peak(phase) > planned.memory]
+    clauses = [f"does not fit {limit}: {', '.join(too_large)}" if too_large else f"fits {limit}"]
+    if planned.largest:
+        clauses.append(f"largest micro_batch_size {planned.largest}")
+    else:
+        clauses += ["not even micro_batch_size 1 fits", _LESS_FOR_UPDATES]
     if set(too_large) & set(ROLLOUT_PHASES):
-        parts.append(_less_for_rollouts(config))
-    return "; ".join(parts)
+        clauses.append(_less_for_rollouts(config))
+    return "; ".join(clauses)
 
 
 def _less_for_rollouts(config: DMPOConfig) -> str:

@@ -1,4 +1,4 @@
-"""What lives on one rank at the peak of a rollout, of scoring and of an update, part by part."""
+"""The memory of one rank at the peak of a rollout, of scoring and of an update, by category."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import replace
 from .config import ONE_STEP, SCORED_ONE_STEP, DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
-PARTS = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
-CONTEXT = {"cuda": 1 << 30, "cpu": 0}
-DEEPSPEED_BUCKET = 500_000_000  # elements reduced at a time, its default
+CATEGORIES = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
+CONTEXT = {"cuda": 1 << 30, "cpu": 0}  # bytes of the CUDA context and libraries
+DEEPSPEED_BUCKET = 500_000_000  # elements that DeepSpeed reduces at a time by default
 
 
 class Ledger:
-    """Adds up what lives at the peak of each phase on the rank that has most to do; bytes by part (`PARTS`)."""
+    """Adds up the memory at the peak of each phase on the rank with the most rows, in bytes by category (`CATEGORIES`).
+
+    The result of a phase is the moment with the largest sum.
+    """
 
     def __init__(
         self,
@@ -38,39 +41,40 @@ class Ledger:
         self.gradient_share = 1 if sharding == "ddp" else gpus
         e, rank = self.block.e, config.lora_r
         self.w = w = 4 if rank and not self.deepspeed else e  # bytes of a trained weight: peft's adapters are float32
-        each_linear = NF4_BYTES if config.load_in_4bit else e
-        self.block_bytes = int(arch.block_linear * each_linear) + arch.block_other * e
+        linear_bytes = NF4_BYTES if config.load_in_4bit else e
+        self.block_bytes = int(arch.block_linear * linear_bytes) + arch.block_other * e
         self.base = arch.layers * self.block_bytes + arch.outer * e
         self.adapters = arch.layers * arch.adapter(rank) * w
-        self.trained = self.adapters if rank else self.base  # bytes, those of the gradients and of each moment, too
+        self.trained = self.adapters if rank else self.base  # bytes of the trained weights, as many as of the gradients
         self.moments = 2 * self.trained
-        if self.deepspeed:  # in float32, and the weights once more
+        if self.deepspeed:  # moments and master weights are float32
             self.moments = 3 * 4 * self.trained // w
         self.largest_trained = w * (rank * max(sum(x) for x in arch.linears) if rank else arch.head)
 
-    def micro_batch(self, size: int) -> int:
-        return min(size or self.views, self.views)
+    def micro_batch(self, views: int) -> int:
+        """The number of views of a micro-batch: `views`, but at most all views of the rank; 0 means all."""
+        return min(views or self.views, self.views)
 
     def largest(self, limit: int) -> int:
-        """The most views whose update fits, by bisection: it needs more with every view."""
+        """The most views whose update fits in `limit` bytes, by bisection: memory grows with the number of views."""
         fits, too_many = 0, self.views + 1
         while too_many - fits > 1:
-            size = (fits + too_many) // 2
-            if sum(self.update(size).values()) <= limit:
-                fits = size
+            views = (fits + too_many) // 2
+            if sum(self.update(views).values()) <= limit:
+                fits = views
             else:
-                too_many = size
+                too_many = views
         return fits
 
     def rollout(self) -> dict[str, int]:
-        """The pass over the whole canvas, or the draw that follows it."""
+        """The peak of a rollout: in the pass over the whole canvas, or in the draw that follows it."""
         config, arch, block = self.config, self.arch, self.block
         rows = min(config.rollout_batch_size, self.completions)
         passes = rows * (2 if config.cfg_scale else 1)
         shadow = config.block_length + 1 if config.decoder == "wino" else 0
         tokens = passes * (self.length + shadow)
-        cached = config.decoder in ("prefix_cache", "dual_cache")
-        caches = 2 * arch.layers * arch.keys * block.e * tokens if cached else 0
+        has_cache = config.decoder in ("prefix_cache", "dual_cache")
+        caches = 2 * arch.layers * arch.keys * block.e * tokens if has_cache else 0
         running = (block.forward + block.masks) * tokens
         if shadow:
             running += tokens * (self.length + shadow)
@@ -81,61 +85,64 @@ class Ledger:
         )
 
     def score(self) -> dict[str, int]:
-        """The pass over views, or the head after it."""
+        """The peak of scoring: in the pass over views, or in the head after it."""
         config, arch, block = self.config, self.arch, self.block
         whole = config.loss in SCORED_ONE_STEP  # one-step views mask whole completions
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
         masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
-        kept = arch.hidden * block.e * rows * self.length
+        hidden_states = arch.hidden * block.e * rows * self.length
         return self._larger(
             self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
-            self._resident(whole=True, activations=kept, logits=max(masked.scoring, masked.entropy)),
+            self._resident(whole=True, activations=hidden_states, logits=max(masked.scoring, masked.entropy)),
         )
 
-    def update(self, size: int) -> dict[str, int]:
-        """Forward and backward of `size` views after earlier ones left their gradient, or the optimizer's step."""
+    def update(self, views: int) -> dict[str, int]:
+        """The peak of an update: in forward and backward of `views` views, or in the optimizer's step.
+
+        Gradients of earlier micro-batches are in memory.
+        """
         config, arch, block = self.config, self.arch, self.block
-        tokens, e = size * self.length, block.e
-        head = self.head(arch, config, self.device, self._masked(size, whole=config.loss in ONE_STEP))
-        kept = arch.layers * block.saved - block.first_block_spares
+        tokens, e = views * self.length, block.e
+        head = self.head(arch, config, self.device, self._masked(views, whole=config.loss in ONE_STEP))
+        saved = arch.layers * block.saved - block.first_block_unsaved
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
         if config.gradient_checkpointing:
-            kept = arch.layers * e * arch.hidden
-        last = kept + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # the final norm's
+            saved = arch.layers * e * arch.hidden
+        saved_at_loss = saved + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # with the input of the final norm
         hidden = 2 * e * arch.hidden
         recomputed = block.saved if config.gradient_checkpointing else 0
-        running = (kept + recomputed + block.training + block.masks) * tokens
-        loss = (last + hidden + block.masks) * tokens
-        found = self._resident(
+        running = (saved + recomputed + block.training + block.masks) * tokens
+        loss = (saved_at_loss + hidden + block.masks) * tokens
+        peak = self._resident(
             activations=loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
         )
-        found = self._larger(
-            found, self._resident(activations=running + rounded, other=self.largest_block, updating=True)
+        peak = self._larger(
+            peak, self._resident(activations=running + rounded, other=self.largest_gradient, updating=True)
         )
-        if not config.lora_r:  # the head's gradient, wide and rounded; the embeddings' at the end
-            twice = (4 + e) * arch.head
-            found = self._larger(found, self._resident(activations=loss, logits=twice, updating=True))
-            found = self._larger(found, self._resident(other=e * arch.head, updating=True))
-        # AdamW's roots of second moments: all together on a GPU (foreach), tensor by tensor on a CPU.
-        shared = self.trained // self.gradient_share
-        roots = shared if self.device == "cuda" else 2 * min(self.largest_trained, shared)
-        return self._larger(found, self._resident(other=roots, updating=True))
+        if not config.lora_r:  # the head's gradient in float32 and rounded; at the end the embeddings' gradient
+            head_gradients = (4 + e) * arch.head
+            peak = self._larger(peak, self._resident(activations=loss, logits=head_gradients, updating=True))
+            peak = self._larger(peak, self._resident(other=e * arch.head, updating=True))
+        # AdamW's roots of second moments: of all tensors at once on a GPU (foreach), of one tensor at a time on a CPU.
+        share = self.trained // self.gradient_share
+        roots = share if self.device == "cuda" else 2 * min(self.largest_trained, share)
+        return self._larger(peak, self._resident(other=roots, updating=True))
 
     @property
-    def largest_block(self) -> int:
-        """The gradient of one weight before it is added."""
+    def largest_gradient(self) -> int:
+        """The largest gradient of one weight of a block, before it is added to the earlier ones."""
         rank, shapes = self.config.lora_r, self.arch.linears
         return self.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
 
     @property
     def _rounded_adapters(self) -> int:
-        """Copies of float32 adapters that the backward of a half-precision model needs."""
-        narrow = self.config.lora_r and self.block.e < self.w
-        return self.arch.layers * self.arch.adapter(self.config.lora_r) * self.block.e if narrow else 0
+        """The rounded copies of float32 adapters that the backward of a half-precision model needs."""
+        rounds = self.config.lora_r and self.block.e < self.w
+        return self.arch.layers * self.arch.adapter(self.config.lora_r) * self.block.e if rounds else 0
 
     def _masked(self, rows: int, *, whole: bool) -> int:
-        """Hidden rows that a mask selects at the highest rate, or of whole completions."""
+        """The hidden rows of masked tokens at the highest mask rate, or with `whole` of whole completions."""
         return max(1, round(rows * self.config.gen_length * (1.0 if whole else self.config.mask_rate_max)))
 
     def _resident(
@@ -148,29 +155,29 @@ class Ledger:
         updating: bool = False,
         whole: bool = False,
     ) -> dict[str, int]:
-        """Bytes by part: what always lives, and what a moment adds.
+        """Bytes by category at one moment: the given bytes, and the tensors that exist at all times.
 
-        whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`), else two blocks of them.
+        whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`); else two blocks of them.
         """
         config, arch, share, weight_share = self.config, self.arch, self.gradient_share, self.weight_share
-        copied = not config.lora_r or config.reference_refresh_steps > 0
+        has_reference = not config.lora_r or config.reference_refresh_steps > 0
         gradients = self.trained // share if updating else 0
         if self.gpus > 1 and self.sharding == "ddp":
             gradients += self.trained  # DDP's buckets
         elif updating and self.deepspeed:
             gradients += min(self.trained, self.block.e * DEEPSPEED_BUCKET)
         elif updating and share > 1:
-            gradients += self.trained // arch.layers  # of one block, before it is split
+            gradients += self.trained // arch.layers  # the gradient of one block, before it is sharded
         if config.load_in_4bit:
-            other += self.block.e * max(inputs * outputs for inputs, outputs in arch.linears)  # one weight unpacked
+            other += self.block.e * max(inputs * outputs for inputs, outputs in arch.linears)  # one dequantised weight
         if weight_share > 1:
-            everything = self.base + self.adapters
-            two = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
-            other += everything if whole else min(two, everything)
-        parts = {
+            all_weights = self.base + self.adapters
+            two_blocks = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
+            other += all_weights if whole else min(two_blocks, all_weights)
+        by_category = {
             "weights": self.base // weight_share,
             "adapters": self.adapters // weight_share,
-            "reference": self.trained // self.weight_share if copied else 0,
+            "reference": self.trained // self.weight_share if has_reference else 0,
             "gradients": gradients,
             "optimizer": self.moments // share,
             "activations": int(activations),
@@ -178,9 +185,9 @@ class Ledger:
             "logits": int(logits),
             "other": int(other) + CONTEXT[self.device],
         }
-        assert tuple(parts) == PARTS
-        return parts
+        assert tuple(by_category) == CATEGORIES
+        return by_category
 
     @staticmethod
     def _larger(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
-        return max(one, two, key=lambda parts: sum(parts.values()))
+        return max(one, two, key=lambda by_category: sum(by_category.values()))

@@ -1,7 +1,7 @@
-"""Pretraining of the embedded tiny models: a task the way a sloppy teacher knows it.
+"""Pretrain the embedded tiny models on demonstrations of a task.
 
-Stage one teaches right completions of the training rows; stage two shows demonstrations of which most have mistakes, so
-that the model still knows how, yet often answers badly: something for reinforcement learning to mend.
+Stage one shows right completions of training rows. Stage two shows sloppy demonstrations: most of them have mistakes.
+After it the model can solve the task but often answers wrongly, so that reinforcement learning can improve it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .tasks import Task, load_task
 from .teachers import TEACHERS, Teacher
 
 SPECIAL_TOKENS = ("<eos>", "<mask>")
-_POSITIONS = 64  # of an embedded model: prompt and completion
+_POSITIONS = 64  # the most tokens of an embedded model: prompt and completion together
 
 
 def character_tokenizer(task: str = "sudoku4") -> PreTrainedTokenizerFast:
-    """One token a character, for the embedded models; but what the task's teacher writes as one is one."""
+    """The tokenizer of the embedded models: a token is a character, or a longer token of the task's teacher."""
     tokens = (*SPECIAL_TOKENS, *TEACHERS[task].tokens)
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<eos>"))
     pattern = "|".join([*(re.escape(token) for token in TEACHERS[task].tokens if len(token) > 1), "."])
@@ -50,10 +50,10 @@ def character_tokenizer(task: str = "sudoku4") -> PreTrainedTokenizerFast:
 
 
 def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | None = None) -> PreTrainedModel:
-    """Train the tiny model from scratch; the same config gives the same model on the same machine.
+    """Train the tiny model from scratch. The same config gives the same model on the same machine.
 
     Raises:
-        ValueError: the teacher does not know such rows, or they do not fit its tokens or the model's positions.
+        ValueError: the teacher cannot demonstrate the rows, or they do not fit its tokens or the model's positions.
     """
     torch.manual_seed(config.seed)
     tokenizer = character_tokenizer(config.task)
@@ -113,35 +113,41 @@ def _batch(
     encoded, answers = (_encoded(texts, tokenizer, teacher) for texts in (prompts, completions))
     longest = max(map(len, answers))
     if longest > teacher.length:
-        raise ValueError(f"a demonstration has {longest} tokens, but completions of this task {teacher.length}")
+        raise ValueError(
+            f"a demonstration has {longest} tokens, but a completion of task {config.task} must have at most "
+            f"{teacher.length}; change task_options"
+        )
     width = max(map(len, encoded))
     if width + teacher.length > _POSITIONS:
         raise ValueError(
-            f"a prompt has {width} tokens: with completions of {teacher.length} more than {_POSITIONS} positions"
+            f"a prompt has {width} tokens, and a completion {teacher.length}; together they must have at most "
+            f"{_POSITIONS}; change task_options"
         )
     prompt_ids, prompt_mask = pad_left(tokenizer, encoded, width)
-    tokens = torch.tensor(_ended(answers, teacher.length))
+    tokens = torch.tensor(_padded(answers, teacher.length))
     return Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
 
 
 def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerBase, teacher: Teacher) -> list[list[int]]:
-    """Token ids; raises ValueError for a text with what is no token of the teacher's."""
+    """The token ids of texts. Raises ValueError for a text that has more than the teacher's tokens."""
     encoded: list[list[int]] = tokenizer(texts)["input_ids"]
     for text, ids in zip(texts, encoded, strict=True):
         if min(ids, default=0) < len(SPECIAL_TOKENS):
-            known = " ".join(map(repr, teacher.tokens))
-            raise ValueError(f"the embedded model reads and writes only {known}, got {text!r}")
+            vocabulary = " ".join(map(repr, teacher.tokens))
+            raise ValueError(
+                f"the embedded model reads and writes only {vocabulary}, got {text!r}; change task_options"
+            )
     return encoded
 
 
-def _ended(encoded: Sequence[list[int]], length: int) -> list[list[int]]:
-    """Completions filled up with EOS."""
+def _padded(encoded: Sequence[list[int]], length: int) -> list[list[int]]:
+    """The completions, padded with EOS to `length` tokens."""
     eos = SPECIAL_TOKENS.index("<eos>")
     return [ids + [eos] * (length - len(ids)) for ids in encoded]
 
 
 def _denoising_loss(model: PreTrainedModel, batch: Completions, key: int) -> Tensor:
-    """Mean over the batch of the mean cross-entropy of masked tokens, one view each, rate U(0, 1)."""
+    """The mean cross-entropy of the masked tokens of one view, averaged over rows. Mask rates are from U(0, 1)."""
     mask = sample_views(batch.eligible, 1, key=key, rate_range=(0.0, 1.0), antithetic=False)
     weights = torch.full((len(batch),), 1 / len(batch))
 
@@ -152,5 +158,5 @@ def _denoising_loss(model: PreTrainedModel, batch: Completions, key: int) -> Ten
 
 
 def as_dict(config: PretrainConfig) -> dict[str, object]:
-    """The recipe, to be written beside the model."""
+    """The recipe as a dict, to be written beside the model."""
     return dataclasses.asdict(config)

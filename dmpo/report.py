@@ -1,4 +1,4 @@
-"""What a person sees of a run: progress, a closing table, one example before and after, and plots."""
+"""The report of a run for people: progress, a closing table, one example before and after training, and plots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
 
 
 class Reporter:
-    """Progress bar and messages of one rank; silent on all but the first."""
+    """Prints the progress bar and the messages. Only one rank is `visible`; the others print nothing."""
 
     def __init__(self, total: int, *, visible: bool = True) -> None:
         self.console = make_console(quiet=not visible)
@@ -37,18 +37,18 @@ class Reporter:
         self.console.print(text)
 
     def step(self, metrics: dict[str, Any], completions_per_second: float) -> None:
-        """Advance the bar."""
+        """Advance the progress bar."""
         status = f"reward {metrics['reward']:.3f}  ESS {metrics['ess']:.2f}"
         speed = f"{metrics['tokens_per_forward']:.1f} tokens/forward  {completions_per_second:.0f} completions/s"
         self.progress.update(self.task, completed=metrics["step"], status=f"{status}  {speed}")
 
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
-        """One line for an evaluation: of the test split at the start, of the validation split later."""
+        """Print one line for an evaluation. At the start it is of the test split, later of the validation split."""
         where = f"step {step:<4} validation" if step else "start     test      "
         self.say(f"{where}  sampled {evaluation.sampled.share:.1%}, greedy {evaluation.greedy.share:.1%}")
 
     def closing(self, before: Evaluation, after: Evaluation, task: Task, summary: dict[str, Any]) -> None:
-        """Accuracy before and after with 95 % intervals, and one puzzle."""
+        """Print the accuracy before and after training with 95 % intervals, and one example."""
         table = Table(title=f"Held-out accuracy, {after.sampled.total} test rows, 95 % intervals", title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column, justify="left" if not column else "right")
@@ -63,23 +63,23 @@ class Reporter:
         index = example_index(before, after, task)
         if index is not None and before.rows == after.rows:
             row = before.rows[index]
-            drawn = Table(title="First test row that the start got wrong (greedy)", title_justify="left")
-            drawn.add_column("before")
-            drawn.add_column("after")
-            drawn.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
-            self.console.print(drawn)
+            example = Table(title="First test row that was wrong before training (greedy)", title_justify="left")
+            example.add_column("before")
+            example.add_column("after")
+            example.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
+            self.console.print(example)
         if summary["skipped_steps"]:
-            share = f"{summary['skipped_steps']} of {summary['steps']} steps were skipped"
-            none = "" if summary["steps_taken"] else "No step was taken: "
-            why = "their loss or gradient was not finite. A smaller learning_rate, or dtype=float32, may help."
-            self.say(f"[bold red]{none}{share}; {why}[/]")
+            skipped = f"{summary['skipped_steps']} of {summary['steps']} steps were skipped"
+            prefix = "" if summary["steps_taken"] else "No step was taken: "
+            reason = "their loss or gradient was not finite. A smaller learning_rate, or dtype=float32, may help."
+            self.say(f"[bold red]{prefix}{skipped}; {reason}[/]")
         self.say(
             f"{summary['seconds']:.0f} s on {summary['device']}, seed {summary['seed']}; see {summary['output_dir']}"
         )
 
 
 def summarise(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """Accuracies and their 95 % intervals, under the keys of summary.json."""
+    """The accuracies and their 95 % intervals, with the keys of summary.json."""
     summary: dict[str, Any] = {"test_rows": after.sampled.total}
     for name in ("sampled", "greedy"):
         for when, evaluation in (("before", before), ("after", after)):
@@ -90,7 +90,7 @@ def summarise(before: Evaluation, after: Evaluation) -> dict[str, Any]:
 
 
 def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | None:
-    """The first row whose greedy completion was wrong before."""
+    """The index of the first row whose greedy completion was wrong before training; None if all were right."""
     rows = zip(before.completions, before.rows, strict=True)
     return next((i for i, (text, row) in enumerate(rows) if not task.solved(text, row)), None)
 
@@ -98,8 +98,11 @@ def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | No
 def plot_run(
     metrics: list[dict[str, Any]], timings: list[dict[str, Any]], summary: dict[str, Any], title: str, path: Path
 ) -> None:
-    """Eight panels: reward, accuracy, ESS, log-ratio to the reference, token entropy, tokens per forward and the
-    mismatch of rollouts over steps, and time per phase."""
+    """Write a figure with eight panels to `path`.
+
+    Seven panels show values over steps: reward, accuracy, ESS, log-ratio to the reference, token entropy, tokens per
+    forward, and the mismatch of rollouts. The eighth shows the time of each phase.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -109,7 +112,7 @@ def plot_run(
     figure, axes = pyplot.subplots(2, 4, figsize=(16, 6.4), layout="constrained")
     figure.suptitle(title, fontsize=11)
     reward, accuracy, ess, phases, ratio, entropy, speed, mismatch = axes.flat
-    for axis, key, colour, what in (
+    for axis, key, colour, panel_title in (
         (reward, "reward", "C0", "mean reward of rollouts"),
         (ess, "ess", "C3", "effective sample size / group size"),
         (ratio, "log_ratio", "C4", "log p_cur − log p_ref of rollouts (nats)"),
@@ -118,7 +121,7 @@ def plot_run(
         (mismatch, "rollout_mismatch", "C8", "rollout mismatch (nats a token)"),
     ):
         axis.plot(steps, [line[key] for line in metrics], color=colour)
-        axis.set(title=what)
+        axis.set(title=panel_title)
     ess.set(ylim=(0, 1))
     for name, colour in (("sampled", "C1"), ("greedy", "C2")):
         points = [(m["step"], m[f"{name}_accuracy"]) for m in metrics if f"{name}_accuracy" in m]

@@ -1,4 +1,4 @@
-"""Models whose parameters are spread over ranks (FSDP2, DeepSpeed): whole for a while, and whole for a checkpoint."""
+"""Models whose parameters are sharded over ranks (FSDP2, DeepSpeed): gather them for a while, or for a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from . import torch_names, zero
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[Any]:
-    """Every parameter whole on every rank, for forwards without gradient; none of them waits for another rank.
+    """Inside the context every rank has every parameter whole, for forwards without gradients.
 
-    Decoding and scoring need another number of forwards on each rank, while a forward of a sharded model waits for all.
-    Ranks enter and leave together. A context within another one does nothing; where nothing is sharded, neither.
-    Inside, parameters are read only, and a device holds all of them in their own dtype.
+    A forward of a sharded model waits for all ranks, but in decoding and scoring each rank runs another number of
+    forwards. Inside the context a forward waits for no rank. All ranks enter and leave together. The context does
+    nothing inside another one, or if nothing is sharded. Inside it, parameters must not be changed, and a device has
+    all parameters in their own dtype.
 
     Args:
-        model: what `accelerator.prepare` made of it.
+        model: the result of `accelerator.prepare`.
 
     Yields:
-        The model inside DDP and DeepSpeed, which is the one to call.
+        The model without the wrappers of DDP and DeepSpeed. Call this model.
     """
     inner = extract_model_from_parallel(model)
     if zero.zero_stage(model) == 3:
-        with zero.whole_parameters(model):
+        with zero.gathered_parameters(model):
             yield inner
     elif isinstance(inner, FSDPModule):
         with _whole_under_fsdp(inner):
@@ -41,9 +42,10 @@ def whole_parameters(model: nn.Module) -> Iterator[Any]:
 
 
 def full_model_state(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters by name, whole and on the CPU: on rank 0, and {} elsewhere. All ranks call it.
+    """The trainable parameters by name, whole and on the CPU, on rank 0; {} on the other ranks. All ranks call it.
 
-    The names are those of the model before `accelerator.prepare`. Of DeepSpeed they are its float32 masters.
+    The names are the names in the model before `accelerator.prepare`. With DeepSpeed the values are the float32 master
+    weights.
     """
     parameters = _trainable(model)
     return _on_rank_zero(zero.master_weights(parameters) if zero.zero_stage(model) else parameters)
@@ -51,10 +53,10 @@ def full_model_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_full_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put `full_model_state` back in place. All ranks call it, each with the whole state.
+    """Restore the result of `full_model_state`. All ranks call it, each with the whole state.
 
     Raises:
-        ValueError: names or shapes are not those of the trainable parameters.
+        ValueError: the names or shapes differ from the names or shapes of the trainable parameters.
     """
     parameters = _trainable(model)
     _check_names({name for name, _ in parameters}, set(state))
@@ -62,32 +64,35 @@ def load_full_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         zero.load_master_weights(model, parameters, state)
         return
     for name, parameter in parameters:
-        _fill(name, parameter, state[name])
+        _copy_whole(name, parameter, state[name])
 
 
 def full_optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-    """What the optimiser keeps of each trainable parameter, as "name/key": on rank 0, and {} elsewhere.
+    """The optimiser's state of each trainable parameter, as "name/key", on rank 0; {} on the other ranks.
 
-    For AdamW the keys are step (a scalar), exp_avg and exp_avg_sq; whole and on the CPU; nothing before the first step.
-    Learning rate and the other settings of parameter groups are no part of it. All ranks call it.
+    For AdamW the keys are step (a scalar), exp_avg and exp_avg_sq. The tensors are whole and on the CPU. Before the
+    first step the state is empty. The learning rate and the other settings of parameter groups are not included. All
+    ranks call it.
 
     Args:
-        model, optimizer: what `accelerator.prepare` made of them.
+        model, optimizer: the results of `accelerator.prepare`.
     """
     if zero.zero_stage(model):
         return _on_rank_zero(zero.moments(model, _trainable(model)))
-    kept = _kept(optimizer)
+    by_parameter = _state_by_parameter(optimizer)
     return _on_rank_zero(
-        (f"{name}/{key}", value) for name, parameter in _trainable(model) for key, value in kept[parameter].items()
+        (f"{name}/{key}", value)
+        for name, parameter in _trainable(model)
+        for key, value in by_parameter[parameter].items()
     )
 
 
 @torch.no_grad()
 def load_full_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str, Tensor]) -> None:
-    """Put `full_optimizer_state` back in place. All ranks call it, each with the whole state.
+    """Restore the result of `full_optimizer_state`. All ranks call it, each with the whole state.
 
     Raises:
-        ValueError: names or shapes are not those of the trainable parameters.
+        ValueError: the names or shapes differ from the names or shapes of the trainable parameters.
     """
     parameters = dict(_trainable(model))
     if state:
@@ -95,16 +100,16 @@ def load_full_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str,
     if zero.zero_stage(model):
         zero.load_moments(model, list(parameters.items()), state)
         return
-    kept = _kept(optimizer)
+    by_parameter = _state_by_parameter(optimizer)
     for parameter in parameters.values():
-        kept[parameter].clear()
+        by_parameter[parameter].clear()
     for name, value in state.items():
-        owner, _, key = name.rpartition("/")
-        own = value.clone()  # a number of steps, which torch keeps on the CPU
+        parameter_name, _, key = name.rpartition("/")
+        restored = value.clone()  # a scalar is the number of steps, which torch keeps on the CPU
         if value.dim():
-            own = torch.empty_like(parameters[owner], dtype=value.dtype)
-            _fill(name, own, value)
-        kept[parameters[owner]][key] = own
+            restored = torch.empty_like(parameters[parameter_name], dtype=value.dtype)
+            _copy_whole(name, restored, value)
+        by_parameter[parameters[parameter_name]][key] = restored
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -112,14 +117,14 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in inner.named_parameters() if parameter.requires_grad]
 
 
-def _kept(optimizer: Any) -> dict[Tensor, dict[str, Tensor]]:
-    """The state of torch's optimiser by parameter, empty where there is none; inside accelerate's wrapper or not."""
+def _state_by_parameter(optimizer: Any) -> dict[Tensor, dict[str, Tensor]]:
+    """The state of torch's optimiser for each parameter. `optimizer` may have accelerate's wrapper."""
     state: dict[Tensor, dict[str, Tensor]] = getattr(optimizer, "optimizer", optimizer).state
     return state
 
 
 def _on_rank_zero(shards: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Each tensor whole, one after the other, so that no device holds two."""
+    """Gather the tensors one after the other, so that a device never has two whole ones."""
     main, whole = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0, {}
     for name, shard in shards:
         value = shard.detach()
@@ -129,19 +134,21 @@ def _on_rank_zero(shards: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return whole
 
 
-def _fill(name: str, target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor, of which this rank may keep a shard only."""
+def _copy_whole(name: str, target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into `target`, which may be this rank's shard of it."""
     if value.shape != target.shape:
-        raise ValueError(f"{name} has shape {list(value.shape)}, the model's has {list(target.shape)}")
+        raise ValueError(
+            f"{name} has shape {list(value.shape)}, but the model needs {list(target.shape)}; give this model's state"
+        )
     value = value.to(target.device, target.dtype)
-    if isinstance(target, DTensor):  # each rank has all of it: nothing is sent
+    if isinstance(target, DTensor):  # each rank has the whole value, so nothing is sent
         value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
     target.copy_(value)
 
 
-def _check_names(wanted: set[str], found: set[str]) -> None:
-    if odd := sorted(wanted ^ found):
-        raise ValueError(f"state of another model: {', '.join(odd[:4])} missing or unknown")
+def _check_names(model_names: set[str], state_names: set[str]) -> None:
+    if different := sorted(model_names ^ state_names):
+        raise ValueError(f"state of another model: {', '.join(different[:4])} missing or unknown; give the model's own")
 
 
 @contextmanager
@@ -149,9 +156,10 @@ def _whole_under_fsdp(model: FSDPModule) -> Iterator[None]:
     groups = torch_names.parameter_groups(model)  # type: ignore[arg-type]
     torch_names.start_root(model)
     if all(group.is_unsharded and group.post_forward_mesh_info is None for group in groups):
-        yield  # within another context
+        yield  # this is inside another context
         return
-    after_forward = [group.post_forward_mesh_info for group in groups]  # None: stays whole; torch has no public getter
+    # None means that the parameters stay whole after a forward. torch has no public getter for it.
+    after_forward = [group.post_forward_mesh_info for group in groups]
     for module in torch_names.fsdp_modules(model):  # type: ignore[arg-type]
         module.unshard()
     model.set_reshard_after_forward(False)
@@ -160,4 +168,4 @@ def _whole_under_fsdp(model: FSDPModule) -> Iterator[None]:
     finally:
         for group, mesh_info in zip(groups, after_forward, strict=True):
             group.post_forward_mesh_info = mesh_info
-        torch_names.forget_forwards(model)  # they differ between ranks
+        torch_names.forget_forwards(model)  # because each rank ran other forwards

@@ -1,4 +1,4 @@
-"""Sloppy teachers: what the embedded tiny models are shown when they are made, right or with mistakes."""
+"""Demonstrations for the pretraining of the embedded tiny models. They are right, or sloppy: they have mistakes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from .rewards import HOLES
 from .tasks import Row
 from .tasks.countdown_expressions import expressions
 
-_TRIES = 1000  # draws of a mistake; one in a few is still right
+_TRIES = 1000  # the most draws of mistakes; some draws leave the expression right
 
 
 @dataclass(frozen=True)
 class Teacher:
     """Demonstrations of one task.
 
-    tokens: of the vocabulary, after `<eos>` (also the padding) and `<mask>`.
-    length: tokens of a completion; a shorter one ends with EOS.
-    demonstrate: a completion of a row of the task, with at most that many mistakes (one may undo another).
+    tokens: the vocabulary after `<eos>` (which is also the padding) and `<mask>`.
+    length: number of tokens of a completion; a shorter one is padded with `<eos>`.
+    demonstrate: gives a completion of a row of the task. It has at most the given number of mistakes, because one
+        mistake may undo another.
     """
 
     tokens: tuple[str, ...]
@@ -31,7 +32,7 @@ class Teacher:
 
 
 def sudoku_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> str:
-    """The solution of a row, with that many of its holes filled wrongly."""
+    """The solution of a row; `mistakes` of its holes have a wrong digit."""
     cells = list(row["solution"])
     holes = [i for i, p in enumerate(row["puzzle"]) if p in HOLES]
     for hole in random.sample(holes, min(mistakes, len(holes))):
@@ -40,20 +41,20 @@ def sudoku_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> 
 
 
 def countdown_demonstration(task: Any, row: Row, random: Random, mistakes: int) -> str:
-    """A right expression of a row, with at most that many mistakes, which leave it wrong.
+    """An expression of a row, without spaces. It is right without mistakes, and wrong with at most `mistakes` of them.
 
-    The right one is the shortest, without spaces; of several the one with the largest number first, and so on. A
-    mistake is another sign, another digit, or other parentheses (put around two neighbours, or taken away).
+    The right expression is the shortest one; of several, the one whose numbers come in the largest order. A mistake is
+    another sign, another digit, or other parentheses (added around two neighbours, or removed).
 
     Raises:
-        ValueError: not three numbers of one digit, fewer than two signs (a mistake needs another one), a target that
-            they cannot make, or no such mistakes make it wrong.
+        ValueError: the row has not three numbers of one digit, the task has fewer than two signs (a mistake needs
+            another sign), the numbers cannot make the target, or the mistakes leave the expression right.
     """
     numbers, target = row["numbers"], row["target"]
     if len(numbers) != 3 or not all(0 <= number <= 9 for number in numbers):
-        raise ValueError(f"the teacher of countdown knows three numbers up to 9, got {numbers}")
+        raise ValueError(f"the teacher of countdown needs three numbers from 0 to 9, got {numbers}")
     if len(task.signs) < 2:
-        raise ValueError(f"the teacher of countdown needs two signs or more, got {task.signs!r}")
+        raise ValueError(f"the teacher of countdown needs at least two signs, got {task.signs!r}")
     right = _right_texts(tuple(sorted(numbers)), task.signs).get(target)
     if right is None:
         raise ValueError(f"{numbers} cannot make {target} with the signs {task.signs}")
@@ -65,17 +66,17 @@ def countdown_demonstration(task: Any, row: Row, random: Random, mistakes: int) 
             text = random.choice((_other_sign, _other_digit, _other_parentheses))(text, task.signs, random)
         if not task.solved(text, row):
             return text
-    raise ValueError(f"{mistakes} mistakes leave {right} right")
+    raise ValueError(f"{mistakes} mistakes leave {right} right in {_TRIES} draws; give more mistakes")
 
 
 @cache
 def _right_texts(numbers: tuple[int, ...], signs: str) -> Mapping[int, str]:
-    """The teacher's expression of each value that the numbers can make."""
-    found: dict[int, list[str]] = {}
+    """The teacher's expression for each integer that the numbers can make."""
+    by_value: dict[int, list[str]] = {}
     for value, text in expressions(numbers, signs):
         if value.denominator == 1:
-            found.setdefault(int(value), []).append(text.replace(" ", ""))
-    return {value: min(texts, key=_preference) for value, texts in found.items()}
+            by_value.setdefault(int(value), []).append(text.replace(" ", ""))
+    return {value: min(texts, key=_preference) for value, texts in by_value.items()}
 
 
 def _preference(text: str) -> tuple[int, list[int], str]:
@@ -83,13 +84,13 @@ def _preference(text: str) -> tuple[int, list[int], str]:
 
 
 def _other_sign(text: str, signs: str, random: Random) -> str:
-    place = random.choice([i for i, c in enumerate(text) if c in signs])
-    return text[:place] + random.choice([s for s in signs if s != text[place]]) + text[place + 1 :]
+    index = random.choice([i for i, c in enumerate(text) if c in signs])
+    return text[:index] + random.choice([s for s in signs if s != text[index]]) + text[index + 1 :]
 
 
 def _other_digit(text: str, signs: str, random: Random) -> str:
-    place = random.choice([i for i, c in enumerate(text) if c.isdigit()])
-    return text[:place] + random.choice([d for d in "123456789" if d != text[place]]) + text[place + 1 :]
+    index = random.choice([i for i, c in enumerate(text) if c.isdigit()])
+    return text[:index] + random.choice([d for d in "123456789" if d != text[index]]) + text[index + 1 :]
 
 
 def _other_parentheses(text: str, signs: str, random: Random) -> str:

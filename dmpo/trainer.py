@@ -124,7 +124,7 @@ class DMPOTrainer:
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
-        with self.reporter.progress, SignalWatch(speaks=self.accelerator.is_main_process) as signals:
+        with self.reporter.progress, SignalWatch(prints=self.accelerator.is_main_process) as signals:
             while self.step < config.max_steps:
                 self._refresh_reference()
                 if self.step % config.gradient_steps == 0:

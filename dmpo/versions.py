@@ -1,4 +1,4 @@
-"""Which versions are installed, and whether dmpo's tests passed with them.
+"""The installed versions, and whether dmpo's tests passed with them.
 
 `make test-versions` runs the quick tests in several sets of versions and writes tested_versions.json beside this file.
 """
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "triton", "transformers", "accelerate", "peft")
 
 @dataclass(frozen=True)
 class VersionSet:
-    """Versions in which the quick tests ran together."""
+    """A set of versions with which the quick tests ran."""
 
     name: str
     date: str
@@ -34,7 +34,7 @@ def recorded_sets(path: Path = TESTED_VERSIONS) -> list[VersionSet]:
 
 
 def installed_version(package: str) -> str | None:
-    """As the package's metadata name it, or None where it is not installed."""
+    """The version in the package's metadata; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -42,31 +42,33 @@ def installed_version(package: str) -> str | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python and PACKAGES, those that are installed."""
+    """The versions of Python and of the installed packages of PACKAGES."""
     packages = {name: version for name in PACKAGES if (version := installed_version(name))}
     return {"python": platform.python_version(), **packages}
 
 
 def whether_tested(installed: Mapping[str, str], sets: Sequence[VersionSet]) -> str:
-    """One sentence: whether these versions were tested, together or each alone, and which were not.
+    """One sentence that says whether these versions were tested, together or alone, and names the untested ones.
 
-    A build's label (+cpu, +cu130) does not matter. Of Python, the minor version counts.
+    The label of a build (+cpu, +cu130) does not matter. Of Python only the minor version counts.
     """
-    passed = [tested for tested in sets if tested.failed == 0]
-    here = {name: _public(name, version) for name, version in installed.items()}
-    known: dict[str, list[str]] = {name: [] for name in here}
-    for tested in passed:
-        there = {name: _public(name, version) for name, version in {**tested.versions, "python": tested.python}.items()}
-        if all(there.get(name) == version for name, version in here.items()):
-            return f"yes: these versions together, on {tested.date}"
-        for name, seen in known.items():
-            if name in there and there[name] not in seen:
-                seen.append(there[name])
-    untested = {name: version for name, version in here.items() if version not in known[name]}
+    installed_public = {name: _public(name, version) for name, version in installed.items()}
+    tested: dict[str, list[str]] = {name: [] for name in installed_public}
+    for version_set in sets:
+        if version_set.failed:
+            continue
+        versions = {**version_set.versions, "python": version_set.python}
+        set_public = {name: _public(name, version) for name, version in versions.items()}
+        if all(set_public.get(name) == version for name, version in installed_public.items()):
+            return f"yes: these versions together, on {version_set.date}"
+        for name, tested_versions in tested.items():
+            if name in set_public and set_public[name] not in tested_versions:
+                tested_versions.append(set_public[name])
+    untested = {name: version for name, version in installed_public.items() if version not in tested[name]}
     if not untested:
         return "each version was tested, but not all of them together"
-    told = [f"{name} {version} ({', '.join(known[name]) or 'none'} tested)" for name, version in untested.items()]
-    return f"not with {'; not with '.join(told)}"
+    details = [f"{name} {version} ({', '.join(tested[name]) or 'none'} tested)" for name, version in untested.items()]
+    return f"not with {'; not with '.join(details)}"
 
 
 def _public(name: str, version: str) -> str:

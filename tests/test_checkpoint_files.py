@@ -71,7 +71,7 @@ def test_missing_folder_and_file_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         load_model("./nowhere")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="must be a checkpoint folder, got the file"):
         load_model(tmp_path / "model.safetensors")
 
 
@@ -100,7 +100,7 @@ def test_config_missing_or_garbled(llada: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
         load_model(llada)
     config.write_text("[]")
-    with pytest.raises(ValueError, match=r"config\.json must hold"):
+    with pytest.raises(ValueError, match=r"config\.json must contain"):
         load_model(llada)
     config.unlink()
     with pytest.raises(ValueError, match=r"config\.json does not exist"):

@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
     ("module", "error", "message"),
     [
         (None, ImportError, r"pip install 'dmpo\[quant\]'"),
-        (SimpleNamespace(supported_torch_devices={"cuda", "xpu"}), ValueError, "runs on cuda, xpu, not on cpu"),
+        (SimpleNamespace(supported_torch_devices={"cuda", "xpu"}), ValueError, "type cuda, xpu, got cpu"),
     ],
 )
 def test_told_before_anything_is_read(module: Any, error: type, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 
-from dmpo.lora import add_lora, narrow_products
+from dmpo.lora import add_lora, use_input_dtype
 from dmpo.masked_lm import lora_target_modules
 from tests.tiny_models import tiny
 
@@ -21,7 +21,7 @@ def adapted(dtype: torch.dtype, *, narrow: bool, **options: Any) -> peft.PeftMod
     options |= {"target_modules": lora_target_modules(model), "init_lora_weights": False}
     config = peft.LoraConfig(r=4, lora_alpha=8, **options)
     found = peft.get_peft_model(model, config)
-    return narrow_products(found) if narrow else found
+    return use_input_dtype(found) if narrow else found
 
 
 def gradients(model: peft.PeftModel) -> dict[str, torch.Tensor]:

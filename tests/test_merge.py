@@ -189,7 +189,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "full" / "notes").write_text("mine")
     for name in ("full", "full/notes"):
         assert main(["merge", str(LLADA), "--output", str(tmp_path / name)]) == 2
-        assert "not an empty folder" in capsys.readouterr().err
+        assert "must be absent or an empty folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes"]
     (tmp_path / "empty").mkdir()
     merge(LLADA, tmp_path / "empty")

@@ -24,7 +24,7 @@ from dmpo.memory import Architecture
 from dmpo.models import load_model, new_model
 from dmpo.objective import accumulate_gradient
 from dmpo.plan import Plan, largest_micro_batch, plan
-from dmpo.plan_ledger import PARTS
+from dmpo.plan_ledger import CATEGORIES
 from dmpo.policy import make_policy
 from tests.tiny_models import DATA, plain_checkpoint
 
@@ -224,7 +224,7 @@ def test_largest_micro_batch_is_the_last_that_fits() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one view needs 2\d\.\d GB, 20 GB are given"):
+    with pytest.raises(ValueError, match=r"one view needs 2\d\.\d GB, got 20 GB"):
         largest_micro_batch(paper(), simulated.llada_8b(), int(20e9), 1)
     greedy = paper(rollout_batch_size=512, gradient_checkpointing=True)
     greedy.num_generations = 512
@@ -238,7 +238,7 @@ def test_sharding_splits_what_it_says() -> None:
         kind: plan(config, model, gpus=4, sharding=kind).phases["update"] for kind in ("ddp", "zero2", "zero3", "fsdp")
     }
     alone = plan(config, model).phases["update"]
-    assert tuple(alone) == PARTS
+    assert tuple(alone) == CATEGORIES
     assert parts["ddp"]["gradients"] == 2 * alone["gradients"], "and a copy in buckets"
     for kind, weights, masters in (("zero2", 1, 3), ("zero3", 4, 3), ("fsdp", 4, 1)):
         assert parts[kind]["weights"] == alone["weights"] // weights
@@ -260,14 +260,14 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "fits 80 GB; largest micro_batch_size 128" in out
     assert cli.main(["plan", "sudoku-tiny", "--memory", "0.001"]) == 1, "a script can ask whether a run fits"
     out = capsys.readouterr().out
-    assert "does not fit 0.001 GB: rollout, score, update; not even micro_batch_size 1 would" in out
+    assert "does not fit 0.001 GB: rollout, score, update; not even micro_batch_size 1 fits" in out
     advice = "gradient_checkpointing, load_in_4bit or more sharding need less; a smaller rollout_batch_size than 512"
     assert advice in " ".join(out.split()), "the advice of memory_budget"
     for arguments, message in (
         ([model, "--gpus", "0"], "gpus must be ≥ 1, got 0"),
         ([model, "--memory", "0"], "memory must be > 0 GB, got 0.0"),
         ([model, "--memory", "nan"], "memory must be > 0 GB, got nan"),
-        ([model, "--sharding", "zero9"], "sharding must be ddp, zero2, zero3, fsdp, got 'zero9'"),
+        ([model, "--sharding", "zero9"], "sharding must be one of ddp, zero2, zero3, fsdp, got 'zero9'"),
         ([f"model={tmp_path}"], f"{tmp_path / 'config.json'} does not exist"),
         (["model=nowhere"], "path 'nowhere' does not exist"),
     ):

@@ -104,12 +104,15 @@ def test_a_recipe_by_its_name(tmp_path: Path) -> None:
     [
         (["countdown-tinny"], "no embedded model 'countdown-tinny', choose one of countdown-tiny, sudoku-tiny"),
         (["task=gsm8k"], "config key 'task': Input should be 'sudoku4' or 'countdown', got 'gsm8k'"),
-        (["countdown-tiny", "task_options.largest=1"], "largest must be ≥ 2"),
-        (["task=countdown"], "the teacher of countdown knows three numbers up to 9, got ["),
+        (["countdown-tiny", "task_options.largest=1"], "largest must be an integer ≥ 2"),
+        (["task=countdown"], "the teacher of countdown needs three numbers from 0 to 9, got ["),
         (["task=countdown", "task_options.counts=[3]", "task_options.largest=9"], "reads and writes only ', ' '=' '0'"),
         (["countdown-tiny", "task_options.signs='+-*/'"], "'*' '(' ')', got '"),
-        (["countdown-tiny", "task_options.signs=+"], "the teacher of countdown needs two signs or more, got '+'"),
-        (["countdown-tiny", f"task_options.template='{'0' * 56}{{numbers}}={{target}}'"], "more than 64 positions"),
+        (["countdown-tiny", "task_options.signs=+"], "the teacher of countdown needs at least two signs, got '+'"),
+        (
+            ["countdown-tiny", f"task_options.template='{'0' * 56}{{numbers}}={{target}}'"],
+            "together they must have at most 64",
+        ),
     ],
 )
 def test_bad_recipes(

@@ -93,8 +93,8 @@ def test_mistakes_that_change_nothing(countdown: Any) -> None:
 @pytest.mark.parametrize(
     ("numbers", "target", "message"),
     [
-        ([3, 5], 8, r"knows three numbers up to 9, got \[3, 5\]"),
-        ([3, 5, 12], 20, r"knows three numbers up to 9, got \[3, 5, 12\]"),
+        ([3, 5], 8, r"needs three numbers from 0 to 9, got \[3, 5\]"),
+        ([3, 5, 12], 20, r"needs three numbers from 0 to 9, got \[3, 5, 12\]"),
         ([1, 1, 1], 9, r"\[1, 1, 1\] cannot make 9 with the signs \+-\*"),
     ],
 )

@@ -33,7 +33,6 @@ from transformers import LlamaConfig
 
 from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig
-from dmpo.likelihood import sequence_log_prob, token_entropy
 from dmpo.masked_lm import MaskedLlama, make_bidirectional
 from dmpo.memory import NF4_BYTES
 from dmpo.objective import accumulate_gradient

@@ -21,7 +21,7 @@ from ..architectures import read_model_config
 from ..parallel import check_launch, end_together, together
 from ..prompts import load_tokenizer
 from ..run.lock import FolderLock
-from ..run.whole_files import sweep
+from ..run.whole_files import delete_leftovers
 from ..tasks import load_task
 from .examples import TaskExamples, load_examples
 from .ledger import Key, RankLines, check_folder, open_folder, read_parts
@@ -62,7 +62,7 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
                 check_folder(folder)
                 folder.mkdir(parents=True, exist_ok=True)
                 claims.callback(FolderLock(folder).release)
-                sweep(folder)
+                delete_leftovers(folder)
                 open_folder(folder, _fingerprint(config, source, task_info))
 
         together(claim)

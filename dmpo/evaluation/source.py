@@ -15,7 +15,7 @@ from ..checkpoint_files import checkpoint_folder, read_json
 from ..merge import trained_folder
 from ..models import load_model
 from ..run.selection import CHECKPOINTS, best_step, list_checkpoints, step_of
-from ..run.whole_files import digest
+from ..run.whole_files import file_digest
 from .run_keys import run_config
 from .settings import EvalConfig
 
@@ -37,7 +37,7 @@ class Source:
         if self.adapter:
             folders.append(("adapter", self.adapter, _WEIGHTS))
         return {
-            f"{what}/{file.name}": digest(file)
+            f"{what}/{file.name}": file_digest(file)
             for what, folder, patterns in folders
             for pattern in patterns
             for file in sorted(folder.glob(pattern))

@@ -1,6 +1,6 @@
-"""Rewards: pure functions `(completions, **columns) -> list[float]`, bounded in time, that never raise on any text.
+"""Rewards: pure functions `(completions, **columns) -> list[float]`. They take bounded time and raise on no text.
 
-A user's reward is a plain function of the same form, named in the config as `module:function`; `RewardPool` runs it.
+A user's reward is a plain function of the same form. The config names it as `module:function`; `RewardPool` runs it.
 """
 
 from __future__ import annotations

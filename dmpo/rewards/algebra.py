@@ -1,7 +1,7 @@
-r"""Equivalence by math-verify, for answers that `equivalence` does not read. Runs in a worker: nothing here is bounded.
+r"""Equivalence by math-verify, for answers that `equivalence` cannot parse.
 
-math-verify passes over what its grammar does not hold. So its reading of a text counts only where all digits, symbols
-and named signs of the text are in it.
+Nothing here is bounded in time or memory, so it runs in a worker process. math-verify skips what its grammar does not
+have. So its result counts only if the parsed expression has all digits, symbols and named signs of the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NAMED = re.compile(
     r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega"
     r"|sin|cos|tan|log|ln"
 )
-# What its grammar holds; a text with any other command or sign is not read as a whole.
+# The commands of math-verify's grammar; a text with any other command or sign is not parsed as a whole.
 _KNOWN_TEXT = """
     frac sqrt int iint oint sum prod lim to rightarrow infty cdot times div left right binom limits pm le ge ne cup cap
     setminus in mathbb max min gcd exp det lfloor rfloor lceil rceil bmod pmod mod equiv partial arcsin arccos arctan
@@ -30,19 +30,19 @@ _FRACTION = re.compile(r"\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 
 
 def compare(completions: list[str], gold: list[str]) -> list[float]:
-    """1 where math-verify finds an answer equivalent, and both were read as a whole; else 0."""
+    """1 if math-verify calls the two answers equivalent and parsed both as a whole; else 0."""
     from math_verify import verify
 
     scores = []
-    for answer, right in zip(completions, gold, strict=True):
-        given, wanted = _parsed(answer), _parsed(right)
-        whole = _is_whole(answer, given) and _is_whole(right, wanted)
-        scores.append(float(whole and verify(wanted, given, timeout_seconds=None)))
+    for answer, right_answer in zip(completions, gold, strict=True):
+        parsed_answer, parsed_right = _parsed(answer), _parsed(right_answer)
+        whole = _is_whole(answer, parsed_answer) and _is_whole(right_answer, parsed_right)
+        scores.append(float(whole and verify(parsed_right, parsed_answer, timeout_seconds=None)))
     return scores
 
 
 def warm_up() -> None:
-    """Load what `compare` needs, once in the process that the workers are forked from."""
+    """Import what `compare` needs, once, in the process that forks the workers."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
     samples = [
@@ -65,16 +65,16 @@ def _parsed(latex: str) -> Any:
 
 
 def _is_whole(latex: str, parsed: list[Any]) -> bool:
-    """Whether what math-verify parsed has all digits, symbols and names of a text."""
+    """Whether the expression that math-verify parsed has all digits, symbols and names of the text."""
     expressions = [expression for expression in parsed if not isinstance(expression, str)]
     if not expressions:
         return False
-    read = str(expressions[0])
+    parsed_text = str(expressions[0])
     commands = set(_COMMAND.findall(latex))
     if not _SIGNS.fullmatch(latex) or any(name not in _KNOWN and not _NAMED.fullmatch(name) for name in commands):
         return False
     latex = _FRACTION.sub(lambda match: str(Fraction(int(match[1]), int(match[2]) or 1)), _WORDS.sub(" ", latex))
-    digits = Counter(re.findall("[0-9]", latex)) - Counter(re.findall("[0-9]", read))
+    lost_digits = Counter(re.findall("[0-9]", latex)) - Counter(re.findall("[0-9]", parsed_text))
     names = {name for name in _COMMAND.findall(latex) if _NAMED.fullmatch(name)}
-    letters = set(re.findall("[A-Za-z]", _COMMAND.sub(" ", latex))) - {"d"}  # of dx
-    return not digits and all(name in read for name in names) and all(letter in read for letter in letters)
+    letters = set(re.findall("[A-Za-z]", _COMMAND.sub(" ", latex))) - {"d"}  # the d of dx is no symbol
+    return not lost_digits and all(name in parsed_text for name in (*names, *letters))

@@ -1,7 +1,7 @@
-r"""The answer in a completion, and how well the completion keeps the form that was asked for.
+r"""Find the answer in a completion, and score how well the completion keeps the form that the prompt asks for.
 
-The form: `<reasoning>…</reasoning>`, then `<answer>…</answer>`, on any number of lines. An answer may also, or only, be
-in `\boxed{…}`. Every function here takes time linear in the text and never raises on one.
+The form is `<reasoning>…</reasoning>`, then `<answer>…</answer>`, on any number of lines. The answer may stand in
+`\boxed{…}`, inside the tags or without tags. Every function here takes time linear in the text and raises on no text.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ TAG_WEIGHT = 0.125
 ORDER_WEIGHT = 0.5
 WHOLE_WEIGHT = 0.5
 FORM_WEIGHT = len(TAGS) * TAG_WEIGHT + ORDER_WEIGHT + WHOLE_WEIGHT
-"""The most that `form_score` gives."""
+"""The highest value of `form_score`."""
 
 _BOXES = ("\\boxed", "\\fbox")
 _LONGEST_BOX = 5000
-_MOST_BOXES = 16  # at the end of a text; those before are not read
+_MOST_BOXES = 16  # only the last boxes of a text are read
 _FARTHEST = 200  # characters between two boxes of one sentence
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a sign of its own
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace neither opens nor closes a group
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _BLANKS = re.compile(r"(?:[ \t]{0,20}\r?\n)?[ \t]{0,20}")  # blanks and at most one line end
 _UNBRACED = re.compile(
@@ -29,7 +29,7 @@ _UNBRACED_END = re.compile(r"(?<!\\)\$|\\[)\]]|\n")
 _NEGATED = re.compile(r"\b(?:not|never|isn't|no)\s+(?:\\\(|\\\[|\$|\*\*)?\s*$", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|\$|\\[)\]]|$)|\n\s*\n|</?[a-z]{2,20}>")
 _JOINER = re.compile(r"[,;&]|\b(?:and|or)\b|^[\s$\\()\[\]]*$", re.IGNORECASE)
-# What replaces a box by the next one, or says that the two are the same.
+# Words and signs between two boxes which say that the second box replaces the first, or equals it.
 _REVISED = re.compile(
     r"=\s*$|≈|\\(?:approx|equiv|implies|to|Rightarrow)(?![A-Za-z])|"
     r"\b(?:then|rather|actually|instead|no|not|wait|but|corrected|correction|correctly|so|thus|hence|therefore|"
@@ -44,7 +44,7 @@ _LONGEST_TOKEN = 50
 
 
 def without_special_tokens(text: str) -> str:
-    """A text less the special tokens of tokenizers at its end (`<|eot_id|>`, `</s>`, ...) and the space around them."""
+    """The text without the tokenizer's special tokens at its end (`<|eot_id|>`, `</s>`, ...) and the spaces there."""
     end = len(text)
     while True:
         while end and text[end - 1].isspace():
@@ -56,9 +56,10 @@ def without_special_tokens(text: str) -> str:
 
 
 def tagged_answer(text: str) -> str | None:
-    """What stands between the last <answer> and the </answer> after it, or the end; None without an <answer>.
+    """The text between the last <answer> and the next </answer>; None where there is no <answer>.
 
-    An answer that no tag closes ends before the first special token (`<|eot_id|>`)."""
+    Without a closing tag the answer ends before the first special token (`<|eot_id|>`), or where the text ends.
+    """
     _, tag, answer = text.rpartition("<answer>")
     if not tag:
         return None
@@ -69,19 +70,18 @@ def tagged_answer(text: str) -> str | None:
 
 
 def boxed_answers(text: str) -> list[str]:
-    r"""What stands in the boxes (\boxed, \fbox) of the answering sentence, in their order; [] without a box.
+    r"""The contents of the boxes (\boxed, \fbox) in the last sentence that has a box, in order; [] without a box.
 
-    The answering sentence is the one with the last box. Boxes before it in that sentence are answers, too, where a
-    comma, "and", "or" or nothing joins them ("$\boxed{1}$ or $\boxed{9}$"), and not where words revise them
-    ("$\boxed{1}$, or rather $\boxed{9}$"). A box after "not" is none. Blanks and one line end may precede the braces. A
-    box without braces
-    (`\boxed 2$`) reaches to the end of its formula, or to the next blank where no sign ends the formula. Where the
-    braces of the last box are not closed within `_LONGEST_BOX` characters, there is no answer.
+    The last box is always an answer. An earlier box of the same sentence is an answer too, if a comma, "and", "or" or
+    nothing joins the two ("$\boxed{1}$ or $\boxed{9}$"). It is no answer if words revise it ("$\boxed{1}$, or rather
+    $\boxed{9}$"). A box after "not" is ignored. Spaces and one line break may stand before the braces. A box without
+    braces (`\boxed 2$`) ends with its formula; where no sign ends the formula, the box ends at the next space. If the
+    braces of the last box do not close within `_LONGEST_BOX` characters, there is no answer.
     """
     starts = _last_boxes(text)
-    boxes: list[tuple[int, int, str]] = []  # from, to, what is inside
+    boxes: list[tuple[int, int, str]] = []  # start, end, content
     for index, start in enumerate(starts):
-        if boxes and start < boxes[-1][1]:  # a box in a box
+        if boxes and start < boxes[-1][1]:  # a box inside a box
             continue
         box = _box_at(text, start)
         if box is not None and _NEGATED.search(text[max(0, start - 20) : start]):
@@ -102,7 +102,7 @@ def boxed_answers(text: str) -> list[str]:
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What stands in the last \boxed or \fbox, see `boxed_answers`; None without one."""
+    r"""The content of the last \boxed or \fbox (see `boxed_answers`); None without a box."""
     answers = boxed_answers(text)
     return answers[-1] if answers else None
 
@@ -110,22 +110,23 @@ def boxed_answer(text: str) -> str | None:
 def gold_of_solution(text: str) -> str | None:
     r"""The right answer that a solution states: its `boxed_answers`, separated by commas (`1,9`).
 
-    None where it has no box, or where all boxes of the answering sentence are empty.
+    The result is None if the solution has no box, or if all boxes of the last sentence with a box are empty.
     """
     return joined(boxed_answers(text)) or None
 
 
 def joined(answers: list[str]) -> str:
-    """Several answers as one list, each different one once: `1,9`; with a blank where `1,900` would be one number."""
+    """Several answers as one list without repeats: `1,9`. A space follows the comma if `1,900` would be one number."""
     distinct = list(dict.fromkeys(answer for answer in answers if answer))
     grouped = any(re.match(r"[0-9]{3}(?![0-9])", answer) for answer in distinct[1:])
     return (", " if grouped else ",").join(distinct)
 
 
 def read_answer(text: str) -> str | None:
-    r"""The answer: in the tags, less a \boxed around it; without tags in the last \boxed; None without either.
+    r"""The answer of a completion; None without tags and without a box.
 
-    Several boxes of one sentence are a list, with commas. Where the tags are empty, a box after them counts.
+    The answer stands between the tags, and a \boxed around it is removed. Without tags the last \boxed counts. If the
+    tags are empty, a box after them counts. Several boxes of one sentence give a list with commas.
     """
     text = without_special_tokens(text)
     answer = tagged_answer(text)
@@ -137,7 +138,7 @@ def read_answer(text: str) -> str | None:
 
 
 def _last_boxes(text: str) -> list[int]:
-    """Where the last boxes of a text start, at most `_MOST_BOXES`."""
+    """The positions of the last boxes of a text, at most `_MOST_BOXES`."""
     starts: list[int] = []
     end = len(text)
     while len(starts) < _MOST_BOXES:
@@ -157,7 +158,7 @@ def _is_braced(text: str, start: int) -> bool:
 
 
 def _box_at(text: str, start: int) -> tuple[int, str] | None:
-    """The end of the box that starts there and what is inside; None where it is none, or not closed."""
+    """The end and the content of the box that starts at `start`; None if no box starts there or it does not close."""
     command = _BOX.match(text, start)
     if not command:
         return None
@@ -182,7 +183,7 @@ def _box_at(text: str, start: int) -> tuple[int, str] | None:
 
 
 def _unboxed(inside: str) -> str:
-    """What a box holds, less a box in it around all of it."""
+    """The content of a box; boxes inside it that surround all of the content are removed."""
     for _ in range(_MOST_BOXES):
         command = _BOX.match(inside)
         inner = _box_at(inside, 0) if command and inside.endswith("}") else None
@@ -193,7 +194,7 @@ def _unboxed(inside: str) -> str:
 
 
 def bare_answer(text: str, longest: int) -> str | None:
-    """A completion that is all answer: one line of at most `longest` characters, no tag and no box; else None."""
+    """A completion that is only an answer: one line of at most `longest` characters, no tag and no box; else None."""
     text = without_special_tokens(text)
     bare = text.strip() if len(text) <= 2 * longest + 100 else ""
     marked = any(mark in bare for mark in (*TAGS, *_BOXES))
@@ -203,10 +204,10 @@ def bare_answer(text: str, longest: int) -> str | None:
 def form_score(text: str) -> float:
     """How well a completion keeps the form, from 0 to FORM_WEIGHT.
 
-    TAG_WEIGHT for each of the four tags that occurs exactly once; ORDER_WEIGHT if all four do, in order and with
-    nothing but white space between </reasoning> and <answer>; WHOLE_WEIGHT if nothing stands before or after, too.
-    The parts and weights are those of d1 (Zhao et al., arXiv 2504.12216, appendix), whose patterns stop at a newline;
-    these do not.
+    Each of the four tags that occurs exactly once adds TAG_WEIGHT. If all four tags occur once and in order, and only
+    white space stands between </reasoning> and <answer>, ORDER_WEIGHT is added. If, besides, no text stands before the
+    first tag or after the last one, WHOLE_WEIGHT is added. d1 defines the conditions and the weights (Zhao et al.,
+    arXiv 2504.12216, appendix); its patterns stop at a line break, ours do not.
     """
     text = without_special_tokens(text)
     once = [text.count(tag) == 1 for tag in TAGS]

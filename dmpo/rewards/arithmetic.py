@@ -1,6 +1,6 @@
-"""Arithmetic of plain numbers, read by a small parser with exact rationals.
+"""A small parser of plain arithmetic, which computes with exact rationals.
 
-Nothing is evaluated as code. Grammar, after LaTeX's and Unicode's signs are written plainly:
+No text is evaluated as code. The signs of LaTeX and Unicode are first replaced by plain ones. Then the grammar is:
 
     expression = term (("+" | "-") term)*
     term       = factor (("*" | "/") factor)*
@@ -14,14 +14,14 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-LONGEST_EXPRESSION = 300  # characters of an expression
-_DEEPEST = 40  # nested parentheses and signs
+LONGEST_EXPRESSION = 300  # characters
+_DEEPEST = 40  # levels of nested parentheses and signs
 _TOKENS = re.compile(r"\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\frac|[-+*/(){}[\]]))")
 _SIGNS = str.maketrans(
     dict.fromkeys("×·∙⋅∗•✕✖⨯＊", "*")
     | dict.fromkeys("÷∕⁄➗／", "/")
     | dict.fromkeys("−–﹣－➖", "-")
-    # A sign may be followed by the mark that asks for its picture.
+    # U+FE0F may follow a sign: it asks for the sign's emoji form, so it is dropped.
     | dict.fromkeys("＋➕", "+")
     | {"（": "(", "）": ")", "\ufe0f": None}
 )
@@ -32,30 +32,31 @@ _LATEX = re.compile(r"\\(times|cdot|ast|div|left|right|displaystyle|[,;: ()\[\]$
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression that was read: its exact value (None where it divides by 0) and its numbers as written."""
+    """A parsed expression: its exact value (None if it divides by 0) and its numbers as they are written."""
 
     value: Fraction | None
     numbers: tuple[str, ...]
 
 
 def parse_equation(text: str) -> list[Expression]:
-    """The expressions of a chain `a = b = …`, or the one that a whole text is; [] where a part is none or its value is
-    another, and for a text too long or too deep.
+    """The expressions of a chain `a = b = …`; a text without `=` has one expression.
 
-    `+ − × ÷` in any of their signs, `x` between numbers, parentheses, brackets, the unary minus, numbers of ASCII
-    digits; no power, no unary plus. Marks of bold or code around the text and a final period are no part of it.
+    The result is [] if a side of the chain is no expression, if two sides have different values, or if the text is too
+    long or too deeply nested. The grammar has `+ − × ÷` in any of their signs, `x` between numbers, parentheses,
+    brackets, the unary minus, and numbers of ASCII digits. It has no power and no unary plus. Marks of bold or code
+    around the text are ignored, and so is a final period.
     """
     if len(text) > LONGEST_EXPRESSION:
         return []
     try:
-        parts = [_Parser(part).whole() for part in _plain(text).split("=")]
+        sides = [_Parser(side).whole() for side in _plain(text).split("=")]
     except _SyntaxError:
         return []
-    return parts if all(part.value == parts[0].value for part in parts) else []
+    return sides if all(side.value == sides[0].value for side in sides) else []
 
 
 def parse_expression(text: str) -> Expression | None:
-    """The first part of `parse_equation`, None where there is none."""
+    """The first expression that `parse_equation` returns; None if it returns none."""
     return next(iter(parse_equation(text)), None)
 
 
@@ -64,20 +65,20 @@ class _SyntaxError(Exception):
 
 
 class _Parser:
-    """Recursive descent over the tokens of one text."""
+    """A recursive-descent parser of one text."""
 
     def __init__(self, text: str) -> None:
         self.tokens: list[str] = []
         self.numbers: list[str] = []
         self.next = self.depth = 0
         end = len(text.rstrip())
-        place = 0
-        while place < end:
-            found = _TOKENS.match(text, place)
-            if not found:
+        position = 0
+        while position < end:
+            match = _TOKENS.match(text, position)
+            if not match:
                 raise _SyntaxError
-            self.tokens.append(found[1] or found[2])
-            place = found.end()
+            self.tokens.append(match[1] or match[2])
+            position = match.end()
 
     def whole(self) -> Expression:
         value = self.expression()
@@ -134,8 +135,8 @@ class _Parser:
         self.next += 1
         return token
 
-    def expect(self, wanted: str) -> None:
-        if self.take() != wanted:
+    def expect(self, token: str) -> None:
+        if self.take() != token:
             raise _SyntaxError
 
 
@@ -148,10 +149,10 @@ def _ratio(value: Fraction | None, divisor: Fraction | None) -> Fraction | None:
 
 
 def _plain(text: str) -> str:
-    for _ in range(3):  # bold, code and the period in any order
+    for _ in range(3):  # bold, code and the period may stand in any order
         text = text.strip().removesuffix(".")
         marked = _MARKED.fullmatch(text)
         text = marked[2] if marked else text
     words = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
-    text = _LATEX.sub(lambda found: "\\" if found[0] in ("\\d", "\\t") else words.get(found[1] or "", " "), text)
+    text = _LATEX.sub(lambda match: "\\" if match[0] in ("\\d", "\\t") else words.get(match[1] or "", " "), text)
     return _TIMES.sub(r"\1*", text.translate(_SIGNS)).rstrip().removesuffix(".")

@@ -1,4 +1,4 @@
-"""Calling a reward: by name or as a function, with what it returns checked."""
+"""Load a reward by its name, call it, and check the values that it returns."""
 
 from __future__ import annotations
 
@@ -11,39 +11,42 @@ Reward = Callable[..., list[float]]
 
 
 class RewardError(ValueError):
-    """A reward returned what is no list of finite numbers, one a completion."""
+    """A reward did not return a list of finite numbers, one for each completion."""
 
 
 def load_object(name: str, what: str) -> Any:
-    """The callable named `module:name`.
+    """The callable named `module:name`. Error messages start with `what`, for example "reward" or "task".
 
     Raises:
-        ValueError: the name has another form, or the module or the callable does not exist; `what` says whose name.
+        ValueError: the name has another form, or the module or the callable does not exist.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"{what} must be named 'module:name', got {name!r}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ValueError(f"{what} {name!r} cannot be called")
-    return found
+    if not callable(loaded):
+        raise ValueError(f"{what} {name!r} must be a function or a class, got {type(loaded).__name__}")
+    return loaded
 
 
 def score(reward: Reward, completions: list[str], columns: dict[str, list[Any]]) -> list[float]:
-    """Call a reward and check what it returns.
+    """Call a reward and check the values that it returns.
 
     Raises:
-        RewardError: it returned another number of values, something that is no number, or a value that is not finite.
+        RewardError: the number of values is wrong, a value is no number, or a value is not finite.
     """
     name = getattr(reward, "__name__", repr(reward))
     values = reward(completions, **columns)
     if not isinstance(values, Sequence):
         raise RewardError(f"reward {name} must return a list of numbers, got {type(values).__name__}")
     if len(values) != len(completions):
-        raise RewardError(f"reward {name} returned {len(values)} values for {len(completions)} completions")
+        raise RewardError(
+            f"reward {name} returned {len(values)} values for {len(completions)} completions; "
+            "it must return one for each completion"
+        )
     for index, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise RewardError(

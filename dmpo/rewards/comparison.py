@@ -1,34 +1,27 @@
-r"""Whether two answers that were read are the same: numbers, expressions, relations, intervals, tuples, sets, matrices.
+r"""Whether two parsed answers are the same: numbers, relations, intervals, tuples, sets, matrices.
 
-What counts as equal is a table in docs/rewards.md. Numbers are compared by `evaluation.same_value`.
+The table in docs/rewards.md lists what counts as equal. `number_comparison` compares single values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .evaluation import near, same_value
-from .exact import exact_value
+from .evaluation import near
 from .expressions import Node, UndecidedError, symbols
+from .number_comparison import VALUES, has_no_value, same_number
 from .numeric import Numeric
 
-TOLERANCE = 1e-6
-"""The share by which a decimal of at least seven digits may differ from a number that is no rational."""
-
-_SIGNIFICANT = 7
-_ROUNDED = 0.05  # share by which the two sides of ≈ may differ
+_ROUNDED = 0.05  # the largest relative difference of the two sides of ≈
 _COLLECTIONS = frozenset(("list", "set", "tuple", "union", "intersection", "difference", "matrix"))
-_VALUES = frozenset(
-    ("num", "sym", "word", "add", "mul", "div", "neg", "pow", "fact", "percent", "degree", "call", "ratio", "inf")
-)
 _REVERSED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-_MOST_MATCHED = 40  # elements of a list
+_MOST_MATCHED = 40  # the most elements of a list whose order is free
 
 
 def same(answer: Node, gold: Node) -> bool:
-    """Whether an answer says the same as the right one."""
+    """Whether an answer equals the right answer."""
     if answer == gold:
-        return not _has_no_value(answer)
+        return not has_no_value(answer)
     answer, gold = _without_assignment(answer, gold), _without_assignment(gold, answer)
     if answer.op == gold.op == "relation":
         return _same_relation(answer, gold)
@@ -44,26 +37,26 @@ def same(answer: Node, gold: Node) -> bool:
         return _same_all(answer.args, gold.args)
     if answer.op in _COLLECTIONS or gold.op in _COLLECTIONS:
         return _same_collection(answer, gold)
-    if answer.op in _VALUES and gold.op in _VALUES:
-        return _same_number(answer, gold)
+    if answer.op in VALUES and gold.op in VALUES:
+        return same_number(answer, gold)
     return False
 
 
 def same_unordered(answers: Sequence[Node], golds: Sequence[Node], equal: Callable[[Node, Node], bool] = same) -> bool:
-    """Whether two lists have the same elements, each as often as in the other."""
+    """Whether two lists have the same elements, in any order and each equally often."""
     if len(answers) != len(golds) or len(golds) > _MOST_MATCHED:
         return False
-    rest = list(answers)
+    unmatched = list(answers)
     for gold in golds:
-        index = next((index for index, answer in enumerate(rest) if equal(answer, gold)), None)
+        index = next((index for index, answer in enumerate(unmatched) if equal(answer, gold)), None)
         if index is None:
             return False
-        rest.pop(index)
+        unmatched.pop(index)
     return True
 
 
 def distinct(nodes: Sequence[Node]) -> list[Node]:
-    """Nodes without those that say the same as one before them."""
+    """The nodes without repeats: a node that equals an earlier one is left out."""
     result: list[Node] = []
     for node in nodes[:_MOST_MATCHED]:
         if not any(same(node, other) for other in result):
@@ -75,80 +68,11 @@ def _same_all(answers: Sequence[Node], golds: Sequence[Node]) -> bool:
     return len(answers) == len(golds) and all(same(a, b) for a, b in zip(answers, golds, strict=True))
 
 
-# Numbers and expressions.
-
-
-def _has_no_value(node: Node) -> bool:
-    """Whether a number divides by 0: no answer, however it is written."""
-    if node.op not in _VALUES or symbols(node):
-        return False
-    try:
-        exact_value(node)
-    except UndecidedError:
-        return _divides_by_zero(node)
-    return False
-
-
-def _divides_by_zero(node: Node) -> bool:
-    if node.op == "div":
-        try:
-            if exact_value(node.args[1]) == 0:
-                return True
-        except UndecidedError:
-            pass
-    return any(_divides_by_zero(argument) for argument in node.args)
-
-
-def _same_number(answer: Node, gold: Node) -> bool:
-    if answer.op == gold.op == "ratio":
-        plain = all(argument.op == "num" for argument in (*answer.args, *gold.args))
-        if plain and len(gold.args) == 2 and len(gold.args[1].name) == 2:  # a time of day
-            return _same_all(answer.args, gold.args)
-        return _same_ratio(answer.args, gold.args)
-    # 50% is 50, and 1/2; 90° is 90.
-    for op in ("percent", "degree"):
-        if (answer.op == op) != (gold.op == op):
-            bare = tuple(node.args[0] if node.op == op else node for node in (answer, gold))
-            if _same_plain(*bare):
-                return True
-            if op == "degree":
-                return False
-    if answer.op == gold.op == "degree":
-        return _same_plain(answer.args[0], gold.args[0])
-    return _same_plain(answer, gold)
-
-
-def _same_ratio(answer: Sequence[Node], gold: Sequence[Node]) -> bool:
-    return len(answer) == len(gold) and all(
-        same_value(Node("mul", (answer[0], b)), Node("mul", (a, gold[0])))
-        for a, b in zip(answer[1:], gold[1:], strict=True)
-    )
-
-
-def _same_plain(answer: Node, gold: Node) -> bool:
-    if same_value(answer, gold):
-        return True
-    for decimal, other in ((answer, gold), (gold, answer)):
-        if _is_long_decimal(decimal) and not symbols(other):
-            try:
-                irrational = exact_value(other) is None
-            except UndecidedError:
-                return False
-            return irrational and near(decimal, other, TOLERANCE)
-    return False
-
-
-def _is_long_decimal(node: Node) -> bool:
-    while node.op == "neg":
-        node = node.args[0]
-    return node.op == "num" and "." in node.name and len(node.name.replace(".", "").lstrip("0")) >= _SIGNIFICANT
-
-
 # Equations and inequalities.
 
 
 def _without_assignment(node: Node, other: Node) -> Node:
-    """The value that an equation gives to what has no digits in it (`x = 5`, `f(x) = 2x`), or a true equation has."""
+    """The value of an equation that names the answer (`x = 5`, `f(x) = 2x`) or is true (`2 + 3 = 5`); else the node."""
     if node.op != "relation":
         return node
     signs = node.name.split()
@@ -162,7 +86,7 @@ def _without_assignment(node: Node, other: Node) -> Node:
         if same_left and len(signs) > 1 and same(node.args[0], other.args[0]):
             return Node("relation", (node.args[0], node.args[-1]), "=")  # x = 2 + 3 = 5
         return node
-    if r"\approx" in signs:  # sqrt(2) ≈ 1.41: the exact side is the answer, unless it only names what is asked for
+    if r"\approx" in signs:  # sqrt(2) ≈ 1.41: the exact side is the answer, unless it is only a name
         exact = signs.index(r"\approx")
         if exact == 0:
             if _is_unknown(node.args[0]):
@@ -174,23 +98,23 @@ def _without_assignment(node: Node, other: Node) -> Node:
     first, last = node.args[0], node.args[-1]
     if len(signs) == 1 and last.op == "sym" and not symbols(first):  # 5 = x
         return first
-    rest = node.args[1:] if _is_unknown(first) else node.args
-    return last if all(same(side, last) for side in rest[:-1]) else node
+    sides = node.args[1:] if _is_unknown(first) else node.args
+    return last if all(same(side, last) for side in sides[:-1]) else node
 
 
 def _is_unknown(node: Node) -> bool:
-    """Whether a side of an equation names what is asked for: symbols without numbers."""
+    """Whether a side of an equation only names the answer: it has symbols and no numbers."""
     if node.op in ("sym", "word"):
         return True
     if node.op not in ("add", "mul", "div", "call", "tuple") or node.name in ("root", "cbrt", "log", "ln", "lg", "exp"):
-        return False  # of -x = 5 and ln x = 5 the answer is another number
+        return False  # in -x = 5 and in ln x = 5 the answer is not 5
     if node.op == "add":
         return all(_is_unknown(term.args[0] if term.op == "neg" else term) for term in node.args)
     return bool(node.args) and all(_is_unknown(argument) for argument in node.args)
 
 
 def _pairs(node: Node) -> list[tuple[str, Node, Node]]:
-    """A chain of relations as pairs, with < and ≤ only."""
+    """A chain of relations as pairs of sides; > and ≥ are turned into < and ≤."""
     pairs = []
     for sign, left, right in zip(node.name.split(), node.args, node.args[1:], strict=False):
         pairs.append((sign, left, right) if sign not in (">", ">=") else (_REVERSED[sign], right, left))
@@ -204,17 +128,20 @@ def _same_relation(answer: Node, gold: Node) -> bool:
     answers, golds = _pairs(answer), _pairs(gold)
     if len(answers) != len(golds):
         return False
-    rest = list(answers)
+    unmatched = list(answers)
     for pair in golds:
-        index = next((index for index, other in enumerate(rest) if _same_pair(other, pair)), None)
+        index = next((index for index, other in enumerate(unmatched) if _same_pair(other, pair)), None)
         if index is None:
             return False
-        rest.pop(index)
+        unmatched.pop(index)
     return True
 
 
 def _same_pair(answer: tuple[str, Node, Node], gold: tuple[str, Node, Node]) -> bool:
-    r"""Whether two relations say the same: the differences of their sides have a constant quotient, > 0 for < and ≤."""
+    r"""Whether two relations are equivalent.
+
+    They are if the differences of their sides have a constant quotient, which is positive for < and ≤.
+    """
     sign, left, right = answer
     if sign != gold[0]:
         return False
@@ -222,7 +149,7 @@ def _same_pair(answer: tuple[str, Node, Node], gold: tuple[str, Node, Node]) -> 
         return True
     if sign in ("=", "!=") and same(left, gold[2]) and same(right, gold[1]):
         return True
-    if sign not in _REVERSED or not all(node.op in _VALUES for node in (*answer[1:], *gold[1:])):
+    if sign not in _REVERSED or not all(node.op in VALUES for node in (*answer[1:], *gold[1:])):
         return False
     differences = [Node("add", (a, Node("neg", (b,)))) for _, a, b in (answer, gold)]
     names = symbols(differences[0])
@@ -236,15 +163,15 @@ def _same_pair(answer: tuple[str, Node, Node], gold: tuple[str, Node, Node]) -> 
             value = numeric.value(quotient)
             if numeric.is_zero(value) or numeric.mp.im(value):
                 return False
-            values.append(value)
+            values.append(numeric.mp.re(value))
     except UndecidedError:
         return False
-    constant = all(abs(value - values[0]) <= abs(values[0]) * values[0] / values[0] / 10**30 for value in values)
+    constant = all(abs(value - values[0]) <= abs(values[0]) / 10**30 for value in values)
     return constant and (sign in ("=", "!=") or values[0] > 0)
 
 
 def _interval(node: Node) -> Node | None:
-    """The interval that an inequality of one symbol and numbers is; None where it is none."""
+    """The interval of an inequality between one symbol and numbers; None if the node is no such inequality."""
     names = {argument.name for argument in node.args if argument.op == "sym"}
     if len(names) != 1 or not all(argument.op == "sym" or not symbols(argument) for argument in node.args):
         return None
@@ -279,13 +206,13 @@ def _same_collection(answer: Node, gold: Node) -> bool:
         return same_unordered(answer.args, gold.args)
     if kinds == {"list", "set"}:
         return same_unordered(distinct(answer.args), distinct(gold.args))
-    if kinds == {"list", "tuple"}:  # as they stand, as in (x, y) = (1, 2) for x = 1, y = 2
+    if kinds == {"list", "tuple"}:  # in the order of the tuple, as in (x, y) = (1, 2) for x = 1, y = 2
         ordered, listed = (answer, gold) if answer.op == "tuple" else (gold, answer)
         return ordered.name == "()" and _same_all(
             tuple(_without_assignment(node, Node("num")) for node in listed.args), ordered.args
         )
-    one, many = (answer, gold) if answer.op in _VALUES else (gold, answer)
-    if many.op in ("set", "list") and len(many.args) == 1 and one.op in _VALUES:
+    one, many = (answer, gold) if answer.op in VALUES else (gold, answer)
+    if many.op in ("set", "list") and len(many.args) == 1 and one.op in VALUES:
         return same(one, many.args[0])
     return False
 

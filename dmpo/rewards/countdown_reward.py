@@ -1,4 +1,4 @@
-"""Countdown's reward: an expression that makes the target of the given numbers, each used once."""
+"""Countdown's reward: it asks for an expression that equals the target and uses each given number once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 
 
 def given_numbers(column: Any) -> list[str]:
-    """The numbers of one puzzle as an expression has to write them, from a list or tensor, or a text such as "3, 5, 2".
+    """The numbers of one puzzle, written as an expression must write them.
+
+    Args:
+        column: a list, a tensor, or a text such as "3, 5, 2".
 
     Raises:
-        ValueError: it is something else, or none.
+        ValueError: the column is something else, or empty.
     """
     column = column.tolist() if hasattr(column, "tolist") else column
     try:
@@ -35,7 +38,7 @@ def given_numbers(column: Any) -> list[str]:
 
 
 def target_value(column: Any) -> Fraction:
-    """The target of one puzzle. Raises ValueError where it is no number written plainly, as 13, "13" or 13.0."""
+    """The target of one puzzle. Raises ValueError unless it is a plain number such as 13, "13" or 13.0."""
     try:
         text = _text(column)
     except ValueError:
@@ -46,12 +49,12 @@ def target_value(column: Any) -> Fraction:
 
 
 def uses_each_once(expression: Expression, given: Sequence[str]) -> bool:
-    """Whether the numbers of an expression, as written, are those of `given_numbers`, each exactly once."""
+    """Whether an expression uses each number of `given` exactly once; numbers are compared as texts."""
     return Counter(expression.numbers) == Counter(given)
 
 
 def countdown_answer(completion: str) -> str | None:
-    r"""The text of the expression: in the last <answer>, else the last \boxed, else a completion of one short line."""
+    r"""The text of the expression: the last <answer>, else the last \boxed, else a completion of one short line."""
     answer = read_answer(completion)
     if answer is None:
         answer = bare_answer(completion, LONGEST_EXPRESSION)
@@ -59,34 +62,35 @@ def countdown_answer(completion: str) -> str | None:
 
 
 def countdown_value(completion: str, numbers: Any) -> Fraction | None:
-    """The value of a completion's expression, None unless it is one of all the given numbers, each used once.
+    """The value of a completion's expression; None unless the expression uses each given number once.
 
-    Of a chain of equal expressions (`3*5-2 = 15-2 = 13`) one has to use them. For `numbers` see `given_numbers`.
+    In a chain of equal expressions (`3*5-2 = 15-2 = 13`) one of them must use the numbers. For `numbers` see
+    `given_numbers`.
     """
     given = given_numbers(numbers)
     answer = countdown_answer(completion)
-    parts = [] if answer is None else parse_equation(answer)
-    return next((part.value for part in parts if uses_each_once(part, given)), None)
+    expressions = [] if answer is None else parse_equation(answer)
+    return next((expression.value for expression in expressions if uses_each_once(expression, given)), None)
 
 
 def countdown_solved(completion: str, numbers: Any, target: Any) -> bool:
-    """Whether a completion makes the target of all the given numbers."""
+    """Whether a completion reaches the target with each given number used once."""
     return countdown_value(completion, numbers) == target_value(target)
 
 
 def countdown(completions: list[str], numbers: list[Any], target: list[Any], **_: Any) -> list[float]:
-    """SOLVED_WEIGHT for an expression that makes the target, USED_WEIGHT for one that does not, else 0.
+    """SOLVED_WEIGHT for an expression that equals the target, USED_WEIGHT for one that does not, else 0.
 
-    An expression counts only if it uses each given number exactly once. Weights: d1 (arXiv 2504.12216, appendix) and
-    TinyZero.
+    An expression counts only if it uses each given number exactly once. The weights are from d1 (arXiv 2504.12216,
+    appendix) and TinyZero.
 
     Raises:
-        ValueError: a column `numbers` or `target` that is no such thing, see `given_numbers` and `target_value`.
+        ValueError: the column `numbers` or `target` is malformed, see `given_numbers` and `target_value`.
     """
     scores = []
-    for text, given, wanted in zip(completions, numbers, target, strict=True):
-        value, goal = countdown_value(text, given), target_value(wanted)
-        scores.append(SOLVED_WEIGHT if value == goal else USED_WEIGHT if value is not None else 0.0)
+    for text, row_numbers, row_target in zip(completions, numbers, target, strict=True):
+        value, right_value = countdown_value(text, row_numbers), target_value(row_target)
+        scores.append(SOLVED_WEIGHT if value == right_value else USED_WEIGHT if value is not None else 0.0)
     return scores
 
 
@@ -97,5 +101,5 @@ def _text(number: Any) -> str:
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:80]
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # Python refuses to write an integer of so many digits
         return f"{type(value).__name__} of too many digits"

@@ -1,8 +1,8 @@
-r"""Whether an answer in LaTeX says the same as the right one, as far as it takes no computer algebra.
+r"""Whether an answer in LaTeX equals the right answer, where this can be decided without computer algebra.
 
-An answer has one or more readings (a list or a number with thousands: `1,234`); it is right if one of its readings is
-one of the right answer's. A reading is of the whole text: nothing is left out but words that say nothing ("The answer
-is 5") and units beside numbers.
+An answer has one or more readings: `1,234` is a list, or a number with a thousands separator. The answer is right if
+one of its readings equals a reading of the right answer. A reading covers the whole text. It leaves out only words
+without content ("The answer is 5") and units beside numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .latex_text import FONT_COMMAND, plain_latex, without_fonts, words
 from .units import same_unit, split_unit
 
 LONGEST = 600
-"""Characters of an answer that is read."""
+"""The most characters of an answer; a longer answer is wrong."""
 
 _MOST_ITEMS = 60
 _THOUSANDS = re.compile(r"(?<![0-9.,_^])([0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9]|,[0-9])")
@@ -66,16 +66,16 @@ _PHRASE = re.compile(r"(?<![A-Za-z\\])(?!matrix|array|cases)[A-Za-z]{4,}")
 
 @dataclass(frozen=True)
 class Item:
-    """One element of an answer: what it says, and the unit beside it."""
+    """One element of an answer: its expression and the unit beside it."""
 
     node: Node
     unit: Counter[str] | None = None
 
 
 def decide(answer: str, gold: str) -> bool | None:
-    """Whether an answer is right; None where computer algebra has to say (see `mathematics`).
+    """Whether an answer is right; None if only computer algebra can decide (see `mathematics`).
 
-    Bounded in time and size; it never raises.
+    Time and memory are bounded, and no text makes it raise.
     """
     if not answer.strip() or len(answer) > LONGEST or len(gold) > LONGEST:
         return False
@@ -89,27 +89,27 @@ def decide(answer: str, gold: str) -> bool | None:
 
 
 def _decide(answer: str, gold: str) -> bool | None:
-    texts = _unintroduced(answer), gold
-    spoken = [words(text) for text in texts]
-    given, right = readings(texts[0]), readings(texts[1])
-    if not given and not right and spoken[0] == spoken[1] != "":
+    texts = _without_introduction(answer), gold
+    answer_words, gold_words = words(texts[0]), words(texts[1])
+    answer_readings, gold_readings = readings(texts[0]), readings(texts[1])
+    if not answer_readings and not gold_readings and answer_words == gold_words != "":
         return True
-    if given and right:
-        if any(_same_items(a, b) for a, b in product(given, right)):
+    if answer_readings and gold_readings:
+        if any(_same_items(a, b) for a, b in product(answer_readings, gold_readings)):
             return True
-        return spoken[0] == spoken[1] and (_is_words(gold) or _is_words(answer))
-    if spoken[0] and (spoken[0] == spoken[1] or words(answer) == spoken[1]):
+        return answer_words == gold_words and (_is_words(gold) or _is_words(answer))
+    if answer_words and (answer_words == gold_words or words(answer) == gold_words):
         return True
     for pattern in (_NEGATION, _RELATION, _BOUND_WORD):
         if len(pattern.findall(answer)) > len(pattern.findall(gold)):
             return False
-    unread = [text for text, read in zip(texts, (given, right), strict=True) if not read]
-    return False if any(_PHRASE.search(text) for text in unread) else None
+    unparsed = [text for text, parsed in zip(texts, (answer_readings, gold_readings), strict=True) if not parsed]
+    return False if any(_PHRASE.search(text) for text in unparsed) else None
 
 
-@lru_cache(maxsize=1024)  # the right answer of a group of completions is read once
+@lru_cache(maxsize=1024)  # so the right answer of a group of completions is parsed once
 def readings(text: str) -> list[list[Item]]:
-    """The readings of a plain LaTeX text, each a list of items; [] where it has none."""
+    """The readings of a plain LaTeX text, each a list of items; [] if the text has none."""
     text = _MINUS.sub("-", _NUMBER_WORDS.get(text.lower(), text))
     text = _HOUR.sub(r"\1", _TO.sub(":", _LISTED_WORDS.sub(_listed, text)))
     text = _TIMES.sub(r" \\times ", text)
@@ -141,15 +141,15 @@ def _listed(match: re.Match[str]) -> str:
     pieces = re.split(r"(\s(?:and|or)\s|^(?:and|or)\s|\s(?:and|or)$|^(?:and|or)$|[,;])", match[2])
     if len(pieces) == 1:
         return match[0]
-    kept = [
+    rewritten = [
         f" {piece.strip()} " if index % 2 else f"\\{match[1]}{{{piece}}}" if piece.strip() else ""
         for index, piece in enumerate(pieces)
     ]
-    return "".join(kept)
+    return "".join(rewritten)
 
 
-def _unintroduced(text: str) -> str:
-    """An answer without the words before it that say nothing of its value ("So the total is")."""
+def _without_introduction(text: str) -> str:
+    """An answer without introductory words ("So the total is")."""
     bare = without_fonts(text).strip() if FONT_COMMAND.match(text) else text
     if bare != text and (_LED.match(bare) or _VERB.search(bare)):
         text = bare
@@ -158,18 +158,18 @@ def _unintroduced(text: str) -> str:
         text = text[led.end() :] if led else text
     for verb in list(_VERB.finditer(text[:200]))[::-1]:
         before = text[: verb.start()]
-        said = (
+        is_introduction = (
             (not before or _INTRODUCTION.fullmatch(before))
             and not _NEGATION.search(before)
             and not _BOUND_WORD.search(before)
         )
-        if said and text[verb.end() :].strip():
+        if is_introduction and text[verb.end() :].strip():
             return text[verb.end() :].strip(" :")
     return text
 
 
 def _is_words(text: str) -> bool:
-    """Whether a text has words in it, rather than symbols side by side (AB is not ab)."""
+    """Whether a text has words, and not only symbols side by side (AB is not ab)."""
     return bool(FONT_COMMAND.search(text)) or re.search(r"(?<![\\A-Za-z])[A-Za-z]{4}", text) is not None
 
 
@@ -203,47 +203,42 @@ def _with_unit(node: Node, unit: Counter[str]) -> Item:
 
 
 def split(text: str) -> list[str]:
-    """The elements of a list: what stands between commas, semicolons, "and" and "or", outside of brackets."""
+    """The elements of a list. Commas, semicolons, "and" and "or" outside of brackets separate them."""
     pieces: list[str] = []
-    depth, start, place = 0, 0, 0
+    depth, start, position = 0, 0, 0
     bounds: list[tuple[int, int]] = []
-    while place < len(text):
+    while position < len(text):
         if depth == 0:
-            word = _SEPARATOR_WORD.match(text, place) or _AND.match(text, place)
+            word = _SEPARATOR_WORD.match(text, position) or _AND.match(text, position)
             if word:
                 bounds.append(word.span())
-                place = word.end()
+                position = word.end()
                 continue
-        match = _PIECE.match(text, place)
-        sign = match[0] if match else text[place]
+        match = _PIECE.match(text, position)
+        sign = match[0] if match else text[position]
         if sign in _OPENING:
             depth += 1
         elif sign in _CLOSING:
             depth = max(0, depth - 1)
         elif depth == 0 and sign in (",", ";"):
-            bounds.append((place, place + 1))
-        place += len(sign)
+            bounds.append((position, position + 1))
+        position += len(sign)
     for left, right in bounds:
         pieces.append(text[start:left])
         start = right
     pieces.append(text[start:])
     pieces = [piece.strip() for piece in pieces]
-    kept = [piece for piece in pieces if piece]
-    if len(kept) < len(pieces) and not _only_words_between(pieces):
-        raise UnreadError
-    affirmed = [piece for piece in kept if not re.match(r"(?:\\text ?\{ ?)?not\b", piece)]
+    filled = [piece for piece in pieces if piece]
+    if len(filled) < len(pieces) and not (pieces[0] and pieces[-1]):
+        raise UnreadError  # an empty element is allowed between a comma and the "and" after it, not at an end
+    affirmed = [piece for piece in filled if not re.match(r"(?:\\text ?\{ ?)?not\b", piece)]
     if not affirmed:
         raise UnreadError
     return affirmed
 
 
-def _only_words_between(pieces: list[str]) -> bool:
-    """Whether the empty pieces are those between a comma and the "and" after it."""
-    return all(piece for piece in (pieces[0], pieces[-1]))
-
-
 def _signs(text: str) -> list[str]:
-    r"""A text once for each sign that \pm stands for."""
+    r"""The text with + in place of \pm, and the text with -; a text without \pm alone."""
     if not _PLUS_MINUS.search(text):
         return [text]
     text = text.replace("+/-", r"\pm ")
@@ -261,17 +256,17 @@ def _same_items(answers: list[Item], golds: list[Item]) -> bool:
             return _units_agree(answers, golds) and same(answers[0].node, golds[0].node)
         if not _units_agree(answers, golds):
             return False
-        given, right = [item.node for item in answers], [item.node for item in golds]
-        if len(given) > 1 and len(right) > 1:
-            return same_unordered(given, right)
-        listed = [nodes[0] if len(nodes) == 1 else Node("list", tuple(nodes)) for nodes in (given, right)]
+        answer_nodes, gold_nodes = [item.node for item in answers], [item.node for item in golds]
+        if len(answer_nodes) > 1 and len(gold_nodes) > 1:
+            return same_unordered(answer_nodes, gold_nodes)
+        listed = [nodes[0] if len(nodes) == 1 else Node("list", tuple(nodes)) for nodes in (answer_nodes, gold_nodes)]
         return same(listed[0], listed[1])
     except (UndecidedError, RecursionError):
         return False
 
 
 def _unit(item: Item) -> Counter[str] | None:
-    """The unit of an item, its degrees and per cents included."""
+    """The unit of an item; degrees and per cent count as units."""
     return Counter({item.node.op: 1}) if not item.unit and item.node.op in ("percent", "degree") else item.unit
 
 

@@ -1,4 +1,4 @@
-"""Whether two expressions have the same value: exactly where both are rational, else to 60 digits and more."""
+"""Whether two expressions have the same value: exactly if both are rational, else to at least 60 digits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DIGITS = 60
 
 
 def same_value(a: Node, b: Node) -> bool:
-    """Whether two expressions have the same value: exactly where both are rational, else to 40 digits and more.
+    """Whether two expressions have the same value: exactly if both are rational, else to at least 60 digits.
 
-    Numbers differ where their quotient does: no difference is too small. Expressions with symbols are compared at two
-    positive points and, where both are real there, at a negative one.
+    The error is relative to the largest value inside the expressions, so no difference is too small to be seen.
+    Expressions with symbols are compared at two positive points, and at a negative one if both are real there.
     """
     try:
         if not symbols(a) and not symbols(b):
@@ -35,7 +35,7 @@ def _may_cancel(node: Node) -> bool:
 
 
 def same_at(a: Node, b: Node, point: Point, *, real: bool = False) -> bool:
-    """Whether two values are the same at a point; `real`: also where one of them is not defined or not real."""
+    """Whether two values are the same at a point. With `real`, a value that is undefined or not real equals any."""
     digits = _DIGITS + 30
     for _ in range(3):
         numeric = Numeric(point, digits)
@@ -66,7 +66,7 @@ def _imaginary(numeric: Numeric, value: Any) -> bool:
 
 
 def near(a: Node, b: Node, tolerance: float) -> bool:
-    """Whether two numbers without symbols are real and differ by at most a share of the larger."""
+    """Whether two numbers without symbols are real and differ by at most `tolerance` times the larger one."""
     numeric = Numeric(None, _DIGITS)
     try:
         first, second = numeric.value(a), numeric.value(b)

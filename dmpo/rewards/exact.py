@@ -1,4 +1,4 @@
-"""The exact value of an expression of rationals, bounded in time and in digits."""
+"""The exact value of an expression of rationals, in bounded time and with a bounded number of digits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fractions import Fraction
 from .expressions import Node, UndecidedError
 
 MOST_BITS = 60_000
-"""Bits of a numerator or denominator; 2^{2005}, 2004! and 10^{10000} have fewer, 2^{99999} more."""
+"""The most bits of a numerator or denominator. 2^{2005}, 2004! and 10^{10000} have fewer, 2^{99999} has more."""
 
-_MOST_WORK = 1.0e11  # of arithmetic on one expression, as the sum of the squares of bits
+_MOST_WORK = 1.0e11  # the most arithmetic for one expression: the sum of the squared numbers of bits
 
 
 class _NotRationalError(Exception):
@@ -18,10 +18,10 @@ class _NotRationalError(Exception):
 
 
 def exact_value(node: Node) -> Fraction | None:
-    """The value of an expression of integers, fractions and decimals; None where it has anything else in it.
+    """The value of an expression of integers, fractions and decimals; None if the value is no rational number.
 
     Raises:
-        UndecidedError: it divides by 0, or its digits are too many.
+        UndecidedError: the expression divides by 0, or a value has too many digits.
     """
     try:
         return _Exact().value(node)
@@ -36,21 +36,21 @@ class _Exact:
     def value(self, node: Node) -> Fraction:
         op = node.op
         if op == "num" and node.value is not None:
-            return self.kept(node.value)
+            return self.bounded(node.value)
         if op == "add":
             total = Fraction(0)
             for argument in node.args:
-                total = self.kept(total + self.value(argument))
+                total = self.bounded(total + self.value(argument))
             return total
         if op == "mul":
-            return self.kept(self.value(node.args[0]) * self.value(node.args[1]))
+            return self.bounded(self.value(node.args[0]) * self.value(node.args[1]))
         if op == "neg":
             return -self.value(node.args[0])
         if op in ("div", "ratio") and len(node.args) == 2:
             over, under = self.value(node.args[0]), self.value(node.args[1])
             if not under:
                 raise UndecidedError
-            return self.kept(over / under)
+            return self.bounded(over / under)
         if op == "percent":
             return self.value(node.args[0]) / 100
         if op == "pow":
@@ -61,7 +61,7 @@ class _Exact:
             return self.called(node)
         raise _NotRationalError
 
-    def kept(self, value: Fraction) -> Fraction:
+    def bounded(self, value: Fraction) -> Fraction:
         bits = value.numerator.bit_length() + value.denominator.bit_length()
         if bits > 500:
             self.work += float(bits) ** 2
@@ -82,12 +82,12 @@ class _Exact:
             return base ** (count % 2 + 2) if base else base
         if abs(count) * (max(base.numerator.bit_length(), base.denominator.bit_length()) - 1) > MOST_BITS:
             raise UndecidedError
-        return self.kept(base**count)
+        return self.bounded(base**count)
 
     def factorial(self, value: Fraction) -> Fraction:
         if value.denominator != 1 or value < 0 or value > 5000:
             raise UndecidedError
-        return self.kept(Fraction(math.factorial(value.numerator)))
+        return self.bounded(Fraction(math.factorial(value.numerator)))
 
     def called(self, node: Node) -> Fraction:
         values = [self.value(argument) for argument in node.args]
@@ -104,7 +104,7 @@ class _Exact:
             n, k = values
             if n.denominator != 1 or k.denominator != 1 or not 0 <= n <= 5000 or k < 0:
                 raise UndecidedError
-            return self.kept(Fraction(math.comb(n.numerator, k.numerator)))
+            return self.bounded(Fraction(math.comb(n.numerator, k.numerator)))
         if node.name in ("root", "cbrt"):
             index = 3 if node.name == "cbrt" else values[1] if len(values) == 2 else Fraction(2)
             root = rational_root(values[0], index.numerator) if index.denominator == 1 else None
@@ -114,7 +114,7 @@ class _Exact:
 
 
 def rational_root(value: Fraction, index: int) -> Fraction | None:
-    """The real root of a rational, None where it is no rational."""
+    """The real root of a rational number; None if the root is not rational."""
     if not 1 <= index <= 1000:
         return None
     if value < 0:

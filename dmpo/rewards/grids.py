@@ -1,4 +1,4 @@
-"""Sudoku, 4×4 and 9×9: the grid in a completion, whether it solves a puzzle, and the reward for it."""
+"""Sudoku, 4×4 and 9×9: find the grid in a completion, check that it solves a puzzle, and reward it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from .answers import boxed_answer
 
-HOLES = ".0"  # both marks are in use for an empty cell
+HOLES = ".0"  # data sets use either mark for an empty cell
 _FRAME = dict.fromkeys(map(ord, "|-+,[]│┃─━┼╋┌┐└┘├┤┬┴║═╬╔╗╚╝╠╣╦╩`*;:()"))  # what a drawn grid may hold
 
 _PUZZLES = re.compile(r"[1-4.0]{16}|[1-9.0]{81}")
@@ -18,10 +18,11 @@ _SOLUTIONS = re.compile(r"[1-4]{16}|[1-9]{81}")
 
 
 def sudoku_cells(text: str, size: int = 4) -> list[int] | None:
-    r"""The grid in a completion, row by row; None where there is none.
+    r"""The cells of the grid in a completion, row by row; None if the completion has no grid.
 
-    A grid is exactly size² digits 1..size, white space, commas, brackets, lines, marks of bold or code and a final
-    period aside: the whole text, or what stands between the last <answer> and </answer>, or in the last \boxed.
+    The grid is the text between the last <answer> and </answer>, or the last \boxed, or the whole completion. It must
+    have exactly size² digits 1..size. White space, commas, brackets, lines, marks of bold or code and a final period
+    are ignored.
     """
     _, tag, answer = text.rpartition("<answer>")
     text = answer.partition("</answer>")[0] if tag else text
@@ -35,7 +36,7 @@ def sudoku_cells(text: str, size: int = 4) -> list[int] | None:
 
 @cache
 def units(size: int) -> tuple[tuple[int, ...], ...]:
-    """The cells of every row, column and box of a grid, as indices 0..size²-1."""
+    """The cells of every row, column and box of a grid, as indices from 0 to size²-1."""
     box = math.isqrt(size)
     rows = [tuple(range(r * size, (r + 1) * size)) for r in range(size)]
     columns = [tuple(range(c, size * size, size)) for c in range(size)]
@@ -48,16 +49,16 @@ def units(size: int) -> tuple[tuple[int, ...], ...]:
 
 
 def is_sudoku(cells: Sequence[int], size: int = 4) -> bool:
-    """Whether every row, column and box holds every digit once."""
+    """Whether every row, column and box has every digit once."""
     digits = set(range(1, size + 1))
     return all({cells[i] for i in unit} == digits for unit in units(size))
 
 
 def sudoku_solved(completion: str, puzzle: str) -> bool:
-    """Whether a completion is a valid grid of the puzzle's size that keeps its clues.
+    """Whether a completion is a valid grid of the puzzle's size with the puzzle's clues unchanged.
 
     Raises:
-        ValueError: the puzzle is not one of 16 or 81 cells, digits and HOLES.
+        ValueError: the puzzle is not a text of 16 or 81 cells, each a digit or one of HOLES.
     """
     puzzle = _column("puzzle", puzzle, _PUZZLES)
     size = math.isqrt(len(puzzle))
@@ -68,19 +69,21 @@ def sudoku_solved(completion: str, puzzle: str) -> bool:
 
 
 def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: Any) -> list[float]:
-    """Share of holes filled as in the solution, plus 1 for a solved puzzle; in [0, 2].
+    """The share of holes filled as in the solution, plus 1 for a solved puzzle; in [0, 2].
 
-    A completion that is not a grid scores 0: the form is asked for by that alone. A valid grid that keeps the clues is
-    solved even where it differs from the recorded solution. Puzzles have 16 or 81 cells.
+    A completion without a grid scores 0; the form has no other reward. A valid grid with the clues unchanged is solved
+    even if it differs from the given solution. Puzzles have 16 or 81 cells.
 
     Raises:
-        ValueError: a puzzle or solution that is none, or a solution of another size than its puzzle.
+        ValueError: a puzzle or a solution is malformed, or the two have different numbers of cells.
     """
     scores = []
     for text, given, recorded in zip(completions, puzzle, solution, strict=True):
         clues, answer = _column("puzzle", given, _PUZZLES), _column("solution", recorded, _SOLUTIONS)
         if len(answer) != len(clues):
-            raise ValueError(f"column solution has {len(answer)} cells for a puzzle of {len(clues)}")
+            raise ValueError(
+                f"column solution must have {len(clues)} cells, as many as its puzzle, got {len(answer)} cells"
+            )
         cells = sudoku_cells(text, math.isqrt(len(clues)))
         if cells is None:
             scores.append(0.0)
@@ -92,7 +95,7 @@ def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: 
 
 
 def _column(name: str, value: Any, form: re.Pattern[str]) -> str:
-    """One value of a column, as its cells alone."""
+    """The cells in one value of a column."""
     text = "".join(str(value).split())
     if not form.fullmatch(text):
         holes = f", {' or '.join(HOLES)} for a hole" if name == "puzzle" else ""

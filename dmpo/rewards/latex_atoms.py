@@ -1,4 +1,4 @@
-r"""The operands of LaTeX's expressions: numbers, symbols, functions, brackets, sets, matrices, and arguments."""
+r"""Parse the operands of LaTeX expressions: numbers, symbols, functions, brackets, sets, matrices and arguments."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ _WITHOUT_PARENTHESES = _TRIGONOMETRIC | {"log", "ln", "lg", "exp"}
 
 
 class Atoms(TokenStream, ABC):
-    """Reads operands; `latex_parser` reads what stands between them."""
+    """Parses operands; `latex_parser` parses the operators between them."""
 
-    def __init__(self, read: list[Token], tight: bool) -> None:
-        super().__init__(read)
+    def __init__(self, token_list: list[Token], tight: bool) -> None:
+        super().__init__(token_list)
         self.tight = tight
-        self.bars = 0  # |…| that are open
+        self.bars = 0  # number of |…| that are open
 
     @abstractmethod
     def item(self) -> Node:
-        """A chain of relations, or one side alone."""
+        """A chain of relations, or a single side."""
 
     @abstractmethod
     def sum(self) -> Node:
-        """Terms with + and - between."""
+        """Terms, with + or - between them."""
 
     @abstractmethod
     def term(self) -> Node:
-        """Factors with signs of multiplication and division between, or side by side."""
+        """Factors, with a sign of multiplication or division between them, or side by side."""
 
     @abstractmethod
     def postfix(self) -> Node:
-        """An operand with what is behind it: powers, indices, factorials."""
+        """An operand with the signs behind it: powers, indices, factorials."""
 
     @abstractmethod
     def starts_factor(self) -> bool:
         """Whether the next token starts an operand."""
 
     def argument(self, *, whole: bool = False) -> Node:
-        """What is in braces, or one token; `whole`: all digits of a number, with its sign."""
+        """A group in braces, or one token. With `whole`, a number without braces has all its digits and its sign."""
         if self.accept("{"):
             node = self.item()
             self.expect("}")
@@ -62,14 +62,14 @@ class Atoms(TokenStream, ABC):
             return Node("neg", (node,)) if sign == "-" else node
         if self.kind() == "num" and not whole:
             digits = self.take().text
-            rest = digits[1:]
-            if rest:  # the other digits are what follows
-                if digits[0] == "." or rest[0] == ".":
+            other_digits = digits[1:]
+            if other_digits:  # they go back as the next token
+                if digits[0] == "." or other_digits[0] == ".":
                     raise UnreadError
-                self.place -= 1
-                self.tokens[self.place] = Token("num", rest, True, True)
+                self.position -= 1
+                self.tokens[self.position] = Token("num", other_digits, True, True)
             return number(digits[0])
-        if self.kind() == "func" and self.tokens[self.place].text not in ("sqrt", "cbrt"):
+        if self.kind() == "func" and self.tokens[self.position].text not in ("sqrt", "cbrt"):
             raise UnreadError
         return self.atom()
 
@@ -87,7 +87,7 @@ class Atoms(TokenStream, ABC):
             return Node("sym", name=token.text)
         if token.kind == "word":
             if self.kind() == "word":
-                raise UnreadError  # a phrase is no product
+                raise UnreadError  # words side by side are no product
             return Node("word", name=token.text)
         if token.kind == "func":
             return self.function(token)
@@ -129,7 +129,7 @@ class Atoms(TokenStream, ABC):
         raise UnreadError
 
     def number(self, token: Token) -> Node:
-        """A number, with the digits that repeat under \\overline."""
+        """A number; the digits under \\overline repeat."""
         if "." in token.text and self.peek() == r"\overline":
             self.take()
             self.expect("{")
@@ -138,8 +138,8 @@ class Atoms(TokenStream, ABC):
                 raise UnreadError
             self.expect("}")
             start = number(token.text)
-            places = len(token.text.partition(".")[2])
-            repeated = Fraction(int(digits.text), (10 ** len(digits.text) - 1) * 10**places)
+            decimals = len(token.text.partition(".")[2])
+            repeated = Fraction(int(digits.text), (10 ** len(digits.text) - 1) * 10**decimals)
             return Node("num", name="", value=start.value + repeated)  # type: ignore[operator]
         return number(token.text)
 
@@ -158,7 +158,7 @@ class Atoms(TokenStream, ABC):
         return elements[0] if len(elements) == 1 else Node("list", tuple(elements))
 
     def elements(self, closing: str) -> list[Node]:
-        """What stands between commas (or semicolons) up to a closing sign."""
+        """The elements between commas or semicolons, up to a closing sign."""
         bars, self.bars = self.bars, 0
         elements: list[Node] = []
         if not self.accept(closing):
@@ -170,7 +170,7 @@ class Atoms(TokenStream, ABC):
         return elements
 
     def bracketed(self, sign: str) -> Node:
-        """A group, a tuple or an interval; the closing bracket of an interval may be of the other kind."""
+        """A group, a tuple or an interval. The two brackets of an interval may be of different kinds."""
         bars, self.bars = self.bars, 0
         elements = [self.item()]
         while self.accept(",") or self.accept(";"):
@@ -252,7 +252,7 @@ class Atoms(TokenStream, ABC):
         return node if power is None else Node("pow", (node, power))
 
     def operand(self) -> Node:
-        """What a function without parentheses takes: factors side by side, as in `sin 2x cos x`, up to a function."""
+        """The operand of a function without parentheses: the factors up to the next function, as in `sin 2x cos x`."""
         self.deeper()
         if self.peek() == "-":
             self.take()
@@ -282,7 +282,7 @@ class Atoms(TokenStream, ABC):
 
 
 def spelled(node: Node) -> str:
-    """A node as a name, for indices and accents."""
+    """A node written as a name, for indices and accents."""
     inside = ",".join(spelled(argument) for argument in node.args)
     name = node.name if node.op in ("num", "sym", "word") else f"{node.op}{node.name}"
     return f"{name}({inside})" if inside and node.op != "mul" else inside.replace(",", "") if inside else name

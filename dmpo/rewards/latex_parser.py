@@ -1,6 +1,7 @@
-r"""A parser of the LaTeX of answers. It reads a text as a whole or not at all: nothing is left unread.
+r"""A parser of the LaTeX of answers. It parses the whole text, or refuses it: it skips nothing.
 
-Recursive descent, bounded in depth and in tokens. Grammar, besides brackets, matrices and functions:
+It works by recursive descent, with a bounded depth and a bounded number of tokens. The grammar, without brackets,
+matrices and functions, is:
 
     item     = [sign] sum (sign sum)*              sign: = < > ≤ ≥ ≠ ∈
     sum      = term (("+" | "-") term)*
@@ -8,8 +9,8 @@ Recursive descent, bounded in depth and in tokens. Grammar, besides brackets, ma
     unary    = ("-" | "+") unary | postfix
     postfix  = atom ("^" argument | "!" | "%" | degree)*
 
-As in TeX, an argument without braces is one sign or command (`\frac12`, `\frac \pi4`); after ^, _ and \sqrt it is a
-whole number. `1/2x` is (1/2)x, or 1/(2x) where `tight` is set: people mean either.
+As in TeX, an argument without braces is one sign or command (`\frac12`, `\frac \pi4`). After ^, _ and \sqrt it is a
+whole number. `1/2x` is (1/2)x, or 1/(2x) if `tight` is set, because people use it for both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .latex_tokens import LONGEST_CHAIN, tokens
 
 _RELATIONS = frozenset(("=", "<", ">", "<=", ">=", "!=", r"\in", r"\approx", r"\equiv"))
 _SETS = frozenset((r"\cup", r"\cap", r"\setminus"))
-_MOST_ENDINGS = 6  # signs behind an operand
+_MOST_ENDINGS = 6  # the most signs behind an operand
 _STARTS = frozenset(
     ("(", "[", "{", r"\{", r"\frac", r"\binom", r"\infty", r"\emptyset", r"\begin", r"\langle", r"\angle", r"\triangle")
 )
@@ -30,7 +31,7 @@ def parse(text: str, *, tight: bool = False) -> Node:
     """The tree of a plain LaTeX text (see `latex_text.plain_latex`).
 
     Raises:
-        UnreadError: the grammar does not hold all of the text, or it is too long or too deep.
+        UnreadError: the grammar does not have all of the text, or the text is too long or too deeply nested.
     """
     parser = _Parser(tokens(text), tight)
     node = parser.item()
@@ -41,7 +42,7 @@ def parse(text: str, *, tight: bool = False) -> Node:
 
 class _Parser(Atoms):
     def item(self) -> Node:
-        """A chain of relations, or one side alone; a side that is missing on the left makes a bound."""
+        """A chain of relations, or a single side. Without a left side it is a bound."""
         self.accept("=")
         first = None if self.peek() in _RELATIONS else self.sets()
         sides, signs = [] if first is None else [first], []
@@ -68,7 +69,7 @@ class _Parser(Atoms):
             braced = self.peek() in ("(", "{")
             node = Node("mod", (node, self.atom() if braced else self.sum()))
         elif self.peek() == "(" and self.peek(1) == "mod":
-            self.place += 2
+            self.position += 2
             node = Node("mod", (node, self.sum()))
             self.expect(")")
         terms = [node]
@@ -100,28 +101,28 @@ class _Parser(Atoms):
                     divisor = Node("mul", (divisor, self.postfix()))
                 node = Node("div", (node, divisor))
             elif self.starts_factor():
-                if self.kind() == "num" and self.tokens[self.place - 1].kind == "num":
-                    raise UnreadError  # 1 23
+                if self.kind() == "num" and self.tokens[self.position - 1].kind == "num":
+                    raise UnreadError  # `1 23` is no product
                 node = self.juxtaposed(node)
             else:
                 return node
         raise UnreadError
 
     def juxtaposed(self, node: Node) -> Node:
-        """A product without a sign; a whole number before a proper fraction is a mixed number."""
+        """A product without a sign, or a mixed number: a whole number before a proper fraction."""
         negative = node.op == "neg"
         whole = node.args[0] if negative else node
         is_fraction = self.peek() == r"\frac"
-        is_plain = self.kind() == "num" and self.tokens[self.place - 1].text not in ("!", ")")
+        is_plain = self.kind() == "num" and self.tokens[self.position - 1].text not in ("!", ")")
         factor = self.postfix()
-        shared = factor.op if factor.op in ("percent", "degree") else ""  # 33\frac{1}{3}\%
-        fraction = factor.args[0] if shared else factor
+        suffix = factor.op if factor.op in ("percent", "degree") else ""  # as in 33\frac{1}{3}\%
+        fraction = factor.args[0] if suffix else factor
         over, under = fraction.args if fraction.op == "div" else (None, None)
-        integers = all(part is not None and part.op == "num" and part.name.isdecimal() for part in (whole, over, under))
+        integers = all(side is not None and side.op == "num" and side.name.isdecimal() for side in (whole, over, under))
         if is_fraction and integers and over and under and int(over.name) < int(under.name):
             total = Node("add", (whole, fraction))
             total = Node("neg", (total,)) if negative else total
-            return Node(shared, (total,)) if shared else total
+            return Node(suffix, (total,)) if suffix else total
         if is_plain:
             raise UnreadError
         return Node("mul", (node, factor))
@@ -178,7 +179,7 @@ class _Parser(Atoms):
         if self.accept(r"\circ"):
             return Node("degree", (node,))
         if self.peek() == "{" and self.peek(1) == r"\prime" and self.peek(2) == "}":
-            self.place += 3
+            self.position += 3
             return Node("sym", name=node.name + "'")
         return Node("pow", (node, self.argument(whole=True)))
 

@@ -1,8 +1,8 @@
-r"""LaTeX answers in one way of writing: signs, spaces, fonts and digit groups; and answers in words.
+r"""Rewrite LaTeX answers in one form: signs, spaces, fonts and digit groups. Also compare answers in words.
 
-`plain_latex` changes how an answer is written and never what it says: a sign that it does not know stays. Sources: the
-commands are those of LaTeX's and amsmath's manuals; the ways of writing are those of MATH's solutions (Hendrycks et
-al., arXiv 2103.03874) and of what models write.
+`plain_latex` changes how an answer is written and never what it means. It leaves a sign that it does not know. The
+manuals of LaTeX and amsmath list the commands. The forms are taken from MATH's solutions (Hendrycks et al., arXiv
+2103.03874) and from the output of models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _raised(match: re.Match[str]) -> str:
     return f"^{{{unicodedata.normalize('NFKC', match[0]).replace(chr(0x2212), '-')}}}"
 
 
-# Signs that people type in place of commands. Digits of other scripts stay what they are, and are not read.
+# Signs that people type instead of commands. Digits of other scripts are not replaced, so they are not parsed.
 _SIGNS: dict[str, str] = {
     **dict.fromkeys("−–—‒﹣－➖", r"-"),
     **dict.fromkeys("·⋅∙•", r"\cdot "),
@@ -96,7 +96,7 @@ _RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
         ("[¼-¾⅐-⅞]", _fraction_sign),
         (_RAISED, _raised),
         (_LOWERED, lambda match: f"_{{{unicodedata.normalize('NFKC', match[0])}}}"),
-        # The ends of formulas; a line end of a matrix (`\\[4pt]`) is none.
+        # The ends of formulas; the end of a matrix row (`\\[4pt]`) is not one.
         (r"(\\\\)\s*(?:\[\s*-?[0-9.]+\s*(?:pt|ex|em|mm|cm|in)\s*\])?", r"\1 "),
         (r"(\\\\)|\\[()\[\]]|(?<!\\)\$", r"\1"),
         (r"\\(?:left|right|middle)\s*\.", " "),
@@ -139,7 +139,7 @@ _RENAMED: tuple[tuple[re.Pattern[str], _Replacement], ...] = tuple(
     )
 )
 
-# Between the digits of one number: 8,400, 8{,}400, 8,\!400, 8\,400, 8 400, 8'400.
+# The separators between the digits of one number: 8,400, 8{,}400, 8,\!400, 8\,400, 8 400, 8'400.
 _GROUP = r"(?:,\s?\\!|\\!,?|\{,\}|\{\\,\}|\\[,;: ]|~|\\thinspace\s?| |')"
 _GROUPED = re.compile(rf"(?<![0-9.,'])([0-9]{{1,3}}(?:{_GROUP}[0-9]{{3}})+)(?![0-9]|{_GROUP}[0-9])")
 _SPACE = re.compile(
@@ -153,7 +153,7 @@ _MARKS = ("```", "**", "__", "`", "*")
 
 
 def plain_latex(latex: str) -> str:
-    """An answer with one way of writing for each sign, less what only shapes it (spaces, delimiters, marks, styles)."""
+    """An answer with one form for each sign, and without spacing, delimiters, marks and styles."""
     text = latex.strip()
     for _ in range(2):
         text = text.rstrip(" .\n") if not text.endswith((r"\right.", r"\left.")) else text
@@ -205,23 +205,23 @@ _LEADING = re.compile(r"^(?:on|at|in|the|an|a) (?=[a-z]{2})")
 
 
 def without_fonts(text: str) -> str:
-    r"""A plain LaTeX text without commands of fonts and the braces of their groups: `\text{ km}^2` is ` km^2`."""
+    r"""A plain LaTeX text without font commands and the braces of their groups: `\text{ km}^2` becomes ` km^2`."""
     if "\\" not in text:
         return text
-    flat, depths, depth, place = [], [], 0, 0
+    flat, depths, depth, position = [], [], 0, 0
     marked = FONT_COMMAND.sub("\x00", text.replace("\x00", ""))
-    while place < len(marked):
-        sign = marked[place]
-        if sign == "\\" and place + 1 < len(marked):
-            flat.append(marked[place : place + 2])
-            place += 2
+    while position < len(marked):
+        sign = marked[position]
+        if sign == "\\" and position + 1 < len(marked):
+            flat.append(marked[position : position + 2])
+            position += 2
             continue
         if sign == "\x00":  # a font: the group that follows loses its braces
-            rest = re.match(r" *\{", marked[place + 1 :])
-            if rest:
+            opening = re.match(r" *\{", marked[position + 1 :])
+            if opening:
                 depth += 1
                 depths.append(depth)
-                place += 1 + rest.end()
+                position += 1 + opening.end()
                 flat.append(" ")
                 continue
         elif sign == "{":
@@ -235,15 +235,15 @@ def without_fonts(text: str) -> str:
             depth -= 1
         else:
             flat.append(sign)
-        place += 1
+        position += 1
     return re.sub(r" +(?=\^)", "", "".join(flat))
 
 
 def words(text: str) -> str:
-    """A plain LaTeX answer as words and signs with one space between: fonts, case and forms of dates aside.
+    """A plain LaTeX answer as words and signs with one space between them, without fonts and in lower case.
 
-    Dates and times of day have one form ("5 March" and "March 5th", "1:03 p.m." and "1:03 PM"), days of the week and
-    months their full names, a choice its letter ("(C)"). A letter alone keeps its case.
+    Dates and times of day get one form ("5 March" and "March 5th", "1:03 p.m." and "1:03 PM"). Days of the week and
+    months get their full names. A choice becomes its letter ("(C)" is C). A single letter keeps its case.
     """
     text = without_fonts(text).strip()
     while text.startswith("{") and text.endswith("}") and "{" not in text[1:]:
@@ -267,7 +267,7 @@ def words(text: str) -> str:
 
 
 def _has_no_case(token: str) -> bool:
-    """Whether capitals of a token say nothing: a command and the name AB keep theirs."""
+    """Whether the case of a token has no meaning. It has one in a command and in a name such as AB."""
     return token[0] != "\\" and (len(token) > 2 or token.lower() in _SHORT_WORDS)
 
 

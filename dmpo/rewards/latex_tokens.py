@@ -1,4 +1,4 @@
-"""The tokens of a plain LaTeX text (see `latex_text`), and a stream of them."""
+"""Split a plain LaTeX text (see `latex_text`) into tokens, and take them one by one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .expressions import UnreadError
 from .latex_text import FONTS
 
 LONGEST_CHAIN = 60
-"""Factors of a product: each is one level of the tree."""
+"""The most factors of a product; each factor is one level of the tree."""
 
 _DEEPEST = 80
 
 
 @dataclass(frozen=True)
 class Token:
-    r"""kind: `num`, `sym`, `func`, `word`, or `sign`; glued: no space precedes it; typed: without a backslash."""
+    r"""kind: `num`, `sym`, `func`, `word`, or `sign`; glued: no space is before it; typed: it has no backslash."""
 
     kind: str
     text: str
@@ -69,18 +69,18 @@ def tokens(text: str) -> list[Token]:
     """The tokens of a plain LaTeX text.
 
     Raises:
-        UnreadError: more tokens than any answer in use has, a digit or letter beyond ASCII, a brace that is not closed.
+        UnreadError: the text has too many tokens, a digit or letter that is not ASCII, or a brace that does not close.
     """
     result: list[Token] = []
-    word_depths: list[int] = []  # the depths of braces at which a text of words ends
+    word_depths: list[int] = []  # depths of the open braces of text commands
     depth = 0
     font = False
-    place, end = 0, len(text.rstrip())
-    while place < end:
-        match = _TOKEN.match(text, place)
+    position, end = 0, len(text.rstrip())
+    while position < end:
+        match = _TOKEN.match(text, position)
         if not match or len(result) > _MOST_TOKENS:
             raise UnreadError
-        place = match.end()
+        position = match.end()
         space, digits, command, letters, sign = match.groups()
         glued = not space and bool(result)
         if digits:
@@ -126,7 +126,7 @@ def _command(command: str, name: str, glued: bool) -> Token:
 
 
 def _letters(letters: str, glued: bool, inside_words: bool) -> list[Token]:
-    """Letters side by side: a name, a word, or symbols one by one."""
+    """The tokens of letters side by side: a name, a word, or single symbols."""
     if letters in FUNCTIONS or letters in _FUNCTION_NAMES:
         return [Token("func", _FUNCTION_NAMES.get(letters, letters), glued, True)]
     if letters in _GREEK:
@@ -137,7 +137,7 @@ def _letters(letters: str, glued: bool, inside_words: bool) -> list[Token]:
         return [Token("sign", "mod", glued, True)]
     if len(letters) > 1 and (inside_words or len(letters) > 3):
         return [Token("word", letters.lower(), glued, True)]
-    for name in ("pi", "sqrt"):  # xpi, 2pir
+    for name in ("pi", "sqrt"):  # as in xpi, 2pir
         if len(letters) > len(name) and letters.startswith(name):
             return [*_letters(name, glued, False), *_letters(letters[len(name) :], True, False)]
         if len(letters) > len(name) and letters.endswith(name):
@@ -146,32 +146,32 @@ def _letters(letters: str, glued: bool, inside_words: bool) -> list[Token]:
 
 
 class TokenStream:
-    """Tokens that are taken one by one; it counts what nests and what chains, so that trees stay shallow."""
+    """Tokens that are taken one by one. Nested and chained operands are counted, so that trees stay shallow."""
 
-    def __init__(self, read: list[Token]) -> None:
-        self.tokens = read
-        self.place = self.depth = self.chained = 0
+    def __init__(self, token_list: list[Token]) -> None:
+        self.tokens = token_list
+        self.position = self.depth = self.chained = 0
 
     def peek(self, ahead: int = 0) -> str | None:
-        """The sign that comes, "" for a number, symbol, function or word, None at the end."""
-        place = self.place + ahead
-        if place >= len(self.tokens):
+        """The next sign; "" before a number, symbol, function or word; None at the end."""
+        position = self.position + ahead
+        if position >= len(self.tokens):
             return None
-        return self.tokens[place].text if self.tokens[place].kind == "sign" else ""
+        return self.tokens[position].text if self.tokens[position].kind == "sign" else ""
 
     def kind(self, ahead: int = 0) -> str:
-        place = self.place + ahead
-        return self.tokens[place].kind if place < len(self.tokens) else ""
+        position = self.position + ahead
+        return self.tokens[position].kind if position < len(self.tokens) else ""
 
     def take(self) -> Token:
-        if self.place >= len(self.tokens):
+        if self.position >= len(self.tokens):
             raise UnreadError
-        self.place += 1
-        return self.tokens[self.place - 1]
+        self.position += 1
+        return self.tokens[self.position - 1]
 
     def accept(self, sign: str) -> bool:
         if self.peek() == sign:
-            self.place += 1
+            self.position += 1
             return True
         return False
 
@@ -185,7 +185,7 @@ class TokenStream:
             raise UnreadError
 
     def longer(self) -> bool:
-        """Count a factor that a loop adds to a tree, over all of the text."""
+        """Count a factor that a loop adds to the tree; the limit holds for the whole text."""
         self.chained += 1
         if self.chained > 2 * LONGEST_CHAIN:
             raise UnreadError

@@ -1,4 +1,4 @@
-"""The value of an expression as a number of as many digits as it takes, by mpmath; bounded in time and in size."""
+"""The value of an expression with as many digits as needed, by mpmath, in bounded time and range."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from .expressions import Node, UndecidedError
 
-_WIDEST = 900  # decades between the largest and the smallest value within an expression
-_LARGEST_ARGUMENT = 1.0e9  # of exp, sin and so on
+_WIDEST = 900  # the most decades between the largest and the smallest value within an expression
+_LARGEST_ARGUMENT = 1.0e9  # the largest argument of exp, sin and so on
 
 Point = int | None
-"""Which values the symbols have: None where there must be no symbol."""
+"""The number that selects the values of the symbols; None if the expression must have no symbols."""
 
 
 @cache
@@ -23,9 +23,9 @@ def _context() -> Any:
 
 
 class Numeric:
-    """Values at one point and one number of digits, and the decades that they span.
+    """Computes values at one point with one number of digits, and records the range of their decades.
 
-    Symbols other than e, i and π get a value that their name and the point determine.
+    The name of a symbol and the point determine its value; e, i and π have their usual values.
     """
 
     def __init__(self, point: Point, digits: int) -> None:
@@ -38,7 +38,7 @@ class Numeric:
         """The value, a real or complex number of mpmath.
 
         Raises:
-            UndecidedError: none is defined, or it is beyond the bounds.
+            UndecidedError: the value is not defined, or it exceeds the bounds.
         """
         try:
             result = self.mp.convert(self._value(node))
@@ -46,11 +46,11 @@ class Numeric:
             raise UndecidedError from error
         except self.mp.NoConvergence as error:
             raise UndecidedError from error
-        size = abs(result)
-        if self.mp.isnan(size):
+        absolute = abs(result)
+        if self.mp.isnan(absolute):
             raise UndecidedError
-        if size and not self.mp.isinf(size):
-            magnitude = float(self.mp.mag(size)) * 0.30103
+        if absolute and not self.mp.isinf(absolute):
+            magnitude = float(self.mp.mag(absolute)) * 0.30103
             self.largest, self.smallest = max(self.largest, magnitude), min(self.smallest, magnitude)
             if self.largest - self.smallest > _WIDEST:
                 raise UndecidedError
@@ -67,7 +67,7 @@ class Numeric:
         values = [self.value(argument) for argument in node.args]
         if op == "add":
             total = mp.fsum(values)
-            # What is left of a sum by rounding alone is 0.
+            # A sum that is only rounding error is 0.
             return mp.mpf(0) if abs(total) < max(map(abs, values)) * mp.mpf(10) ** (15 - mp.dps) else total
         if op == "mul":
             return values[0] * values[1]
@@ -103,7 +103,7 @@ class Numeric:
         if self.point is None:
             raise UndecidedError
         seed = zlib.crc32(f"{name}/{self.point}".encode())
-        value = self.mp.mpf(seed % 1_000_003 + 300_007) / 400_009  # 0.75 to 3.25
+        value = self.mp.mpf(seed % 1_000_003 + 300_007) / 400_009  # from 0.75 to 3.25
         return -value if self.point == 2 else value
 
     def bounded(self, value: Any) -> Any:
@@ -177,10 +177,10 @@ _PLAIN = {
 
 
 def mp_real(mp: Any, value: Any) -> Any:
-    """The real number that a value is.
+    """The value as a real number.
 
     Raises:
-        UndecidedError: it has an imaginary part.
+        UndecidedError: the value has an imaginary part.
     """
     if mp.im(value):
         raise UndecidedError

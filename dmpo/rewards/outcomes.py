@@ -1,4 +1,4 @@
-"""What became of calls of a reward: values, and what failed; a batch that fails is asked again one by one."""
+"""The outcomes of calls of a reward: values and failures. If a batch fails, each completion is scored alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Columns = dict[str, list[Any]]
 
 
 class Failure(NamedTuple):
-    """A completion that its reward failed on; it scores 0.
+    """A completion on which the reward failed; it scores 0.
 
-    row: its place among the completions. kind: `timeout`, `crash` (its process died) or `exception`. message: for a
-        person, at most 500 characters.
+    row: the index of the completion. kind: `timeout`, `crash` (the process ended) or `exception`. message: a text for
+        people, of at most 500 characters.
     """
 
     row: int
@@ -25,14 +25,17 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """One value a completion, and the completions among them that scored 0 because their reward failed."""
+    """One value for each completion, and the failures: the completions that score 0 because the reward failed."""
 
     values: list[float]
     failures: list[Failure] = field(default_factory=list)
 
 
 class Outcome(NamedTuple):
-    """Of one call: kind `values` with the values, `wrong` (see RewardError) or a failure's kind with a message."""
+    """The outcome of one call. kind: `values`, `wrong` (see RewardError), or the kind of a failure.
+
+    values: filled if the kind is `values`. message: filled otherwise.
+    """
 
     kind: str
     values: list[float]
@@ -48,15 +51,15 @@ def call_here(reward: Reward, completions: list[str], columns: Columns) -> Outco
         return Outcome("values", score(reward, completions, columns))
     except RewardError as error:
         return Outcome("wrong", [], str(error)[:500])
-    except Exception as error:  # whatever a reward does, the run goes on
+    except Exception as error:  # a reward may raise anything, and the run continues
         return Outcome("exception", [], f"{type(error).__name__}: {error}"[:500])
 
 
 def score_all(call: Call, completions: list[str], columns: Columns, *, singly: bool = False) -> Scores:
-    """Scores of all completions by `call`: of all at once, and where that fails (or `singly`) of each alone.
+    """The scores of all completions. `call` gets all of them at once; if that fails, or with `singly`, one at a time.
 
     Raises:
-        RewardError: the reward returned something else than one finite number a completion.
+        RewardError: the reward did not return one finite number for each completion.
     """
     if not singly and len(completions) > 1:
         outcome = call(completions, columns)
@@ -66,7 +69,7 @@ def score_all(call: Call, completions: list[str], columns: Columns, *, singly: b
             return Scores(outcome.values)
     scores = Scores([])
     for index in range(len(completions)):
-        outcome = call(completions[index : index + 1], part(columns, index, index + 1))
+        outcome = call(completions[index : index + 1], slice_columns(columns, index, index + 1))
         if outcome.kind == "wrong":
             raise RewardError(outcome.message)
         if outcome.kind != "values":
@@ -75,6 +78,6 @@ def score_all(call: Call, completions: list[str], columns: Columns, *, singly: b
     return scores
 
 
-def part(columns: Columns, start: int, end: int) -> Columns:
-    """Rows start to end of every column."""
+def slice_columns(columns: Columns, start: int, end: int) -> Columns:
+    """The rows from `start` up to `end` of every column."""
     return {name: column[start:end] for name, column in columns.items()}

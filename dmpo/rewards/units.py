@@ -1,7 +1,7 @@
 r"""Units and other words beside a number: `10 \text{ feet}`, `864 in^2`, `40 km/h`, `\$18`, `21 dogs`.
 
-A unit is a product of powers of names; names in different spellings are the same, and nothing is converted. Names and
-signs: the SI brochure (9th edition) and the customary units of MATH's and GSM8K's problems.
+A unit is a product of powers of names. Different spellings of a name are the same unit, and no unit is converted. Names
+and signs are from the SI brochure (9th edition) and from the problems of MATH and GSM8K.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 
 from .latex_text import without_fonts
 
-# A name and its other spellings; plurals in s are found by themselves.
+# A name and its other spellings; the code removes a plural s.
 _SPELLINGS: dict[str, str] = {
     "meter": "m metre",
     "centimeter": "cm centimetre",
@@ -86,7 +86,7 @@ _SHORT = frozenset(name for name in _NAMES if len(name) == 1)
 CURRENCIES = {r"\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee", "¢": "cent"}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
-# Words that make another number or another answer of the number before them.
+# Words that make another number, or another answer, of the number before them.
 _NO_UNIT_TEXT = """
     about above all almost and any approximately are around at base below billion billions but cubed cubes divided
     eight eighth eighths equal equals except factorial fewer fifth fifths five for four fourth fourths greater half
@@ -97,7 +97,7 @@ _NO_UNIT_TEXT = """
     was were when where without tens ones x y z zero
 """
 _NO_UNIT = frozenset(_NO_UNIT_TEXT.split())
-_MOST_PIECES = 8  # words and slashes of a unit
+_MOST_PIECES = 8  # the most words and slashes of a unit
 _FILLER = frozenset(("of", "the", "a", "an", "each", "in", "total", "long", "old", "per"))
 
 _POWER = r"(?: ?\^ ?(?:\{ ?-?[1-4] ?\}|-?[1-4]))?"
@@ -114,7 +114,7 @@ _BREAK = re.compile(r"(?<![A-Za-z\\])(?=[A-Za-z/¢]|\\mu|\\frac)")
 
 
 def split_unit(text: str) -> tuple[str, Counter[str] | None]:
-    r"""A plain LaTeX text as its number and the unit beside it; (text, None) where it has none.
+    r"""The number and the unit of a plain LaTeX text; (text, None) if it has no unit.
 
     A scale ("2 million") becomes a power of ten in the number. Words that make another number
     ("5 squared", "5 or more") are no unit.
@@ -130,24 +130,24 @@ def split_unit(text: str) -> tuple[str, Counter[str] | None]:
     if after and after.start():
         unit = Counter({CURRENCIES[after[1]]: 1})
         text = text[: after.start()]
-    for place in _BREAK.finditer(text):
-        value, rest = text[: place.start()].rstrip(" ~"), text[place.start() :]
+    for boundary in _BREAK.finditer(text):
+        value, following = text[: boundary.start()].rstrip(" ~"), text[boundary.start() :]
         if not value or not _VALUE_END.search(value) or not re.search(r"[0-9]|\\pi", value):
             continue
-        spaced = text[place.start() - 1] == " " or text[place.start()] == "/"
-        parsed = _parsed_unit(rest, spaced=spaced)
+        spaced = text[boundary.start() - 1] == " " or text[boundary.start()] == "/"
+        parsed = _parsed_unit(following, spaced=spaced)
         if parsed is None:
             continue
-        scale, found = parsed
+        scale, unit_after = parsed
         value = f"({value}) \\cdot 10^{{{scale}}}" if scale else value
-        if unit and found and unit != found:
+        if unit and unit_after and unit != unit_after:
             return whole, None
-        return value, found or unit or Counter()
+        return value, unit_after or unit or Counter()
     return (whole, None) if unit is None else (text, unit)
 
 
 def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
-    """The power of ten of a scale and the unit that a text is as a whole; None where it is none."""
+    """The power of ten of a scale, and the unit; None if the text as a whole is no unit."""
     fraction = _UNIT_FRACTION.fullmatch(text)
     if fraction:
         text = f"{fraction[1]}/{fraction[2]}"
@@ -180,14 +180,14 @@ def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
         elif lower in _NO_UNIT and (len(name) > 1 or name == lower):
             return None
         else:
-            known = _NAMES.get(name) or _NAMES.get(lower if len(name) > 1 else name)
+            unit_name = _NAMES.get(name) or _NAMES.get(lower if len(name) > 1 else name)
             singular = lower[:-1] if lower.endswith("s") and len(lower) > 2 else None
-            known = known or (_NAMES.get(singular) if singular else None)
-            if known is None and (len(name) < 3 or not lower.isascii()):
+            unit_name = unit_name or (_NAMES.get(singular) if singular else None)
+            if unit_name is None and (len(name) < 3 or not lower.isascii()):
                 return None
             if name in _SHORT and not spaced and len(pieces) == 1 and not piece[3]:
-                return None  # 2m is a product
-            last = known or singular or lower
+                return None  # `2m` is a product
+            last = unit_name or singular or lower
             times = direction * power * int(piece[3] or 1)
             for base, count in _COMPOUND.get(last, Counter({last: 1})).items():
                 unit[base] += count * times
@@ -198,7 +198,7 @@ def _parsed_unit(text: str, *, spaced: bool) -> tuple[int, Counter[str]] | None:
 
 
 def _shaped(unit: Counter[str], last: str, after: bool, exponent: int, power: int) -> tuple[int, str]:
-    """Take note of "square" (of the next name) or "squared" (of the last)."""
+    """Apply "squared" to the last name, or return the power that "square" gives to the next name."""
     if not after:
         return exponent, last
     if last in unit:
@@ -207,7 +207,7 @@ def _shaped(unit: Counter[str], last: str, after: bool, exponent: int, power: in
 
 
 def _simplified(unit: Counter[str]) -> Counter[str]:
-    """Degrees Celsius are Celsius; "unit" is no unit of its own."""
+    """The unit without "degree" beside Celsius or Fahrenheit, without "unit" beside another name, and without zeros."""
     if len(unit) > 1:
         for name in ("degree", "unit"):
             if name == "degree" and not (unit.keys() & {"celsius", "fahrenheit"}):
@@ -217,6 +217,6 @@ def _simplified(unit: Counter[str]) -> Counter[str]:
 
 
 def same_unit(a: Counter[str] | None, b: Counter[str] | None) -> bool:
-    """Whether two units are the same; a number without a unit, or in units, goes with any."""
+    """Whether two units are the same. A number without a unit, or in "units", agrees with every unit."""
     first, second = ({name for name in unit or () if name != "unit"} for unit in (a, b))
     return not first or not second or a == b

@@ -1,8 +1,8 @@
-"""The process behind `WorkerPool`: a warden, which loads a function once and relays calls to a child that it forks.
+"""The worker process of `WorkerPool`: a supervisor. It loads a function once and sends calls to a child that it forks.
 
-Whatever a completion does to the child (an endless loop inside C code, all memory, a segmentation fault), the warden
-sees its end, says so, and forks another from its own clean state, which takes milliseconds. The warden has one thread
-and has imported nothing but the function's module, so that forking it is safe; it never imports torch by itself.
+A completion may send the child into an endless loop inside C code, fill the memory, or cause a segmentation fault. Then
+the supervisor ends the child, reports it, and forks another child from its own clean state in milliseconds. The
+supervisor has one thread and imports only the function's module, so that a fork is safe. It does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker runs: see `WorkerPool`."""
+    """The function of a worker and its limits, as `WorkerPool` describes them."""
 
     name: str
     prepare: str | None
@@ -40,7 +40,7 @@ class Job:
 
 
 def serve(descriptor: int) -> None:
-    """The warden's life: a Job comes in, then requests; it ends when the other side of the connection closes."""
+    """The supervisor process: receives a Job, then requests; exits when the other side closes the connection."""
     connection = Connection(descriptor)
     job: Job = connection.recv()
     try:
@@ -52,7 +52,7 @@ def serve(descriptor: int) -> None:
         reply(connection, {"error": f"{kind}{error}"[:500]})
         return
     gc.collect()
-    gc.freeze()  # forked children then share these pages for longer
+    gc.freeze()  # the garbage collector of a child then does not copy these pages
     child = Child(function, job, connection)
     try:
         reply(connection, {"ready": True})
@@ -64,18 +64,18 @@ def serve(descriptor: int) -> None:
             except RewardError as error:
                 reply(connection, {"wrong": str(error)})
     except (EOFError, ConnectionError):
-        pass  # the pool is closed, or its process gone
+        pass  # the pool is closed, or its process has ended
     finally:
         child.end()
 
 
 def reply(connection: Connection, message: dict[str, Any]) -> None:
-    """Send a message as JSON: the pool unpickles nothing that comes back."""
+    """Send a message as JSON, because the pool must not unpickle what a worker sends."""
     connection.send_bytes(json.dumps(message).encode())
 
 
 class Child:
-    """A forked process that calls the function; replaced when it dies or takes too long."""
+    """A forked process that calls the function. It is replaced if it crashes or takes too long."""
 
     def __init__(self, function: Callable[..., Any], job: Job, upward: Connection) -> None:
         self.function, self.job, self.upward = function, job, upward
@@ -95,20 +95,20 @@ class Child:
             ready = [self.connection]
         status = self.end()
         if self.upward in ready:
-            raise EOFError  # nothing comes from above while it waits, but its end
+            raise EOFError  # the pool sends nothing during a call, so it has closed the connection
         if not ready:
             return Outcome("timeout", [], f"no result within {self.job.wall_limit:g} s")
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
             return Outcome("timeout", [], f"no result within {self.job.cpu_limit:g} s of CPU time")
         code = os.waitstatus_to_exitcode(status)
-        return Outcome("crash", [], f"its process ended with {f'signal {-code}' if code < 0 else f'status {code}'}")
+        return Outcome("crash", [], f"the process ended with {f'signal {-code}' if code < 0 else f'status {code}'}")
 
     def end(self) -> int:
-        """Make sure that it is gone, with all that it started; its wait status."""
+        """End the child and every process that it started. Returns the child's wait status."""
         if not self.pid:
             return 0
         self.connection.close()
-        # It may be about to end by itself, with a status that says why: a moment for that, then force.
+        # The child may be ending by itself, with a status that explains why. So wait a moment before killing it.
         pid, status = self._wait(0.2)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -128,18 +128,18 @@ class Child:
         return 0, 0
 
     def _fork(self) -> None:
-        self.connection, theirs = Pipe()
+        self.connection, child_end = Pipe()
         self.pid = os.fork()
         if self.pid == 0:
             self.connection.close()
             self.upward.close()
-            _child(theirs, self.function, self.job)
-        theirs.close()
+            _child(child_end, self.function, self.job)
+        child_end.close()
 
 
 def _child(connection: Connection, function: Callable[..., Any], job: Job) -> NoReturn:
     try:
-        os.setsid()  # a group of its own, so that what it starts ends with it
+        os.setsid()  # a process group of its own: `Child.end` kills the group
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if job.memory_limit:
@@ -147,7 +147,7 @@ def _child(connection: Connection, function: Callable[..., Any], job: Job) -> No
         call = partial(call_here, function)
         while True:
             completions, columns = connection.recv()
-            # At the limit the kernel ends the process, also amid C code that no Python handler could interrupt.
+            # At the limit the operating system ends the process, even inside C code, where no Python handler runs.
             signal.setitimer(signal.ITIMER_PROF, job.cpu_limit or 0)
             outcome = call(completions, columns)
             signal.setitimer(signal.ITIMER_PROF, 0)

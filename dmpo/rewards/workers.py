@@ -1,4 +1,4 @@
-"""Functions of the form of a reward, run in parallel processes of their own, with limits that nothing escapes."""
+"""A pool of worker processes that run a function of a reward's form, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from threading import Lock
 from typing import Any
 
 from .call import RewardError
-from .outcomes import Columns, Failure, Scores, part
+from .outcomes import Columns, Failure, Scores, slice_columns
 from .worker import Job
 
-START_LIMIT = 180.0  # seconds for a worker to import the function's module
+START_LIMIT = 180.0  # seconds in which a worker must import the function's module
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from dmpo.rewards.worker import serve; serve(int(sys.argv[2]))"
@@ -29,19 +29,19 @@ _START = (
 class WorkerPool:
     """Worker processes that run one function `(completions, **columns) -> list[float]`.
 
-    A call that crashes, raises or takes too long is repeated completion by completion; the guilty ones score 0 and are
-    reported, the others are scored. Workers are started at the first call, by executing Python anew (never by forking
-    this process, which may hold a GPU and threads), and they stay.
+    If a call crashes, raises or takes too long, it is repeated with one completion at a time. A completion that fails
+    alone scores 0 and is reported. The workers start at the first call and stay for the next ones. Each is a new Python
+    process, and not a fork of this process, which may use a GPU and threads.
 
     Args:
         name: the function, as `module:function`.
-        workers: processes; None for as many as cores for this rank, at most 4. Completions are dealt among them.
+        workers: number of processes; None for the cores of this rank, at most 4. They share the completions.
         wall_limit: seconds of one call of the function.
-        cpu_limit: seconds of CPU time of one call, kept by the kernel; None for no such limit. On a busy machine it is
-            the fair one of the two.
+        cpu_limit: seconds of CPU time of one call, which the operating system enforces; None for no such limit. Unlike
+            `wall_limit` it does not depend on how busy the machine is.
         memory_limit: bytes of address space of the process that calls the function; None for no limit.
-        singly: call the function with one completion at a time, so that each has a limit of its own.
-        prepare: a function `module:function` without arguments that a worker calls once, before any limit counts.
+        singly: call the function with one completion at a time, so that the limits hold for each completion.
+        prepare: a function `module:function` without arguments. A worker calls it once, before the limits apply.
     """
 
     def __init__(
@@ -58,34 +58,36 @@ class WorkerPool:
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be ≥ 1, got {workers}")
         if wall_limit <= 0 or (cpu_limit is not None and cpu_limit <= 0):
-            raise ValueError(f"limits must be > 0 seconds, got wall_limit {wall_limit} and cpu_limit {cpu_limit}")
+            raise ValueError(
+                f"wall_limit and cpu_limit must be > 0 seconds, got wall_limit {wall_limit} and cpu_limit {cpu_limit}"
+            )
         self.job = Job(name, prepare, wall_limit, cpu_limit, memory_limit, singly)
-        self.size = workers or default_workers()
+        self.most_workers = workers or default_workers()
         self.lock = Lock()
         self.workers: list[Worker] = []
         self.owner = os.getpid()
 
     def score(self, completions: list[str], columns: Columns, *, whole: bool = False) -> Scores:
-        """Scores of the completions, in their order; what a failing worker cannot score is 0 and reported.
+        """The scores of the completions, in their order. A completion that cannot be scored is 0 and reported.
 
-        `whole` gives all of them to one worker.
+        With `whole`, one worker gets all completions.
 
         Raises:
-            RewardError: the function returned something else than one finite number a completion.
+            RewardError: the function did not return one finite number for each completion.
             ValueError: the function cannot be loaded.
         """
         if not completions:
             return Scores([])
         with self.lock:
-            least = 4 if self.job.singly else 1  # fewer are not worth another process
-            count = 1 if whole else min(self.size, -(-len(completions) // least))
+            least = 4 if self.job.singly else 1  # fewer completions are not worth another process
+            count = 1 if whole else min(self.most_workers, -(-len(completions) // least))
             bounds = [len(completions) * i // count for i in range(count + 1)]
-            parts = [(completions[a:b], part(columns, a, b)) for a, b in pairwise(bounds)]
-            found = self._ask(parts)
+            requests = [(completions[a:b], slice_columns(columns, a, b)) for a, b in pairwise(bounds)]
+            replies = self._ask(requests)
         scores = Scores([])
-        for start, some in zip(bounds, found, strict=False):
-            scores.values.extend(some.values)
-            scores.failures.extend(failure._replace(row=failure.row + start) for failure in some.failures)
+        for start, reply in zip(bounds, replies, strict=False):
+            scores.values.extend(reply.values)
+            scores.failures.extend(failure._replace(row=failure.row + start) for failure in reply.failures)
         return scores
 
     def close(self) -> None:
@@ -94,17 +96,17 @@ class WorkerPool:
             while self.workers:
                 self.workers.pop().close()
 
-    def _ask(self, parts: list[tuple[list[str], Columns]]) -> list[Scores]:
-        if self.owner != os.getpid():  # a fork of the process that started them: its workers are not ours
+    def _ask(self, requests: list[tuple[list[str], Columns]]) -> list[Scores]:
+        if self.owner != os.getpid():  # this process is a fork: the workers belong to its parent
             self.owner, self.workers = os.getpid(), []
-        while len(self.workers) < len(parts):
+        while len(self.workers) < len(requests):
             self.workers.append(Worker(self.job))
-        for index, request in enumerate(parts):
+        for index, request in enumerate(requests):
             self.workers[index].send(request)
-        found: list[Scores | None] = [self.workers[i].receive(len(request[0])) for i, request in enumerate(parts)]
+        replies: list[Scores | None] = [self.workers[i].receive(len(request[0])) for i, request in enumerate(requests)]
         results = []
-        for index, (request, scores) in enumerate(zip(parts, found, strict=True)):
-            if scores is None:  # the worker itself is gone, as when the machine ran out of memory: once more
+        for index, (request, scores) in enumerate(zip(requests, replies, strict=True)):
+            if scores is None:  # the worker has ended, for example because the memory was full: try once more
                 self.workers[index].close()
                 self.workers[index] = Worker(self.job)
                 self.workers[index].send(request)
@@ -113,40 +115,40 @@ class WorkerPool:
                 self.workers[index].close()
                 self.workers[index] = Worker(self.job)
                 count = len(request[0])
-                scores = Scores([0.0] * count, [Failure(i, "crash", "its worker ended twice") for i in range(count)])
+                scores = Scores([0.0] * count, [Failure(i, "crash", "the worker ended twice") for i in range(count)])
             results.append(scores)
         return results
 
 
 class Worker:
-    """One worker process, from this side."""
+    """The pool's connection to one worker process."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.ready = False
         self.started = time.monotonic()
-        self.connection, theirs = Pipe()
+        self.connection, worker_end = Pipe()
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, paths, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-c", _START, paths, str(worker_end.fileno())],
+            pass_fds=[worker_end.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=2,  # what a reward prints belongs to no one's output
-            start_new_session=True,  # Ctrl-C is for the process that owns the pool
+            stdout=2,  # a reward that prints must not write into this program's output
+            start_new_session=True,  # Ctrl-C goes only to the process that owns the pool
         )
-        theirs.close()
+        worker_end.close()
         self.close = weakref.finalize(self, _end, self.connection, self.process)
         self._send(job)
 
     def send(self, request: tuple[list[str], Columns]) -> None:
-        """Hand over a request; a worker that is gone is noticed by `receive`."""
+        """Send a request. If the worker has ended, `receive` returns None."""
         if not self.ready:
             self._await_ready()
         self._send(request)
 
     def receive(self, count: int) -> Scores | None:
-        """The scores of the request of `count` completions, or None if the worker is gone."""
-        limit = (count + 1) * (self.job.wall_limit + 5.0)  # its own limits come first
+        """The scores of the last request, of `count` completions; None if the worker has ended."""
+        limit = (count + 1) * (self.job.wall_limit + 5.0)  # longer than the worker's own limits together
         try:
             message = self._receive(limit)
         except (EOFError, OSError):
@@ -159,7 +161,7 @@ class Worker:
         try:
             message = self._receive(START_LIMIT)
         except (EOFError, OSError):
-            raise ValueError(f"reward {self.job.name!r}: its process ended while it was imported") from None
+            raise ValueError(f"reward {self.job.name!r}: the process ended while it was imported") from None
         if "error" in message:
             raise ValueError(f"reward {self.job.name!r} cannot be used: {message['error']}")
         self.ready = True
@@ -167,8 +169,10 @@ class Worker:
     def _send(self, message: Any) -> None:
         try:
             packed = pickle.dumps(message)
-        except Exception as error:  # pickle raises what it likes
-            raise ValueError(f"reward {self.job.name!r}: a column cannot be sent to its process: {error}") from error
+        except Exception as error:  # pickle may raise any exception
+            raise ValueError(
+                f"reward {self.job.name!r}: a column cannot be sent to the reward's process: {error}"
+            ) from error
         with suppress(OSError):
             self.connection.send_bytes(packed)
 
@@ -179,7 +183,7 @@ class Worker:
 
 
 def default_workers() -> int:
-    """As many as cores for each rank on this machine, at most 4."""
+    """The number of cores for each rank on this machine, at most 4."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(4, len(os.sched_getaffinity(0)) // ranks))
 

@@ -1,1 +1,1 @@
-"""What a run owns and keeps, whatever happens: its folder, lock and files, checkpoints, signals, skipped steps."""
+"""A run on disk and in the system: its folder, lock, files, checkpoints, signals and skipped steps."""

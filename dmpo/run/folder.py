@@ -1,4 +1,4 @@
-"""The folder that a run owns: config, metrics, timings, checkpoints, summary. No other run ever writes into it."""
+"""The folder of a run: config, metrics, timings, checkpoints, summary. No other run writes into it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from .json_lines import JsonLines
 from .lock import FolderLock
 from .resumption import CHECKPOINTS, CONFIG, OBJECTS
 from .selection import list_checkpoints
-from .whole_files import sweep, write_text
+from .whole_files import delete_leftovers, write_text
 
 log = logging.getLogger("dmpo")
 
-NETWORK_DELAY = 30.0  # seconds within which a network file system shows one node's files to the others
+NETWORK_DELAY = 30.0  # seconds until a network file system shows the files of one node to the other nodes
 LINES = ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
 
 
 class RunFolder:
-    """The `output_dir` of one run, from its start or from a checkpoint on (`resume_point`).
+    """The `output_dir` of one run, which starts at step 0 or at a checkpoint (`resume_point`).
 
-    metrics.jsonl holds what a seed determines, one object a gradient step, `step` first; timings.jsonl the seconds of
-    each phase, which no two runs share; completions.jsonl samples of rollouts. One rank `writes`.
+    metrics.jsonl has one object for each gradient step, `step` first; the seed determines its values. timings.jsonl
+    has the seconds of each phase, which differ between runs. completions.jsonl has samples of rollouts. Only the rank
+    with `writes` writes.
     """
 
     def __init__(self, config: DMPOConfig, checkpoint: Path | None, *, writes: bool = True) -> None:
         self.path = Path(config.output_dir)
         self.writes, self.checkpoint = writes, checkpoint
-        self.seconds: dict[str, float] = defaultdict(float)  # by phase, since the last line of timings.jsonl
+        self.seconds: dict[str, float] = defaultdict(float)  # of each phase since the last line of timings.jsonl
         self.lines = {name: JsonLines(self.path / name) for name in LINES}
         self._lock: FolderLock | None = None
-        self._found = self._landmarks()
+        self._first_look = self._traces_of_runs()
 
     @property
     def checkpoints(self) -> Path:
@@ -48,13 +49,12 @@ class RunFolder:
     def start(self, config: DMPOConfig, step: int, objects: Mapping[str, str]) -> None:
         """Lock the folder, and write config.yaml and the names of a script's objects (`resumption.object_name`).
 
-        The lines of a resumed run after `step` are forgotten: they will be written again.
-
-        Called by every rank.
+        In a resumed run the lines after `step` are deleted, because the run will write them again. Every rank calls
+        this.
 
         Raises:
-            ValueError: another process writes into the folder, or did so since this run looked at it; a rank does not
-                see what the main one has written.
+            ValueError: another process writes into the folder, or has written since this object was made; or a rank
+                does not see the files of the main rank.
         """
         together(lambda: self._begin(config, step, objects) if self.writes else None)
         together(self._check_shared)
@@ -66,7 +66,7 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Let other runs into the folder."""
+        """Release the folder for other runs."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -79,9 +79,9 @@ class RunFolder:
         self.seconds[phase] += time.perf_counter() - start
 
     def log(self, metrics: dict[str, Any], completions: Iterable[dict[str, Any]] = ()) -> None:
-        """Append one step to metrics.jsonl, and the phases' seconds since the last call to timings.jsonl.
+        """Append one step to metrics.jsonl, and the seconds of each phase since the last call to timings.jsonl.
 
-        `completions` go to completions.jsonl; each names its `step`, too.
+        `completions` are appended to completions.jsonl; each has its `step`.
         """
         self.append("completions.jsonl", *completions)
         self.append("metrics.jsonl", metrics)
@@ -89,12 +89,12 @@ class RunFolder:
         self.seconds.clear()
 
     def append(self, name: str, *lines: dict[str, Any]) -> None:
-        """Append objects, each with its `step`, to metrics.jsonl, timings.jsonl or completions.jsonl."""
+        """Append objects to metrics.jsonl, timings.jsonl or completions.jsonl. Each object has its `step`."""
         if self.writes:
             self.lines[name].append(*lines)
 
     def sync(self) -> None:
-        """Bring all lines to disk, as before a checkpoint that counts on them. Raises OSError where it is full."""
+        """Sync all lines to disk; a checkpoint needs the lines up to its step. Raises OSError if the disk refuses."""
         if self.writes:
             for lines in self.lines.values():
                 lines.sync()
@@ -110,11 +110,14 @@ class RunFolder:
     def _begin(self, config: DMPOConfig, step: int, objects: Mapping[str, str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
-        if self._landmarks() != self._found:
-            raise ValueError(f"another run has written into output_dir {self.path} since this one looked at it")
+        if self._traces_of_runs() != self._first_look:
+            raise ValueError(
+                f"another run has written into output_dir {self.path} since this run looked at it; start again, or "
+                "give another output_dir"
+            )
         for folder in (self.path, self.checkpoints):
-            sweep(folder)
-        if objects:  # before config.yaml, which makes the folder a run's
+            delete_leftovers(folder)
+        if objects:  # written before config.yaml, because a folder with config.yaml is the folder of a run
             write_text(self.path / OBJECTS, json.dumps(objects, indent=1) + "\n")
         else:
             (self.path / OBJECTS).unlink(missing_ok=True)
@@ -122,14 +125,17 @@ class RunFolder:
         for name, lines in self.lines.items():
             last = lines.cut(step)
             if last < step and name == "metrics.jsonl":
-                log.warning("%s ends at step %d, the checkpoint is of step %d: lines are lost", lines.path, last, step)
+                log.warning(
+                    "%s ends at step %d before the checkpoint of step %d: lines are lost", lines.path, last, step
+                )
 
     def _check_shared(self) -> None:
-        give_up = time.monotonic() + NETWORK_DELAY
+        deadline = time.monotonic() + NETWORK_DELAY
         while not (self.path / CONFIG).exists():
-            if time.monotonic() > give_up:
-                raise ValueError(f"output_dir {self.path} is not on a file system that all nodes share")
+            if time.monotonic() > deadline:
+                raise ValueError(f"output_dir {self.path} must be on a file system that all nodes share")
             time.sleep(0.5)
 
-    def _landmarks(self) -> tuple[bool, list[Path]]:
+    def _traces_of_runs(self) -> tuple[bool, list[Path]]:
+        """The files by which another run in this folder shows."""
         return (self.path / CONFIG).exists(), list_checkpoints(self.checkpoints)

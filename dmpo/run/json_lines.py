@@ -1,4 +1,4 @@
-"""A growing file of JSON objects, one a line, that survives a kill in the middle of a line and a full disk."""
+"""A growing file with one JSON object on each line. It survives a kill in the middle of a line, and a full disk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger("dmpo")
 
 
 class JsonLines:
-    """The lines of one file; each object has `step`, and steps never fall.
+    """The lines of one file. Each object has `step`, and steps never decrease.
 
-    Numbers that are not finite are written as null, which JSON has a word for. Lines that the disk does not take now
-    are kept, and written before the next ones.
+    Numbers that are not finite are written as null, because JSON has no word for them. If the disk refuses lines, they
+    stay in memory, and are written before the next ones.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,19 +24,19 @@ class JsonLines:
         self._unwritten = b""
 
     def append(self, *objects: dict[str, Any]) -> None:
-        """Write objects as lines; a refusal of the disk is a warning."""
+        """Write objects as lines. If the disk refuses them, a warning is logged."""
         for value in objects:
             self._unwritten += json.dumps(finite_or_none(value), allow_nan=False).encode() + b"\n"
         try:
             self._write()
         except OSError as error:
-            log.warning("%s could not be written (%s); its lines wait for the next try", self.path, error)
+            log.warning("%s could not be written (%s); the lines will be written with the next ones", self.path, error)
 
     def sync(self) -> None:
-        """Bring every line to disk.
+        """Sync every line to disk.
 
         Raises:
-            OSError: the disk does not take them.
+            OSError: the disk refuses the lines.
         """
         self._write()
         if self.path.exists():
@@ -44,9 +44,9 @@ class JsonLines:
                 os.fsync(file.fileno())
 
     def cut(self, step: int) -> int:
-        """Forget the lines after `step`, and a line cut short; returns the step of the last line left, or 0.
+        """Delete the lines after `step`, and an incomplete last line. The bytes before them do not change.
 
-        What is kept stays as it is, byte by byte.
+        Returns the step of the last line that remains; 0 without lines.
         """
         end, last = 0, 0
         for line, value in _whole_lines(self.path):
@@ -58,7 +58,7 @@ class JsonLines:
         return last
 
     def read(self) -> list[dict[str, Any]]:
-        """The objects; a last line cut short by a kill is left out."""
+        """The objects of the file, without an incomplete last line."""
         return [value for _, value in _whole_lines(self.path)]
 
     def _write(self) -> None:
@@ -67,10 +67,10 @@ class JsonLines:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             end = os.fstat(descriptor).st_size
-            rest = self._unwritten
+            remaining = self._unwritten
             try:
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                while remaining:
+                    remaining = remaining[os.write(descriptor, remaining) :]
             except OSError:
                 os.ftruncate(descriptor, end)
                 raise
@@ -80,7 +80,7 @@ class JsonLines:
 
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The leading lines that are whole JSON objects with a step, as bytes and as objects."""
+    """The lines up to the first that is no whole JSON object with a step, as bytes and as objects."""
     lines = []
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
         try:
@@ -94,7 +94,7 @@ def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def finite_or_none(value: Any) -> Any:
-    """A JSON value with None in place of every number that is not finite."""
+    """A JSON value in which None replaces every number that is not finite."""
     if isinstance(value, dict):
         return {key: finite_or_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""One writer a folder: an advisory lock that the system releases when its process dies, however it dies."""
+"""One writer for each folder: an advisory lock. The system releases it when the process ends for any reason."""
 
 from __future__ import annotations
 
@@ -17,37 +17,39 @@ except ImportError:  # not a POSIX system
 log = logging.getLogger("dmpo")
 
 LOCK = ".lock"
-PATIENCE = 5.0  # seconds; a launcher may start the next process while the killed one is still being cleared away
+PATIENCE = 5.0  # seconds; a launcher may start the next process before the killed one has ended
 
 
 class FolderLock:
-    """Holds `folder/.lock` (flock), which names host and process.
+    """Locks `folder/.lock` (flock). The file names host and process.
 
     Raises:
-        ValueError: another process, or another lock of this one, holds it.
+        ValueError: another process, or another FolderLock of this process, has the lock.
     """
 
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        give_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not self._take():
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 owner = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 self.release()
-                raise ValueError(f"output_dir {folder} is being written by {owner}")
+                raise ValueError(
+                    f"output_dir {folder} is being written by {owner}; wait for it to end, or give another output_dir"
+                )
             time.sleep(0.2)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Let others in; the file stays."""
+        """Release the lock. The file stays."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def _take(self) -> bool:
         if fcntl is None:
-            log.warning("no file locks on this system: nothing keeps two runs out of one output_dir")
+            log.warning("this system has no file locks, so two runs could write into one output_dir")
             return True
         assert self._descriptor is not None
         try:
@@ -55,5 +57,5 @@ class FolderLock:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
                 return False
-            log.warning("this file system has no locks (%s): nothing keeps two runs out of one output_dir", error)
+            log.warning("this file system has no locks (%s), so two runs could write into one output_dir", error)
         return True

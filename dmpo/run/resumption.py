@@ -1,7 +1,7 @@
-"""Whether a run may start in its folder, or continue there. No torch here: the command line asks first.
+"""Whether a run may start in its folder, or continue there. No torch here, because the command line checks this first.
 
-A run that a script made with a task or reward object of its own keeps the names of these objects in objects.json, since
-config.yaml cannot hold them. Only a script that gives objects of the same names may resume the run.
+A script may give DMPOTrainer a task or a reward as an object. config.yaml cannot store objects, so the run stores their
+names in objects.json. Only a script that gives objects of the same names may resume the run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger("dmpo")
 
 CONFIG, OBJECTS = "config.yaml", "objects.json"
 
-# A resumed run may differ from the run that it continues in these keys alone. Gradients depend on the keys of the
-# second line only by rounding and dropout: a run that ran out of memory continues with smaller ones.
+# Only these keys may change when a run is resumed. The keys of the second line change gradients only by rounding and by
+# dropout, so a run that ran out of memory may continue with smaller values.
 MAY_CHANGE = {
     *("output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"),
     *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
@@ -35,13 +35,13 @@ MAY_CHANGE = {
 
 
 def object_name(thing: Any) -> str:
-    """module.name of a function or class; of another object, module.name of its class."""
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
+    """The name module.name of a function or class; for any other object, the name of its class."""
+    definition = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{definition.__module__}.{definition.__qualname__}"
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a folder holds more than what a process leaves that was killed at its very start."""
+    """Whether a folder has more than the files of a process that was killed at its start."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return any(name not in (LOCK, OBJECTS) and not name.startswith(ASIDE) for name in names)
 
@@ -49,49 +49,50 @@ def is_used(folder: Path) -> bool:
 def check_output_dir(config: DMPOConfig, objects: Mapping[str, str]) -> None:
     """Raise ValueError unless the run may start in `output_dir`, or continue there with the same keys and objects.
 
-    objects: `object_name` of the task and the reward that a script gave in place of what the config names.
+    objects: `object_name` of the task and of the reward that a script gave, by "task" and "reward".
     """
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir {folder} is a file; give the path of a folder")
+        raise ValueError(f"output_dir must be a folder, got the file {folder}; give the path of a folder")
     if not is_used(folder):
         return
     if not config.resume:
         raise ValueError(
-            f"output_dir {folder} is not empty: pass resume=true to go on, or another output_dir to start anew"
+            f"output_dir {folder} is not empty: pass resume=true to continue the run, or another output_dir"
         )
     _check_same(config, folder / CONFIG)
     _check_objects(objects, folder / OBJECTS)
 
 
 def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
-    """The checkpoint from which a run continues; None where the run starts at step 0.
+    """The checkpoint from which a run continues; None if the run starts at step 0.
 
-    With resume, a run without a checkpoint starts at step 0. So one command starts a run, and continues it however
-    early it died.
+    With resume, a run without a checkpoint starts at step 0. So the same command starts a run and continues it.
 
     Raises:
-        ValueError: as `check_output_dir`; the run has checkpoints, and none of them is whole; or the run has passed
-            `max_steps` already.
+        ValueError: as `check_output_dir`; or no checkpoint of the run is whole; or the run has passed `max_steps`.
     """
     check_output_dir(config, objects)
     folder, checkpoint = Path(config.output_dir), None
     if is_used(folder):
         checkpoint = newest_checkpoint(folder / CHECKPOINTS)
         if checkpoint is None and list_checkpoints(folder / CHECKPOINTS):
-            raise ValueError(f"resume=true, but {folder / CHECKPOINTS} holds no whole checkpoint")
+            raise ValueError(
+                f"resume=true, but {folder / CHECKPOINTS} has no whole checkpoint; start a new run with another "
+                "output_dir"
+            )
         if checkpoint is not None and (reached := step_of(checkpoint)) > config.max_steps:
             raise ValueError(
-                f"max_steps is {config.max_steps}, but the run in {folder} has a checkpoint of step {reached}: give a "
+                f"max_steps is {config.max_steps}, but the run in {folder} has a checkpoint of step {reached}; give a "
                 f"larger max_steps to continue, or evaluate an earlier step with dmpo eval {folder} checkpoint=step-N"
             )
     if config.resume and checkpoint is None:
-        log.warning("resume=true, but %s holds no checkpoint yet: the run starts at step 0", folder)
+        log.warning("resume=true, but %s has no checkpoint yet: the run starts at step 0", folder)
     return checkpoint
 
 
 def check_not_moved(source: str, config: DMPOConfig) -> None:
-    """Raise ValueError where `source` is the config.yaml of a run whose folder is no longer its `output_dir`."""
+    """Raise ValueError if `source` is the config.yaml of a run whose folder is no longer its `output_dir`."""
     path = Path(source)
     is_a_run = path.name == CONFIG and (path.parent / CHECKPOINTS).is_dir()
     if config.resume and is_a_run and path.parent.resolve() != Path(config.output_dir).resolve():
@@ -103,7 +104,10 @@ def check_not_moved(source: str, config: DMPOConfig) -> None:
 
 def _check_same(config: DMPOConfig, path: Path) -> None:
     if not path.exists():
-        raise ValueError(f"cannot resume: output_dir {path.parent} is not empty, but no run's: it has no config.yaml")
+        raise ValueError(
+            f"cannot resume: output_dir {path.parent} is not empty, but it is not the folder of a run, because it has "
+            "no config.yaml; give another output_dir"
+        )
     try:
         before = dataclasses.asdict(build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
@@ -112,8 +116,8 @@ def _check_same(config: DMPOConfig, path: Path) -> None:
         if key not in MAY_CHANGE and before[key] != value:
             raise ValueError(
                 f"cannot resume: config key {key!r} was {before[key]!r} and is now {value!r}; leave {key} as it was, "
-                f"or start a new run from this one's weights: dmpo merge {path.parent} --output FOLDER, then train "
-                "with model=FOLDER and another output_dir"
+                f"or start a new run from the weights of this run: dmpo merge {path.parent} --output FOLDER, then "
+                "train with model=FOLDER and another output_dir"
             )
 
 
@@ -125,12 +129,12 @@ def _check_objects(objects: Mapping[str, str], path: Path) -> None:
         raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
     for what, name in names.items():
         if name != (now := objects.get(what)):
-            mend = f"give DMPOTrainer that {what}" if name else f"leave {what} out of DMPOTrainer"
+            remedy = f"give DMPOTrainer that {what}" if name else f"leave {what} out of DMPOTrainer"
             raise ValueError(
-                f"cannot resume: the {what} of this run was {_object_or_config(name)} and is now "
-                f"{_object_or_config(now)}; to continue the run, {mend}"
+                f"cannot resume: the {what} of this run was {_object_or_config(name, what)} and is now "
+                f"{_object_or_config(now, what)}; to continue the run, {remedy}"
             )
 
 
-def _object_or_config(name: str | None) -> str:
-    return f"the object {name}, which a script gave" if name else "what the config names"
+def _object_or_config(name: str | None, what: str) -> str:
+    return f"the object {name}, which a script gave" if name else f"the {what} that the config names"

@@ -1,4 +1,4 @@
-"""When a run saves itself, and what it does where it cannot."""
+"""Save and restore a run, and retry the last checkpoint if the disk refuses it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .skipping import SkippedSteps
 
 log = logging.getLogger("dmpo")
 
-PATIENCE, PAUSE = 600.0, 30.0  # seconds: for how long, and how often, the last checkpoint of a run is tried again
+PATIENCE, PAUSE = 600.0, 30.0  # seconds: how long, and how often, the last checkpoint of a run is retried
 
 
 class Saver:
-    """Saves what changes during a run into its folder, and restores it.
+    """Saves the state of a run into its folder, and restores it.
 
     Args:
-        model, optimizer: as accelerate prepared them.
-        config: of the run.
-        origin: `preflight.fingerprint` of the model that the run began with.
+        model, optimizer: the results of `accelerator.prepare`.
+        config: the config of the run.
+        origin: the fingerprint (see `preflight`) of the model with which the run began.
     """
 
     def __init__(
@@ -50,21 +50,24 @@ class Saver:
         self.accelerator, self.run, self.keep = accelerator, run, config.save_total_limit
         self.model, self.optimizer, self.tokenizer = model, optimizer, tokenizer
         self.buffer, self.skipped, self.origin = buffer, skipped, origin
-        # One that is never refreshed is what the config's model gives, at any time.
+        # A reference that is never refreshed is not saved: the model of the config gives it at any time.
         self.reference = reference if config.reference_refresh_steps else None
-        self.saved = 0  # the step of the newest checkpoint, 0 where nothing has been done that could be lost
+        self.saved = 0  # the step of the newest checkpoint; 0 if no step could be lost
 
     def save(self, step: int, state: dict[str, Any]) -> bool:
-        """Save the run after `step`, unless that has been done; returns whether it is saved. Called by every rank.
+        """Save the run after `step`, unless it is saved already. Returns whether it is saved. Every rank calls this.
 
-        state: JSON. A refusal of the disk is a warning. No older checkpoint goes while steps are being skipped, as the
-        weights may be what is wrong.
+        If the disk refuses, a warning is logged. While steps are being skipped, older checkpoints stay, because the
+        newest weights may be the reason.
+
+        Args:
+            state: JSON values.
         """
         if step == self.saved:
             return True
         tensors, values = self.buffer.state()
         with self.run.clock("checkpoint"):
-            if texts := refusals(self.run.sync):  # a checkpoint counts on the lines up to its step
+            if texts := refusals(self.run.sync):  # a checkpoint needs the lines up to its step
                 log.warning("no checkpoint of step %d: its metrics could not be written (%s)", step, texts[0])
                 return False
             written = save_checkpoint(
@@ -84,29 +87,32 @@ class Saver:
         return written
 
     def save_last(self, step: int, state: dict[str, Any]) -> None:
-        """Save the run's last step; while the disk refuses, try again, so that somebody can make room.
+        """Save the last step of the run. While the disk refuses, try again, so that the user can free disk space.
 
         Raises:
-            OSError: it refused for PATIENCE seconds.
+            OSError: the disk refused for PATIENCE seconds.
         """
-        give_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not self.save(step, state):
-            if any(gather_object([time.monotonic() > give_up])):
-                raise OSError(f"the run is done, but its step {step} cannot be saved in {self.run.checkpoints}")
-            log.warning("the run is done, but not saved: trying again in %.0f s; make room for it", PAUSE)
+            if any(gather_object([time.monotonic() > deadline])):
+                raise OSError(f"the run is done, but step {step} cannot be saved in {self.run.checkpoints}")
+            log.warning("the run is done, but not saved; free disk space: the next try is in %.0f s", PAUSE)
             time.sleep(PAUSE)
 
     def load(self) -> dict[str, Any]:
-        """Restore the run from the checkpoint of its folder; returns the state given to `save`, and `step`.
+        """Restore the run from the checkpoint of its folder. Returns the state that `save` got, and `step`.
 
         Raises:
-            ValueError: the checkpoint does not fit, or the run began with other weights than this one.
+            ValueError: the checkpoint does not fit the model, or the saved run began with other weights than this run.
         """
         path = self.run.checkpoint
         assert path is not None
         state = load_checkpoint(path, self.model, self.optimizer, self.reference)
         if self.origin and state["origin"] not in (None, self.origin):
-            raise ValueError(f"checkpoint {path}: its run began with other weights than config key 'model' gives now")
+            raise ValueError(
+                f"checkpoint {path}: the run began with other weights than config key 'model' gives now; give the "
+                "model with which the run began"
+            )
         self.buffer.load_state(
             [load_part(path, rank) for rank in range(state["world"])],
             state["buffer"],

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written aside, synced, renamed; checked by their digests when read."""
+"""Files and folders that are whole or absent: written under another name, synced, then renamed. Digests check them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 log = logging.getLogger("dmpo")
 
 MANIFEST = "manifest.json"
-ASIDE = ".partial-"  # begins the name of whatever is not whole yet, or not any more
+ASIDE = ".partial-"  # the prefix of names of files and folders that are not whole
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file; whoever reads it, even after a power cut, finds the old text or the new one."""
+    """Replace a text file. A reader sees the old text or the new one, even after a power cut."""
     aside = path.with_name(f"{ASIDE}{path.name}")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -30,12 +30,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def publish(aside: Path, final: Path) -> None:
-    """Give a folder its manifest (path below it -> blake2b digest), bring it safely to disk, and rename it to `final`.
+    """Write a folder's manifest (relative path -> blake2b digest), sync the folder to disk, and rename it to `final`.
 
-    A folder that already has that name is discarded.
+    If `final` exists already, it is discarded.
     """
     files = sorted(path for path in aside.rglob("*") if path.is_file())
-    manifest = {path.relative_to(aside).as_posix(): digest(path) for path in files}
+    manifest = {path.relative_to(aside).as_posix(): file_digest(path) for path in files}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in [*aside.rglob("*"), aside]:
         sync(path)
@@ -47,24 +47,24 @@ def publish(aside: Path, final: Path) -> None:
 
 
 def damage(folder: Path, required: Iterable[str] = ()) -> str | None:
-    """What is wrong with a folder that `publish` made, or None: every file of its manifest is there and unchanged.
+    """The damage of a folder that `publish` wrote; None if every file of its manifest exists and is unchanged.
 
-    A file that the manifest does not name counts as absent; `required` ones must be named.
+    The manifest must name the `required` files. A file that it does not name counts as absent.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
-            return f"{MANIFEST} is no JSON object"
+            return f"{MANIFEST} is not a JSON object"
         if missing := sorted(set(required) - set(manifest)):
             return f"{MANIFEST} does not name {', '.join(missing)}"
         root = folder.resolve()
-        for name, wanted in manifest.items():
+        for name, recorded_digest in manifest.items():
             if PurePosixPath(name).is_absolute() or not (root / name).resolve().is_relative_to(root):
-                return f"{MANIFEST} names {name!r}, which lies outside of the checkpoint"
+                return f"{MANIFEST} names {name!r}, which is outside of the checkpoint"
             if not (root / name).is_file():
                 return f"{name} is missing"
-            if digest(root / name) != wanted:
-                return f"{name} has changed or is cut short"
+            if file_digest(root / name) != recorded_digest:
+                return f"{name} has changed or is incomplete"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError) as error:
@@ -73,7 +73,7 @@ def damage(folder: Path, required: Iterable[str] = ()) -> str | None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder; killed half-way, what is left has a name that nobody takes for whole. Failing is a warning."""
+    """Delete a folder. It is renamed first, so that a half-deleted folder never looks whole. A failure is logged."""
     aside = folder.with_name(f"{ASIDE}old-{folder.name}")
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,8 +83,8 @@ def discard(folder: Path) -> None:
         log.warning("%s could not be deleted: %s", folder, error)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what killed runs left unfinished in a folder. The caller must be the folder's only writer."""
+def delete_leftovers(folder: Path) -> None:
+    """Delete the unfinished files and folders of killed runs. The caller must be the only writer of `folder`."""
     for path in folder.glob(f"{ASIDE}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -92,8 +92,8 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def digest(path: Path) -> str:
-    """blake2b of a file's bytes, in hexadecimal."""
+def file_digest(path: Path) -> str:
+    """The blake2b digest of a file's bytes, in hexadecimal."""
     state = hashlib.blake2b()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -102,7 +102,7 @@ def digest(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to disk. File systems that cannot sync folders are excused."""
+    """Sync a file, or the names in a folder, to disk. File systems that cannot sync folders are accepted."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -116,6 +116,6 @@ def sync(path: Path) -> None:
 def is_write_failure(error: Exception) -> bool:
     """Whether the system refused to write (disk full, quota, no permission, input/output error).
 
-    safetensors and tokenizers report that as exceptions of their own, which quote the system's error number.
+    safetensors and tokenizers raise exceptions of their own for this; the message quotes the system's error number.
     """
     return isinstance(error, OSError) or re.search(r"\(os error \d+\)", str(error)) is not None

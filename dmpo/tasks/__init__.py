@@ -1,6 +1,6 @@
-"""Tasks: what a row is, how it becomes a prompt, and how a completion is read, rewarded and scored. No models here.
+"""Tasks: a task makes rows and prompts, reads the answer in a completion, rewards it and judges it. No models here.
 
-A task has one prompt template and one parser, which training and evaluation share.
+A task has one prompt template and one parser. Training and evaluation share them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .sudoku9 import Sudoku9
 
 
 class Task(Protocol):
-    """One task. A row is a dict of columns; `prompt` is the text that the model sees, the others go to the reward.
+    """One task. A row is a dict of columns: the model sees the text `prompt`, the reward gets the other columns.
 
-    The four methods up to `show` are what training asks for. A user's task may lack the rest: `answer_of` and `size_of`
-    then do without. Its reward runs in the training process; one that may hang belongs into a function that the config
-    names (`reward: module:function`), which gets processes of its own.
+    Training uses the four methods up to `show`. A user's task may omit the others: see `answer_of` and `size_of`. The
+    reward of a task runs in the training process. A reward that may hang must be a function that the config names
+    (`reward: module:function`); it runs in worker processes.
 
     Attributes:
-        template: the prompt, with `{name}` for columns of a row; recorded with every result.
+        template: the prompt, with `{name}` for columns of a row. It is recorded with every result.
     """
 
     template: str
 
     def row(self, split: str, index: int) -> Row:
-        """Row `index` of `train`, `validation` or `test`; any index ≥ 0 is valid (finite data wraps around)."""
+        """Row `index` of the split `train`, `validation` or `test`. Any index ≥ 0 is valid: finite data repeats."""
         ...
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
@@ -45,19 +45,19 @@ class Task(Protocol):
         ...
 
     def show(self, completion: str, row: Row) -> str:
-        """A completion drawn for a person, with rich markup."""
+        """A completion drawn for people, with rich markup."""
         ...
 
     def parse(self, completion: str, row: Row) -> str | None:
-        """The answer as it is read from a completion, None where there is none."""
+        """The answer in a completion; None if it has none."""
         ...
 
     def demonstrate(self, row: Row) -> str:
-        """A completion that is perfect for the row, for prompts with examples."""
+        """A perfect completion of the row, for prompts with examples."""
         ...
 
     def size(self, split: str) -> int | None:
-        """Number of different rows of a split; None where rows are made without end."""
+        """The number of different rows of a split; None if the task makes rows without end."""
         ...
 
 
@@ -73,14 +73,16 @@ TASKS: Mapping[str, type[Task]] = {
 def check_task_name(name: str) -> None:
     """Raise ValueError unless `name` is one of `TASKS`, or has the form `module:class`."""
     if name not in TASKS and ":" not in name:
-        raise ValueError(f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or name a class as 'module:class'")
+        raise ValueError(
+            f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or give your own class as 'module:class'"
+        )
 
 
 def load_task(name: str, **options: Any) -> Task:
-    """The task of that name, or the user's class named `module:class`.
+    """The task of that name, or an instance of the user's class `module:class`.
 
     Raises:
-        ValueError: unknown name or options, or data that cannot be read.
+        ValueError: the name or an option is unknown, or the data cannot be read.
     """
     check_task_name(name)
     kind = TASKS.get(name) or load_object(name, "task")
@@ -104,29 +106,29 @@ def scoring_task(name: str, **options: Any) -> Task:
 
 
 def _check_options(name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise ValueError for an option that the task does not take, with the nearest one and all that there are."""
+    """Raise ValueError for an option that the task does not have. The message lists the options of the task."""
     try:
         parameters = inspect.signature(kind).parameters.values()
-    except (TypeError, ValueError):  # a class of C code, whose own error must do
+    except (TypeError, ValueError):  # a class of C code, which raises its own error
         return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(str(option), known, n=1)
+        if option not in names:
+            near = difflib.get_close_matches(str(option), names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
-            there_are = f"The options are {', '.join(known)}" if known else "The task has no options"
-            raise ValueError(f"task_options of {name}: unknown option {option!r}{hint} {there_are}")
+            all_options = f"The options are {', '.join(names)}" if names else "The task has no options"
+            raise ValueError(f"task_options of {name}: unknown option {option!r}{hint} {all_options}")
 
 
 def answer_of(task: Task, completion: str, row: Row) -> str | None:
-    """`task.parse`, or the completion itself for a task without one."""
+    """The answer by `task.parse`; the whole completion if the task has no `parse`."""
     parse = getattr(task, "parse", None)
     return parse(completion, row) if parse else completion
 
 
 def size_of(task: Task, split: str) -> int | None:
-    """`task.size`, or None for a task without one."""
+    """The number of rows by `task.size`; None if the task has no `size`."""
     size = getattr(task, "size", None)
     return size(split) if size else None

@@ -1,4 +1,4 @@
-"""Countdown: make a target of given numbers with + − × ÷, each number once. Made here, or from a data set."""
+"""Countdown: reach a target from given numbers with + − × ÷, each number once. Puzzles are made here or read."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from .countdown_expressions import SIGNS, apply_sign, find_expression
 from .options import check_integers, check_texts
 from .sources import read_each, read_rows
 from .splits import SPLITS, Row, check_split, hashed_split
-from .templates import choose_template, fill, worked
+from .templates import choose_template, fill, worked_example
 
-_TRIES = 100_000  # draws of one puzzle; of eight numbers up to 99 the usual one takes 4,000
+_TRIES = 100_000  # the most draws for one puzzle; a usual puzzle of eight numbers up to 99 takes 4,000
 
 
 class Countdown:
-    """Rows `numbers` (list of int) and `target` (int); the completion is an expression.
+    """A row has `numbers` (list of int) and `target` (int); the completion is an expression.
 
-    Splits share no multiset of numbers: it goes to a split by its hash, whether it is drawn here or read. With a `test`
-    of its own, all of that is test, and whatever shares its numbers is in no other split.
+    Splits share no multiset of numbers: the hash of a multiset decides its split, for made and for read puzzles. If
+    `test` is given, all its rows are the test split, and rows with the same numbers are in no other split.
 
     Args:
-        counts: how many numbers a puzzle has.
-        largest: of the numbers that are drawn, where puzzles are made here.
-        largest_target: of the targets then, None for `largest`.
-        signs: those that make the targets then, of `+-*/`; an answer may use any.
-        held_out: one multiset in so many is for testing, and one for validation.
+        counts: the numbers of numbers that a puzzle may have.
+        largest: the largest number of a made puzzle.
+        largest_target: the largest target of a made puzzle; None for `largest`.
+        signs: the signs of made puzzles, out of `+-*/`. An answer may use any sign.
+        held_out: of so many multisets, one is for the test split and one for validation.
         train: hub id or local file with columns `nums` and `target`, as Jiayi-Pan/Countdown-Tasks-3to4; None to make
-            puzzles, which have a solution by construction.
-        test: the same for a test set of its own; None to hold one out by hash.
-        revision, test_revision: of hub data sets.
-        template, template_file: in place of the task's own prompt; `{numbers}` and `{target}` are replaced.
+            puzzles. A made puzzle has a solution by construction.
+        test: hub id or local file of a separate test set; None to hold out a test split by hash.
+        revision, test_revision: commit, tag or branch of the hub data sets.
+        template, template_file: a prompt that replaces the task's own; `{numbers}` and `{target}` are replaced.
     """
 
     TEMPLATE = (
@@ -66,35 +66,39 @@ class Countdown:
             raise ValueError(f"counts must be a list of integers from 2 to 8, got {counts!r}")
         for name, least, value in (("largest", 2, largest), ("held_out", 3, held_out)):
             if value is None:
-                raise ValueError(f"{name} must be ≥ {least}, an integer, got None")
+                raise ValueError(f"{name} must be an integer ≥ {least}, got None")
             check_integers(least, **{name: value})
         check_integers(1, largest_target=largest_target)
         if not isinstance(signs, str) or not signs or len(set(signs) & set(SIGNS)) != len(signs):
             raise ValueError(f"signs must be some of {SIGNS}, each once, got {signs!r}")
         check_texts(train=train, test=test, revision=revision, test_revision=test_revision)
         if test is not None and train is None:
-            raise ValueError("test is given without train: puzzles that are made here hold out their own")
+            raise ValueError(
+                "got test without train, but the test split of made puzzles is made, too; give train, or leave test out"
+            )
         self.counts, self.largest = tuple(counts), largest
         self.largest_target = largest if largest_target is None else largest_target
         self.signs, self.held_out = signs, held_out
         self.template = choose_template(template, template_file, self.TEMPLATE, ("numbers", "target"))
         self.rows: dict[str, list[tuple[list[int], int]]] | None = None
         if train is not None:
-            tested = None if test is None else self._read(test, "test", test_revision)
-            self.rows = _divide(self._read(train, "train", revision), tested, held_out)
+            test_rows = None if test is None else self._read(test, "test", test_revision)
+            self.rows = _divide(self._read(train, "train", revision), test_rows, held_out)
             for split in SPLITS:
                 if not self.rows[split]:
                     raise ValueError(
-                        f"data set {train} leaves no row with {self._counts()} numbers for {split}: of each held_out "
+                        f"data set {train} leaves no row with {self._counts()} numbers for {split}: of held_out = "
                         f"{held_out} multisets of numbers one is for test and one for validation; give more rows, or a "
                         "smaller held_out"
                     )
 
     def row(self, split: str, index: int) -> Row:
-        """Row `index` of a split: of the data, counted around its end, or drawn from (split, index) alone.
+        """Row `index` of a split. The rows of a data set repeat after the last one.
+
+        A made row depends only on (split, index) and the options.
 
         Raises:
-            ValueError: unknown split, an index < 0, or no puzzle of these options is the split's.
+            ValueError: the split is unknown, the index is < 0, or these options give the split no puzzle.
         """
         check_split(split)
         check_integers(0, index=index)
@@ -106,7 +110,7 @@ class Countdown:
         return {"prompt": fill(self.template, texts), "numbers": list(numbers), "target": target}
 
     def size(self, split: str) -> int | None:
-        """Number of rows of a split of a data set; None where puzzles are made here."""
+        """The number of rows of a split of a data set; None if puzzles are made."""
         check_split(split)
         return None if self.rows is None else len(self.rows[split])
 
@@ -115,35 +119,35 @@ class Countdown:
         return countdown(completions, **columns)
 
     def solved(self, completion: str, row: Row) -> bool:
-        """The target, of each number once."""
+        """Whether the expression equals the target and uses each number once."""
         return countdown_solved(completion, row["numbers"], row["target"])
 
     def parse(self, completion: str, row: Row) -> str | None:
-        """The text that is read as the expression."""
+        """The text of the expression; None if the completion has none."""
         return countdown_answer(completion)
 
     def show(self, completion: str, row: Row) -> str:
-        """The puzzle, and the expression in green or red."""
+        """The puzzle and the expression, green if right and red if wrong."""
         colour = "bold green" if self.solved(completion, row) else "bold red"
         answer = countdown_answer(completion)
         shown = repr(completion[-80:]) if answer is None else answer
         return f"{row['target']} of {', '.join(map(str, row['numbers']))}: [{colour}]{escape(shown)}[/]"
 
     def demonstrate(self, row: Row) -> str:
-        """A perfect completion of a row, in tags where the prompt asks for them.
+        """A perfect completion of a row, in tags if the prompt asks for tags.
 
         Raises:
-            ValueError: its numbers cannot make the target.
+            ValueError: the numbers of the row cannot make the target.
         """
         expression = find_expression(row["numbers"], row["target"])
         if expression is None:
-            raise ValueError(f"{row['numbers']} cannot make {row['target']}")
+            raise ValueError(f"the numbers {row['numbers']} cannot make {row['target']}; give a row with a solution")
         if "<answer>" not in self.template:
             return expression
-        return worked(f"{expression} = {row['target']}", expression)
+        return worked_example(f"{expression} = {row['target']}", expression)
 
     def _draw(self, split: str, index: int) -> tuple[list[int], int]:
-        """A solvable puzzle: combine the numbers two by two at random until one value is left, which is the target."""
+        """A solvable puzzle: the numbers are combined two by two at random, and the last value is the target."""
         random = Random(f"countdown/{split}/{index}")
         for _ in range(_TRIES):
             numbers = [random.randint(1, self.largest) for _ in range(random.choice(self.counts))]
@@ -153,14 +157,16 @@ class Countdown:
             while len(values) > 1:
                 left = values.pop(random.randrange(len(values)))
                 right = values.pop(random.randrange(len(values)))
-                usable = [sign for sign in self.signs if right or sign != "/"]  # with / alone no value is ever 0
+                usable = [
+                    sign for sign in self.signs if right or sign != "/"
+                ]  # never empty: with / alone no value is 0
                 values.append(apply_sign(left, random.choice(usable), right))
             (value,) = values
             if value.denominator == 1 and 1 <= value <= self.largest_target and value not in numbers:
                 return numbers, int(value)
         raise ValueError(
             f"counts {list(self.counts)}, largest {self.largest}, largest_target {self.largest_target} and signs "
-            f"{self.signs} leave no puzzle for {split} in {_TRIES:,} draws"
+            f"{self.signs} leave no puzzle for {split} in {_TRIES:,} draws; give a larger largest or largest_target"
         )
 
     def _read(self, source: str, split: str, revision: str | None) -> list[tuple[list[int], int]]:
@@ -186,7 +192,7 @@ def _puzzle(row: Row) -> tuple[list[int], int]:
 
 def _integer(value: Any) -> int:
     if int(value) != float(value):
-        raise ValueError(f"{value!r} is no integer")
+        raise ValueError(f"must be an integer, got {value!r}")
     return int(value)
 
 
@@ -195,19 +201,21 @@ def _key(numbers: list[int]) -> str:
 
 
 def _divide(
-    rows: list[tuple[list[int], int]], tested: list[tuple[list[int], int]] | None, held_out: int
+    rows: list[tuple[list[int], int]], test_rows: list[tuple[list[int], int]] | None, held_out: int
 ) -> dict[str, list[tuple[list[int], int]]]:
-    """Rows of each split; with a test set of its own the hash's test share is training, less what the set holds."""
+    """The rows of each split. With a separate test set, rows that the hash sends to test are for training, and rows
+    with the numbers of a test row are dropped.
+    """
     divided: dict[str, list[tuple[list[int], int]]] = {split: [] for split in SPLITS}
-    taken = {_key(numbers) for numbers, _ in tested or []}
+    test_keys = {_key(numbers) for numbers, _ in test_rows or []}
     for row in rows:
         key = _key(row[0])
         split = hashed_split(key, held_out=held_out)
-        if tested is not None:
-            if key in taken:
+        if test_rows is not None:
+            if key in test_keys:
                 continue
             split = "train" if split == "test" else split
         divided[split].append(row)
-    if tested is not None:
-        divided["test"] = tested
+    if test_rows is not None:
+        divided["test"] = test_rows
     return divided

@@ -1,4 +1,4 @@
-"""What GSM8K and MATH share: questions with answers, a test set of its own, a validation split held out of training."""
+"""The base class of GSM8K and MATH: questions with answers, a separate test set, and a held-out validation split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from .options import check_integers, check_texts
 from .sources import read_each, read_rows
 from .splits import SPLITS, Row, check_split, hold_out, text_key
-from .templates import choose_template, fill, worked
+from .templates import choose_template, fill, worked_example
 
 log = logging.getLogger("dmpo")
 
@@ -20,26 +20,26 @@ log = logging.getLogger("dmpo")
 class Questions:
     """A task of questions with answers, from two data sets.
 
-    Training rows whose question is also in the test set, save for case, spaces and punctuation, are dropped.
+    Training rows are dropped if their question is also in the test set. Case, spaces and punctuation do not matter.
 
     Args:
-        train, test: hub id (`owner/name` or `owner/name:config`) or local file, see `sources.read_rows`. Of a hub id
-            the splits `train` and `test` are read.
+        train, test: hub id (`owner/name` or `owner/name:config`) or local file, see `sources.read_rows`. A hub id gives
+            its splits `train` and `test`.
         revision, test_revision: commit, tag or branch of the hub data sets; None for the newest.
-        validation_rows: questions held out of training, never of the test set.
-        longest: characters of a question in training; longer ones are left out there, never in the test set.
-        template, template_file: in place of the task's own prompt; `{question}` is replaced.
+        validation_rows: number of training questions that are held out for validation.
+        longest: the most characters of a training question; longer ones are left out. The test set is never shortened.
+        template, template_file: a prompt that replaces the task's own; `{question}` is replaced.
 
     Raises:
-        ValueError: data that cannot be read, or most of whose rows cannot, or a template without its field. Where fewer
-            rows cannot be read, they are left out, and a warning names them.
+        ValueError: the data or most of its rows cannot be read, or the template lacks its field. If fewer rows cannot
+            be read, they are left out, and a warning names them.
     """
 
     TRAIN: ClassVar[str]
     TEST: ClassVar[str]
     QUESTION: ClassVar[str]  # the column of the question
-    ANSWERS: ClassVar[tuple[str, ...]]  # the columns that the right answer is read from
-    WANTED: ClassVar[str]  # what a right answer looks like, for messages
+    ANSWERS: ClassVar[tuple[str, ...]]  # the columns that may have the right answer
+    RIGHT_ANSWER: ClassVar[str]  # a description of a right answer, for messages
     TEMPLATE: ClassVar[str]
 
     def __init__(
@@ -55,7 +55,7 @@ class Questions:
         template_file: str | None = None,
     ) -> None:
         if validation_rows is None:
-            raise ValueError("validation_rows must be ≥ 1, an integer, got None")
+            raise ValueError("validation_rows must be an integer ≥ 1, got None")
         check_integers(1, validation_rows=validation_rows, longest=longest)
         check_texts(train=train, test=test, revision=revision, test_revision=test_revision)
         self.template = choose_template(template, template_file, self.TEMPLATE, ("question",))
@@ -67,8 +67,8 @@ class Questions:
             self.rows["train"] = [row for row in self.rows["train"] if len(row["question"]) <= longest]
         keys = {name: [text_key(row["question"]) for row in rows] for name, rows in self.rows.items()}
         self.rows["validation"] = self.rows["train"]
-        self.places = hold_out(keys["train"], keys["test"], validation_rows, f"task data {train}")
-        if dropped := len(keys["train"]) - len(self.places["train"]) - len(self.places["validation"]):
+        self.indices = hold_out(keys["train"], keys["test"], validation_rows, f"data set {train}")
+        if dropped := len(keys["train"]) - len(self.indices["train"]) - len(self.indices["validation"]):
             log.warning("%d training rows of %s are also in the test set %s and are left out", dropped, train, test)
 
     @classmethod
@@ -77,11 +77,11 @@ class Questions:
         task = cls.__new__(cls)
         task.template = cls.TEMPLATE
         task.rows = {split: [] for split in SPLITS}
-        task.places = {split: [] for split in SPLITS}
+        task.indices = {split: [] for split in SPLITS}
         return task
 
     def answer(self, source: dict[str, Any]) -> str:
-        """The right answer of a row of the data set. Raises ValueError where it cannot be read; names the column."""
+        """The right answer of a row of the data set. Raises ValueError naming the column if it cannot be read."""
         raise NotImplementedError
 
     def steps(self, source: dict[str, Any]) -> str:
@@ -89,25 +89,25 @@ class Questions:
         raise NotImplementedError
 
     def demonstrate(self, row: Row) -> str:
-        """A perfect completion of a row: its worked solution in the form that is asked for."""
-        return worked(row["solution"], row["answer"])
+        """A perfect completion of a row: its worked solution in the form that the prompt asks for."""
+        return worked_example(row["solution"], row["answer"])
 
     def row(self, split: str, index: int) -> Row:
-        """Row `index` of a split, counted around its end: `prompt`, `question`, `answer`, `solution`."""
+        """Row `index` of a split: `prompt`, `question`, `answer`, `solution`. The rows repeat after the last one."""
         check_split(split)
         check_integers(0, index=index)
-        places = self.places[split]
-        if not places:
+        indices = self.indices[split]
+        if not indices:
             raise ValueError(f"task has no rows of {split}: it was made to score completions alone; use load_task")
-        return dict(self.rows[split][places[index % len(places)]])
+        return dict(self.rows[split][indices[index % len(indices)]])
 
     def size(self, split: str) -> int:
-        """Number of rows of a split."""
+        """The number of rows of a split."""
         check_split(split)
-        return len(self.places[split])
+        return len(self.indices[split])
 
     def show(self, completion: str, row: Row) -> str:
-        """The question, the end of the completion, and the answer as read in green or red."""
+        """The question, the end of the completion, and its answer, green if right and red if wrong."""
         answer = self.parse(completion, row)
         colour = "bold green" if self.solved(completion, row) else "bold red"
         ending = completion if len(completion) <= 400 else "… " + completion[-400:]
@@ -119,24 +119,27 @@ class Questions:
         raise NotImplementedError
 
     def parse(self, completion: str, row: Row) -> str | None:
-        """The answer as read."""
+        """The answer in a completion; None if it has none."""
         raise NotImplementedError
 
     def _rows(self, source: str, split: str, revision: str | None) -> list[Row]:
-        columns: Mapping[tuple[str, ...], str] = {(self.QUESTION,): "the question, a text", self.ANSWERS: self.WANTED}
+        columns: Mapping[tuple[str, ...], str] = {
+            (self.QUESTION,): "the question, a text",
+            self.ANSWERS: self.RIGHT_ANSWER,
+        }
         return read_each(read_rows(source, split, columns, revision=revision), f"data set {source}", self._row)
 
     def _row(self, source: dict[str, Any]) -> Row:
         question = source[self.QUESTION]
         if not isinstance(question, str) or not question.strip():
-            raise ValueError(f"column {self.QUESTION}: must be a text, got {shown(question)}")
+            raise ValueError(f"column {self.QUESTION} must be a text, got {shown(question)}")
         answer = self.answer(source)
         prompt = fill(self.template, {"question": question})
         return {"prompt": prompt, "question": question, "answer": answer, "solution": self.steps(source)}
 
 
 def as_text(value: Any) -> str | None:
-    """A right answer as a text: a text without white space around it, a number in digits; None for anything else."""
+    """A right answer as a text: a text is stripped of white space, a number is written in digits, else None."""
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -145,7 +148,7 @@ def as_text(value: Any) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, in at most 80 characters; of a text the end, where the answer is."""
+    """A value for a message, in at most 80 characters. Of a text it shows the end, which has the answer."""
     if value is None:
         return "null"
     return repr(value[-80:]) if isinstance(value, str) else f"{value!r:.80}"

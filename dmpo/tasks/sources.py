@@ -1,4 +1,4 @@
-"""Rows of a data set: from the hub through `datasets`, or from a local file; and which of them can be read."""
+"""Read the rows of a data set, from the hub through `datasets` or from a local file. Leave out the unreadable rows."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ log = logging.getLogger("dmpo")
 
 S = TypeVar("S")
 T = TypeVar("T")
-_NAMED = 5  # rows that a warning names
+_NAMED = 5  # the most rows that a warning names
 
 
 def read_rows(
     source: str, split: str, columns: Mapping[tuple[str, ...], str], *, revision: str | None = None
 ) -> list[Record]:
-    """The rows of one split, each with every column; None where a row lacks one.
+    """The rows of one split, each with every column; a value that a row lacks is None.
 
     Args:
-        source: the path of a .json, .jsonl, .parquet or .csv file, whose rows are then all of the split; or a hub id
-            `owner/name`, or `owner/name:config`. A path is the file of that name, never a pattern.
-        split: of a hub data set.
-        columns: what must be there, and for the message what is read from it; one of the names of a key is enough.
+        source: the path of a .json, .jsonl, .parquet or .csv file, all of whose rows are the split; or a hub id
+            `owner/name` or `owner/name:config`. A path is never a pattern.
+        split: the split of a hub data set.
+        columns: for each group of column names, a description for the message. One column of each group must exist.
         revision: commit, tag or branch of a hub data set.
 
     Raises:
-        ValueError: no such file or data set, another format, no rows, or a column that is missing.
+        ValueError: the file or the data set does not exist, has another format or no rows, or lacks a column.
     """
     path = Path(source)
     if path.suffix.lower() in FORMATS or path.exists():
         if revision is not None and path.is_file():
-            raise ValueError(f"revision {revision!r} is of a hub data set, {source} is a file")
+            raise ValueError(
+                f"revision {revision!r} needs a hub data set, but {source} is a file; omit revision or give a hub id"
+            )
         rows = read_table(path)
     else:
         rows = _hub_rows(source, split, revision)
@@ -43,18 +45,17 @@ def read_rows(
     for names, what in columns.items():
         if not any(name in rows[0] for name in names):
             raise ValueError(
-                f"data set {source} has columns {', '.join(map(str, rows[0]))}, but no {' or '.join(names)}: "
-                f"it would be read as {what}"
+                f"data set {source} needs a column {' or '.join(names)} ({what}), "
+                f"got columns {', '.join(map(str, rows[0]))}"
             )
     return rows
 
 
 def read_each(rows: Sequence[S], source: str, read: Callable[[S], T], what: str = "row") -> list[T]:
-    """`read` of each row, less those that it refuses with a ValueError: they are left out, and one warning counts and
-    names them.
+    """`read` of each row. Rows that it refuses with a ValueError are left out; one warning counts and names them.
 
     Raises:
-        ValueError: most rows are refused; names the source and the first of them.
+        ValueError: most rows are refused. The message names the source and the first refused row.
     """
     values: list[T] = []
     refused: list[str] = []
@@ -81,6 +82,6 @@ def _hub_rows(source: str, split: str, revision: str | None) -> list[Record]:
     name, _, config = source.partition(":")
     try:
         rows: list[Record] = load_dataset(path=name, name=config or None, revision=revision, split=split).to_list()
-    except Exception as error:  # from the hub's library, `datasets`, pyarrow: all mean that there is no data
+    except Exception as error:  # the hub's library, `datasets` and pyarrow raise exceptions of many classes
         raise ValueError(f"data set {source} cannot be loaded: {type(error).__name__}: {error}") from error
     return rows

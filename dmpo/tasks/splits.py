@@ -1,4 +1,4 @@
-"""Who is held out: rows go to a split by a key, so that what shares a key never crosses from one split to another."""
+"""Which rows are held out: a key decides the split of a row, so that rows with the same key are in the same split."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ _PUNCTUATION = re.compile(r"(?<![0-9])\.|\.(?![0-9])|[^\w+\-*/^=<>.]|_")
 SPLITS = ("train", "validation", "test")
 
 
-def check_split(split: str, known: Iterable[str] = SPLITS) -> None:
-    """Raises ValueError for an unknown split."""
-    if split not in known:
-        raise ValueError(f"unknown split {split!r}, choose one of {', '.join(known)}")
+def check_split(split: str, splits: Iterable[str] = SPLITS) -> None:
+    """Raise ValueError for an unknown split."""
+    if split not in splits:
+        raise ValueError(f"unknown split {split!r}, choose one of {', '.join(splits)}")
 
 
 def text_key(text: str) -> str:
-    """A key of a problem's text, blind to case, white space and punctuation, but not to operators or decimal points."""
-    return digest(_PUNCTUATION.sub("", text.casefold()))
+    """A key of a problem's text. It ignores case, white space and punctuation, but not operators and decimal points."""
+    return text_hash(_PUNCTUATION.sub("", text.casefold()))
 
 
-def digest(text: str) -> str:
+def text_hash(text: str) -> str:
     """A fixed hash of a text, as 32 hexadecimal digits."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def hashed_split(key: str, *, held_out: int = 20) -> str:
-    """The split of a key where all come from one source: one in `held_out` is test, one validation, the rest train."""
-    place = int(digest(f"split/{key}"), 16) % held_out
-    return {0: "test", 1: "validation"}.get(place, "train")
+    """The split of a key, for rows of one source: of `held_out` keys one is test, one validation, the others train."""
+    remainder = int(text_hash(f"split/{key}"), 16) % held_out
+    return {0: "test", 1: "validation"}.get(remainder, "train")
 
 
 def hold_out(train: list[str], test: list[str], count: int, what: str) -> dict[str, list[int]]:
-    """Places of the rows of each split, from the keys of a training and a test set.
+    """The indices of the rows of each split, from the keys of a training set and a test set.
 
-    Of the keys of `train` that are not in `test`, the `count` with the smallest hash are for validation; rows of
-    `train` whose key is in `test` are in no split, as they are the leak from test into training.
+    Of the keys of `train` that are not in `test`, the `count` keys with the smallest hash are for validation. Rows of
+    `train` whose key is in `test` are in no split, because they would leak the test set into training.
 
     Raises:
-        ValueError: no row is left for training; `what` names the data.
+        ValueError: no row is left for training. `what` names the data in the message.
     """
-    tested = set(test)
-    free = sorted({key for key in train if key not in tested}, key=lambda key: digest(f"validation/{key}"))
+    test_keys = set(test)
+    free = sorted({key for key in train if key not in test_keys}, key=lambda key: text_hash(f"validation/{key}"))
     validation = set(free[:count])
-    places: dict[str, list[int]] = {"train": [], "validation": [], "test": list(range(len(test)))}
-    for place, key in enumerate(train):
-        if key not in tested:
-            places["validation" if key in validation else "train"].append(place)
-    if not places["train"]:
-        leaked = sum(key in tested for key in train)
+    indices: dict[str, list[int]] = {"train": [], "validation": [], "test": list(range(len(test)))}
+    for index, key in enumerate(train):
+        if key not in test_keys:
+            indices["validation" if key in validation else "train"].append(index)
+    if not indices["train"]:
+        leaked = sum(key in test_keys for key in train)
         raise ValueError(
-            f"{what}: {len(train)} rows, {leaked} of them also in the test set, and validation_rows {count} leave none "
-            f"to train on; give more rows, or fewer validation_rows"
+            f"{what} leaves no row for training: of {len(train)} rows {leaked} are also in the test set, and "
+            f"validation_rows is {count}; give more rows, or fewer validation_rows"
         )
-    return places
+    return indices

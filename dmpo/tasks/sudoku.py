@@ -1,4 +1,6 @@
-"""4×4 Sudoku, made here: 288 grids, split by grid, so that held-out puzzles have solutions never seen in training."""
+"""4×4 Sudoku. The puzzles are made here, from 288 grids. A grid belongs to one split, so that the solutions of held-out
+puzzles never occur in training.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
 from ..rewards.grids import units
 from .options import check_integers
 from .splits import Row, check_split
-from .templates import choose_template, fill, worked
+from .templates import choose_template, fill, worked_example
 
 SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ranges of the shuffled list of grids
 
@@ -36,17 +38,17 @@ def _repeats_nothing(start: str) -> bool:
 
 
 class Sudoku:
-    """Sudoku of SIZE² cells. Prompt: the cells with `.` for a hole; completion: the cells of the solved grid, see
-    `rewards.sudoku_cells`.
+    """Sudoku of SIZE² cells. The prompt has the cells with `.` for a hole; the completion has the cells of the solved
+    grid (see `rewards.sudoku_cells`).
 
     Args:
-        min_holes, max_holes: a puzzle has a uniformly drawn number of holes between them; None for those of `USUAL`.
-        template, template_file: text around the puzzle, or a file of it, for models that want to be told what to do;
-            `{puzzle}` is replaced.
+        min_holes, max_holes: the number of holes is drawn uniformly between them; None for `DEFAULT_HOLES`.
+        template, template_file: a text around the puzzle, or its file, for models that need instructions; `{puzzle}` is
+            replaced.
     """
 
     SIZE: ClassVar[int]
-    USUAL: ClassVar[tuple[int, int]]  # min_holes and max_holes
+    DEFAULT_HOLES: ClassVar[tuple[int, int]]  # min_holes and max_holes
 
     def __init__(
         self,
@@ -56,11 +58,14 @@ class Sudoku:
         template_file: str | None = None,
     ) -> None:
         check_integers(1, min_holes=min_holes, max_holes=max_holes)
-        min_holes = self.USUAL[0] if min_holes is None else min_holes
-        max_holes = self.USUAL[1] if max_holes is None else max_holes
+        min_holes = self.DEFAULT_HOLES[0] if min_holes is None else min_holes
+        max_holes = self.DEFAULT_HOLES[1] if max_holes is None else max_holes
         self.template = choose_template(template, template_file, "{puzzle}", ("puzzle",))
         if not 1 <= min_holes <= max_holes <= self.SIZE**2:
-            raise ValueError(f"need 1 ≤ min_holes ≤ max_holes ≤ {self.SIZE**2}, got {min_holes} and {max_holes}")
+            raise ValueError(
+                f"min_holes and max_holes must satisfy 1 ≤ min_holes ≤ max_holes ≤ {self.SIZE**2}, "
+                f"got {min_holes} and {max_holes}"
+            )
         self.min_holes, self.max_holes = min_holes, max_holes
 
     def draw(self, split: str, index: int) -> tuple[str, str]:
@@ -68,14 +73,14 @@ class Sudoku:
         raise NotImplementedError
 
     def row(self, split: str, index: int) -> Row:
-        """Puzzle `index` of a split: a function of (split, index) alone."""
+        """Puzzle `index` of a split. It depends only on (split, index)."""
         check_split(split, SPLITS)
         check_integers(0, index=index)
         puzzle, solution = self.draw(split, index)
         return {"prompt": fill(self.template, {"puzzle": puzzle}), "puzzle": puzzle, "solution": solution}
 
     def size(self, split: str) -> None:
-        """None: puzzles are made without end."""
+        """None, because puzzles are made without end."""
         check_split(split, SPLITS)
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
@@ -83,7 +88,7 @@ class Sudoku:
         return sudoku(completions, **columns)
 
     def solved(self, completion: str, row: Row) -> bool:
-        """A valid grid that keeps the clues."""
+        """Whether the completion is a valid grid with the clues unchanged."""
         return sudoku_solved(completion, row["puzzle"])
 
     def parse(self, completion: str, row: Row) -> str | None:
@@ -92,13 +97,13 @@ class Sudoku:
         return None if cells is None else "".join(map(str, cells))
 
     def demonstrate(self, row: Row) -> str:
-        """The solved grid, in tags where the prompt asks for them."""
+        """The solved grid, in tags if the prompt asks for tags."""
         if "<answer>" not in self.template:
             return str(row["solution"])
-        return worked("Every row, column and box holds each digit once.", row["solution"])
+        return worked_example("Every row, column and box holds each digit once.", row["solution"])
 
     def show(self, completion: str, row: Row) -> str:
-        """The grid with clues plain, right holes green and wrong holes red."""
+        """The grid: clues are plain, right holes green, wrong holes red."""
         cells = sudoku_cells(completion, self.SIZE)
         if cells is None:
             return f"[red]not a grid[/red]: {escape(repr(completion[:32]))}"
@@ -117,9 +122,12 @@ class Sudoku:
 
 
 class Sudoku4(Sudoku):
-    """Prompt: 16 cells with `.` for a hole; completion: the 16 cells of the solved grid. Arguments as in `Sudoku`."""
+    """The prompt has 16 cells with `.` for a hole; the completion has the 16 cells of the solved grid.
 
-    SIZE, USUAL = 4, (4, 9)
+    For arguments see `Sudoku`.
+    """
+
+    SIZE, DEFAULT_HOLES = 4, (4, 9)
 
     def draw(self, split: str, index: int) -> tuple[str, str]:
         """Puzzle and solution `index` of a split."""

@@ -1,4 +1,4 @@
-"""Prompt templates: a text with `{name}` where a column of the row goes."""
+"""Prompt templates: in the text, `{name}` stands for a column of the row."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 def choose_template(template: str | None, template_file: str | None, default: str, fields: tuple[str, ...]) -> str:
-    """The template given as a text or as the path of a text file, else the default.
+    """The template, given as a text or as the path of a text file; without both, the default.
 
     Raises:
-        ValueError: one is no text, both are given, the file cannot be read, or a field is missing from the template.
+        ValueError: an argument is no text, both are given, the file cannot be read, or the template lacks a field.
     """
     check_texts(template=template, template_file=template_file)
     if template_file is not None:
         if template is not None:
-            raise ValueError("give template or template_file, not both")
+            raise ValueError("got both template and template_file; give template or template_file, not both")
         try:
             template = Path(template_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -34,10 +34,10 @@ def choose_template(template: str | None, template_file: str | None, default: st
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with every `{name}` of `values` replaced, all at once; other braces stay as they are."""
-    return _FIELD.sub(lambda found: values.get(found[1], found[0]), template)
+    """The template with every `{name}` of `values` replaced in one pass. Other braces do not change."""
+    return _FIELD.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def worked(steps: str, answer: str) -> str:
-    """A completion in the form that the tasks ask for, as an example in a prompt."""
+def worked_example(steps: str, answer: str) -> str:
+    """A completion in the form that the prompts ask for, with reasoning and answer in tags."""
     return f"<reasoning>\n{steps.strip()}\n</reasoning>\n<answer>\n{answer}\n</answer>"

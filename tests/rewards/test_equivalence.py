@@ -142,6 +142,15 @@ def test_answers_that_are_made_to_hurt(text: str) -> None:
         assert time.process_time() - start < 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [("i^2 x < 3 i^2", "x > 3", True), ("i^2 x < 3 i^2", "x < 3", False), ("i^2 x = 3", "x = -3", True)],
+)
+def test_real_relations_with_complex_factors(answer: str, gold: str, right: bool) -> None:
+    """mpmath gives i^2 as a complex number, which has no order: comparing it raised a TypeError."""
+    assert decide(answer, gold) is right
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     text=st.text(st.characters(), max_size=60)

@@ -38,10 +38,10 @@ def test_a_signal_saves_then_leaves(tmp_path: Path, number: signal.Signals, stat
 
 
 def test_a_second_interrupt_is_obeyed_at_once() -> None:
-    with SignalWatch(speaks=False) as watch:
+    with SignalWatch(prints=False) as watch:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert watch.noted == signal.SIGTERM
+        assert watch.recorded == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

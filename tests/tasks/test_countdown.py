@@ -169,11 +169,11 @@ def test_finding_an_expression() -> None:
         ({"counts": [1]}, "counts must be"),
         ({"counts": [3.5]}, "counts must be"),
         ({"largest": 1}, "largest must be"),
-        ({"largest_target": 0}, "largest_target must be ≥ 1"),
-        ({"held_out": 2}, "held_out must be ≥ 3"),
-        ({"held_out": None}, "held_out must be ≥ 3"),
+        ({"largest_target": 0}, "largest_target must be an integer ≥ 1"),
+        ({"held_out": 2}, "held_out must be an integer ≥ 3"),
+        ({"held_out": None}, "held_out must be an integer ≥ 3"),
         *(({"signs": signs}, "signs must be some of") for signs in ("", "+x", "++", ["+"], None)),
-        ({"test": "test.jsonl"}, "test is given without train"),
+        ({"test": "test.jsonl"}, "got test without train"),
         ({"template": "{numbers}"}, r"must contain \{target\}"),
     ],
 )
@@ -196,7 +196,7 @@ def test_bad_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         task = load_task("countdown", train=bad)
     assert sum(size_of(task, split) or 0 for split in SPLITS) == 300
     assert f"data set {bad}: 1 of 301 rows cannot be read and are left out, counted from 0: row 300: col" in caplog.text
-    with pytest.raises(ValueError, match="has columns nums, but no target: it would be read as an integer"):
+    with pytest.raises(ValueError, match=r"needs a column target \(an integer\), got columns nums"):
         load_task("countdown", train=write(tmp_path / "half.jsonl", [{"nums": [1, 2, 3]}]))
     few = write(tmp_path / "few.jsonl", countdown_rows(1))
     with pytest.raises(ValueError, match=r"leaves no row with 3 or 4 numbers for .* smaller held_out"):

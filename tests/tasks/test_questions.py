@@ -30,7 +30,7 @@ def test_gsm8k_from_a_file(tmp_path: Path, suffix: str) -> None:
     assert row["solution"] == "She has 52 * 1000 = 52000 pens."
     assert row["prompt"] == task.template.replace("{question}", row["question"])
     assert task.row("test", 6) == row, "indices go round"
-    with pytest.raises(ValueError, match="index must be ≥ 0"):
+    with pytest.raises(ValueError, match="index must be an integer ≥ 0"):
         task.row("test", -1)
     for text, answer in (("<answer>52,000.0</answer>", "52000"), ("<answer>52</answer>", "52"), ("none", None)):
         assert task.parse(text, row) == answer
@@ -76,7 +76,7 @@ def test_math_as_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     (warning,) = caplog.messages
     assert f"data set {files['train']}: 2 of 7500 rows cannot be read" in warning
     assert "row 5341: no right answer in column solution: " in warning
-    assert "row 5343: no right answer in column solution: 'So $x = \\\\boxed{}$.'; wanted is " in warning
+    assert "row 5343: no right answer in column solution: 'So $x = \\\\boxed{}$.'; the row must have " in warning
     read = {row["solution"]: row["answer"] for row in task.rows["train"]}
     for solution, answer in endings.values():
         assert read.get(solution) == answer
@@ -112,11 +112,23 @@ def test_a_number_as_a_text() -> None:
 @pytest.mark.parametrize(
     ("task", "bad", "message"),
     [
-        ("gsm8k", {"answer": None}, "row 1: column answer: states no number: null; wanted is a number, or a text"),
-        ("gsm8k", {"answer": "many"}, "row 1: column answer: states no number: 'many'"),
-        ("gsm8k", {"answer": True}, "row 1: column answer: states no number: True"),
-        ("gsm8k", {"question": None}, "row 1: column question: must be a text, got null"),
-        ("math", {"answer": None}, "row 1: no right answer in column answer: null; wanted is an answer in LaTeX"),
+        ("gsm8k", {"answer": None}, "row 1: column answer must hold a number, or a text that ends in"),
+        (
+            "gsm8k",
+            {"answer": "many"},
+            """row 1: column answer must hold a number, or a text that ends in "#### 72", got 'm""",
+        ),
+        (
+            "gsm8k",
+            {"answer": True},
+            """row 1: column answer must hold a number, or a text that ends in "#### 72", got T""",
+        ),
+        ("gsm8k", {"question": None}, "row 1: column question must be a text, got null"),
+        (
+            "math",
+            {"answer": None},
+            "row 1: no right answer in column answer: null; the row must have an answer in LaTeX",
+        ),
         ("math", {"answer": float("nan")}, "row 1: no right answer in column answer: nan"),
     ],
 )
@@ -196,18 +208,18 @@ def test_long_questions_are_left_out_of_training_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([{"question": "?", "answer": "none"}], {}, "row 0: column answer: states no number"),
-        ([{"question": "", "answer": "#### 1"}], {}, "row 0: column question: must be a text"),
-        ([{"problem": "?", "answer": "#### 1"}], {}, "has columns problem, answer, but no question"),
+        ([{"question": "?", "answer": "none"}], {}, "row 0: column answer must hold a number"),
+        ([{"question": "", "answer": "#### 1"}], {}, "row 0: column question must be a text"),
+        ([{"problem": "?", "answer": "#### 1"}], {}, "needs a column question .*got columns problem, answer"),
         (
             [{"question": "?", "solution": "1"}],
             {},
-            "columns question, solution, but no answer: it would be read as a nu",
+            "needs a column answer .a number, or a text.*, got columns question, solution",
         ),
-        (gsm8k_rows(3), {"validation_rows": 3}, "validation_rows 3 leave none to train on"),
-        (gsm8k_rows(3), {"validation_rows": 0}, "validation_rows must be ≥ 1"),
+        (gsm8k_rows(3), {"validation_rows": 3}, "validation_rows is 3; give more rows"),
+        (gsm8k_rows(3), {"validation_rows": 0}, "validation_rows must be an integer ≥ 1"),
         (gsm8k_rows(3), {"template": "x"}, r"template must contain \{question\}"),
-        (gsm8k_rows(3), {"revision": "main"}, "revision 'main' is of a hub data set"),
+        (gsm8k_rows(3), {"revision": "main"}, "revision 'main' needs a hub data set, but"),
         (
             gsm8k_rows(3),
             {"rows": 3},

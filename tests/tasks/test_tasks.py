@@ -80,10 +80,10 @@ def test_templates(tmp_path: Path) -> None:
 
 _TYPES: list[tuple[str, dict[str, Any], str]] = [
     *[("countdown", {"counts": value}, "counts must be a list of integers") for value in (3, None, "34", ["3"], {3})],
-    *[("countdown", {"largest": value}, "largest must be ≥ 2, an integer") for value in ("x", None, 20.5, True)],
-    *[("gsm8k", {"validation_rows": value}, "validation_rows must be ≥ 1, an int") for value in ("5", None, 2.5)],
-    *[("math", {"longest": value}, "longest must be ≥ 1, an integer") for value in ("5", 0)],
-    *[("sudoku4", {name: "4"}, f"{name} must be ≥ 1, an integer, got '4'") for name in ("min_holes", "max_holes")],
+    *[("countdown", {"largest": value}, "largest must be an integer ≥ 2") for value in ("x", None, 20.5, True)],
+    *[("gsm8k", {"validation_rows": value}, "validation_rows must be an integer ≥ 1") for value in ("5", None, 2.5)],
+    *[("math", {"longest": value}, "longest must be an integer ≥ 1") for value in ("5", 0)],
+    *[("sudoku4", {name: "4"}, f"{name} must be an integer ≥ 1, got '4'") for name in ("min_holes", "max_holes")],
     *[(name, {"template": 5}, "template must be a text, got 5") for name in ("countdown", "gsm8k", "math", "sudoku9")],
     *[("sudoku4", {"template_file": 5}, "template_file must be a text, got 5")],
     *[("gsm8k", {name: 5}, f"{name} must be a text, got 5") for name in ("train", "test", "revision", "test_revision")],
@@ -124,5 +124,5 @@ def test_options_that_do_not_exist(name: str, options: dict[str, Any], message: 
 
 @pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "countdown"])
 def test_rows_count_from_zero(name: str) -> None:
-    with pytest.raises(ValueError, match="index must be ≥ 0, an integer, got -1"):
+    with pytest.raises(ValueError, match="index must be an integer ≥ 0, got -1"):
         load_task(name).row("test", -1)
