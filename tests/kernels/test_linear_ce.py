@@ -222,7 +222,6 @@ GOOD: dict[str, Any] = {
         ("max_logits_bytes", 1e6, TypeError),
         ("max_logits_bytes", True, TypeError),
         ("max_logits_bytes", "1MB", TypeError),
-        ("skip_below", -1.0, ValueError),
     ],
 )
 def test_bad_input_names_the_argument(path: str, name: str, value: Any, error: type[Exception]) -> None:
