@@ -211,7 +211,7 @@ class HeadMemory:
             columns = self.arch.vocab
         else:
             limit = tiles.SWEEP_BYTES[self.device]
-            columns = min(self.arch.vocab, tiles.TRITON_COLUMNS if on_gpu else tiles.PLAIN_COLUMNS)
+            _, columns = tiles.piece_shape(self.arch.vocab, self.rows, limit, logit_bytes, on_gpu=on_gpu)
         return min(limit, self.rows * columns * logit_bytes) + cast * columns
 
     @property

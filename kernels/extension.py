@@ -68,6 +68,8 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _module, _status = _load()
+# Asked once, here: torch.compile cannot trace a call of the extension's own functions.
+_has_cuda = _module is not None and bool(_module.build_info()["cuda"])
 
 
 def extension_status() -> tuple[bool, str]:
@@ -92,7 +94,7 @@ def run_in_place(op: str, tokens: Tensor, *arguments: Any, **options: Any) -> Te
     assert _module is not None
     operator = getattr(torch.ops.dmpo, op)
     device = tokens.device
-    if device.type == "cpu" or (device.type == "cuda" and _module.build_info()["cuda"]):
+    if device.type == "cpu" or (device.type == "cuda" and _has_cuda):
         return operator(tokens, *arguments, **options)
     _warn_once(f"{op} copies {device.type} tensors to the CPU and back: dmpo._C is {_status}")
     host = tokens.cpu()

@@ -30,9 +30,9 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _KERNEL_MODULES = ("masked_ce", "linear_ce", "sampling")
 
 
-def jit(fn: Callable[..., Any]) -> Any:
+def jit(fn: Callable[..., Any], do_not_specialize: tuple[str, ...] = ()) -> Any:
     """`triton.jit`, or the bare function where Triton is not installed (it is then never launched)."""
-    return fn if triton is None else triton.jit(fn)
+    return fn if triton is None else triton.jit(fn, do_not_specialize=do_not_specialize)
 
 
 # ---------------------------------------------------------------------------------------------- which path

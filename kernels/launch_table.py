@@ -1,8 +1,8 @@
 """The table of launch parameters of every Triton kernel, one for each architecture, and the files that override it.
 
 Parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (an environment
-variable with the path of a file), the autotune cache (written by `autotune.py`, only when asked), the `launch.json`
-that is shipped, `TABLE`. Files are read once a process, when an op first asks. All have the same form:
+variable with the path of a file), the autotune cache (written by `autotune.py`, only when asked), `TABLE`. Files are
+read once a process, when an op first asks. Both have the same form:
 `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
 element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
 """
@@ -36,13 +36,19 @@ _COMMON: dict[str, dict[int, LaunchConfig]] = {
     "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
 }
 
-# What differs by architecture: predictions, none of them measured. A forward program walks its row alone, so where rows
-# are few its block is all that a multiprocessor has in flight, and hiding a load's latency of about 0.6 microseconds
-# takes bandwidth · latency / multiprocessors bytes: 11 KB on an A100 (2.0 TB/s, 108), 15 KB on an H100 (3.35 TB/s,
-# 132), 32 KB on a B200 (8 TB/s, 148). A block of 16 KB serves the first two. Registers (64 K) and threads (2048) of a
-# multiprocessor are the same on all three, shared memory holds reductions only, and the other kernels launch many
-# programs a row, which overlap: nothing there asks for another block.
+# What differs by architecture. Two are measured: on an NVIDIA H200, 2026-11-27, 1024 rows of LLaDA's vocabulary in
+# bfloat16, 4 warps draw 1.99 times faster than 8, and a block of 4096 makes the forward 1.18 times faster than 8192
+# (benchmarks/results/nvidia-h200/gpu.md, part tuning). The others are predictions. A forward program walks its row
+# alone, so where rows are few its block is all that a multiprocessor has in flight, and hiding a load's latency of
+# about 0.6 microseconds takes bandwidth · latency / multiprocessors bytes: 11 KB on an A100 (2.0 TB/s, 108), 15 KB on
+# an H100 (3.35 TB/s, 132), 32 KB on a B200 (8 TB/s, 148). A block of 16 KB serves the first two. Registers (64 K) and
+# threads (2048) of a multiprocessor are the same on all three, shared memory holds reductions only, and the other
+# kernels launch many programs a row, which overlap: nothing there asks for another block.
 _OWN: dict[int, dict[str, dict[int, LaunchConfig]]] = {
+    90: {
+        "ce_forward": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},
+        "sample_tiles": {2: LaunchConfig(4096, 4), 4: LaunchConfig(4096, 8)},
+    },
     100: {"ce_forward": {2: LaunchConfig(16384, 16), 4: LaunchConfig(8192, 16)}},
 }
 TABLE = {arch: _COMMON | _OWN.get(arch, {}) for arch in ARCHITECTURES}
@@ -67,7 +73,7 @@ def _override_files(named: str) -> list[Path]:
     if named and not Path(named).is_file():
         raise ValueError(f"DMPO_LAUNCH_JSON: no file {named!r}; want a JSON file of launch parameters")
     files = [Path(named)] if named else []
-    return [*files, cache_file(), Path(__file__).with_name("launch.json")]
+    return [*files, cache_file()]
 
 
 def override_tables(named: str) -> Iterator[OverrideTable]:

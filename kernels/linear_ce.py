@@ -20,7 +20,6 @@ def linear_token_logprobs(
     *,
     bias: Tensor | None = None,
     max_logits_bytes: int | None = None,
-    skip_below: float = 0.0,
 ) -> Tensor:
     """log softmax(hidden @ weight.T + bias)[target] of every row; differentiable for any upstream gradient, once.
 
@@ -33,11 +32,6 @@ def linear_token_logprobs(
     tied heads add up. Without gradients: 2·H·V. Logits exist only in a piece of at most `max_logits_bytes` (default:
     16 MiB on a CPU, 256 MiB on a GPU).
 
-    `skip_below` > 0 leaves out of Σ p·weight the tiles whose every p is below it, in every row of the piece; a row of
-    the gradient is then off by at most skip_below · Σ|w| over the tiles left out. Off by default, for it buys little:
-    at V = 126464, H = 128, 64 rows of p(target) about 0.5, 1e-3 leaves out 104 of 124 tiles and errs by up to 9 % of
-    a row's gradient, and 1e-5 leaves out none. It costs one synchronisation a tile on a GPU.
-
     On a GPU with half-precision inputs p (with a trainable head, upstream · (onehot - p)) is rounded to their dtype
     before the second product.
 
@@ -46,12 +40,12 @@ def linear_token_logprobs(
     weight), ValueError for wrong shapes, dtypes, devices and (on CPU tensors; on a GPU the row becomes NaN) targets
     outside [0, V), RuntimeError from create_graph=True.
     """
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, skip_below, dims="MH")
+    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     checks.check_like("targets", targets, hidden, hidden.shape[:1], torch.int64)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
     targets = targets.contiguous()  # the kernels read one after the other
-    return logprobs_op(hidden, weight, bias, targets, max_logits_bytes, float(skip_below), keep_gradient)[0]
+    return logprobs_op(hidden, weight, bias, targets, max_logits_bytes, keep_gradient)[0]
 
 
 def linear_weighted_ce(
@@ -65,7 +59,6 @@ def linear_weighted_ce(
     *,
     bias: Tensor | None = None,
     max_logits_bytes: int | None = None,
-    skip_below: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Σ_n (w_n - strength · b_n) · mean NLL_n over masked tokens, from hidden states, and the mean NLLs.
 
@@ -82,11 +75,10 @@ def linear_weighted_ce(
     On a GPU with half-precision inputs p (with a trainable head, coefficient / m · (onehot - p)) is rounded to their
     dtype before the second product.
 
-    `max_logits_bytes`, `skip_below` (here p times |coefficient| / m; frozen heads), autocast and errors: see
-    `linear_token_logprobs`.
+    `max_logits_bytes`, autocast and errors: see `linear_token_logprobs`.
     """
     checks.check_tensor("mask", mask)
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, skip_below, dims="NLH")
+    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="NLH")
     checks.check_like("targets", targets, hidden, hidden.shape[:2], torch.int64)
     checks.check_like("mask", mask, hidden, hidden.shape[:2], torch.bool)
     checks.check_row_weights("weights", weights, hidden, hidden.shape[0])
@@ -104,14 +96,13 @@ def linear_weighted_ce(
         baseline,
         float(strength),
         max_logits_bytes,
-        float(skip_below),
         needs,
     )
     return loss, nll
 
 
 def _check_linear(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, max_logits_bytes: int | None, skip_below: float, dims: str
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, max_logits_bytes: int | None, dims: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Validate; returns the three tensors in the dtype autocast asks for, if it is on."""
     checks.check_floating("hidden", hidden, dims)
@@ -139,7 +130,4 @@ def _check_linear(
             raise TypeError(f"max_logits_bytes: got {max_logits_bytes!r} ({kind}), want an int, bytes")
         if max_logits_bytes < 1:
             raise ValueError(f"max_logits_bytes: got {max_logits_bytes}, want a whole number of bytes >= 1")
-    checks.check_number("skip_below", skip_below)
-    if skip_below < 0:
-        raise ValueError(f"skip_below: got {skip_below}, want >= 0")
     return hidden, weight, bias

@@ -39,7 +39,6 @@ class _Rows:
     row_max: Tensor
     log_sum: Tensor
     slope: Tensor | None
-    skip_below: float
     c: Tensor | None
 
 
@@ -51,10 +50,9 @@ def sweep(
     *,
     gradient: bool,
     limit: int | None,
-    skip_below: float = 0.0,
     c: Tensor | None = None,
 ) -> Sweep:
-    """Walk the vocabulary once. hidden [R, H], targets [R]; c [R], else 1, scales the gradient and `skip_below`."""
+    """Walk the vocabulary once. hidden [R, H], targets [R]; c [R], else 1, scales the gradient."""
     head = tiles.head_of(hidden, weight, bias)
     dtype, size = wide(hidden.dtype), len(hidden)
     stats = [hidden.new_empty(size, dtype=dtype) for _ in range(3)]
@@ -68,17 +66,8 @@ def sweep(
             h, part_c = hidden[part].to(head.compute), None if c is None else c[part]
             out = None if slope is None else slope[part]
             log_probs, row_max, log_sum = (x[part] for x in stats)
-            walk(_Rows(head, h, targets[part], columns, buffers, log_probs, row_max, log_sum, out, skip_below, part_c))
+            walk(_Rows(head, h, targets[part], columns, buffers, log_probs, row_max, log_sum, out, part_c))
     return Sweep(stats[0], stats[1], stats[2], slope)
-
-
-def _negligible(peak: Tensor, total: Tensor, c: Tensor | None, skip_below: float) -> bool:
-    """Every p of the tile, times its row's |c|, is below `skip_below`; the running total bounds the final one from
-    below."""
-    if skip_below <= 0:
-        return False
-    bound = peak / total if c is None else peak / total * c.abs()
-    return bool((bound < skip_below).all())
 
 
 def _finish(rows: _Rows, log_probs: Tensor, total: Tensor) -> None:
@@ -118,12 +107,8 @@ def _plain_walk(rows: _Rows) -> None:
             continue
         if first and bool((alpha != 1).any()):
             slope.mul_(alpha.unsqueeze(1))
-        skipped = rows.skip_below > 0 and _negligible(x.amax(1), total, rows.c, rows.skip_below)
-        if not skipped:
-            x[here, at] = 0.0
-            tiles.accumulate(slope, x, tile, fresh=not first)
-        elif not first:
-            slope.zero_()
+        x[here, at] = 0.0
+        tiles.accumulate(slope, x, tile, fresh=not first)
     rows.row_max.copy_(row_max)
     torch.log(total, out=rows.log_sum)
     torch.sub(chosen - row_max, rows.log_sum, out=rows.log_probs)
@@ -131,22 +116,17 @@ def _plain_walk(rows: _Rows) -> None:
 
 
 def _triton_walk(rows: _Rows) -> None:
-    """Rows of one piece, the step between products in Triton; no host synchronisation unless `skip_below` is set."""
+    """Rows of one piece, the step between products in Triton; the host waits for nothing."""
     head, slope = rows.head, rows.slope
     size, vocab = len(rows.hidden), len(head.weight)
-    peak = torch.empty_like(rows.row_max) if rows.skip_below > 0 and slope is not None else None
     for first in range(0, vocab, rows.columns):
         width = min(rows.columns, vocab - first)
         x = rows.buffers.logits[:size, :width]
         probs = None if slope is None else rows.buffers.operand[:size, :width]
         tile = head.logits(rows.hidden, first, x)
         before = slope if first else None
-        kernels.tile_softmax(x, probs, before, rows.targets, rows.log_probs, rows.row_max, rows.log_sum, peak, first)
-        if slope is None or probs is None:
-            continue
-        if peak is None or not _negligible(peak, rows.log_sum, rows.c, rows.skip_below):
+        kernels.tile_softmax(x, probs, before, rows.targets, rows.log_probs, rows.row_max, rows.log_sum, first)
+        if slope is not None and probs is not None:
             tiles.accumulate(slope, probs, tile, fresh=not first)
-        elif not first:
-            slope.zero_()
     stats = (rows.log_probs, rows.row_max, rows.log_sum)
     kernels.finish(head.weight, slope, rows.targets, *stats, rows.c, head.compute)

@@ -34,7 +34,7 @@ from .reference import wide
 
 SWEEP_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
 ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-PLAIN_COLUMNS, TRITON_COLUMNS = 1024, 8192  # of a tile; one Triton program holds a row of it in registers
+PLAIN_COLUMNS, TRITON_COLUMNS = 1024, kernels.BLOCK  # of a tile, wider ones on a GPU where rows are few
 MIN_CHUNK_ROWS = 32  # below this a product of row chunks reads the head too often
 
 
@@ -73,12 +73,33 @@ def piece_bytes(head: Head) -> int:
     return wide_bytes if head.compute == wide(head.compute) else wide_bytes + head.compute.itemsize
 
 
-def pieces(head: Head, rows: int, limit: int) -> tuple[int, int]:
-    """(rows, columns) of a piece of at most `limit` bytes (one logit at least)."""
-    elements = max(1, limit // piece_bytes(head))
-    widest = TRITON_COLUMNS if launch.uses_triton(head.weight) else PLAIN_COLUMNS
-    columns = min(len(head.weight), widest, elements)
-    return min(rows, max(1, elements // columns)), columns
+def pieces(head: Head, rows: int, limit: int, *, trained: bool = False) -> tuple[int, int]:
+    """(rows, columns) of a piece of at most `limit` bytes (one logit at least). trained: a tile's gradient of the head
+    is held beside it."""
+    beside = head.weight.shape[1] * wide(head.compute).itemsize if trained else 0
+    return piece_shape(
+        len(head.weight), rows, limit, piece_bytes(head), on_gpu=launch.uses_triton(head.weight), beside=beside
+    )
+
+
+def piece_shape(
+    vocab: int, rows: int, limit: int, logit_bytes: int, *, on_gpu: bool, beside: int = 0
+) -> tuple[int, int]:
+    """(rows, columns) of a piece. beside: bytes that are held for each column, whatever the rows.
+
+    On a GPU a tile takes about three launches of 30 µs each on the host. Rows that fill the piece at most by half get
+    fewer and wider tiles, which together with what lies beside them hold no more than a full piece does.
+    """
+    elements = max(1, limit // logit_bytes)
+    columns = min(vocab, TRITON_COLUMNS if on_gpu else PLAIN_COLUMNS, elements)
+    rows = max(1, min(rows, elements // columns))
+    widest = (elements * logit_bytes + columns * beside) // (rows * logit_bytes + beside)
+    widest -= widest % kernels.PITCH
+    if not on_gpu or widest < 2 * columns:
+        return rows, columns
+    tiles = -(-vocab // widest)
+    columns = -(-vocab // tiles)
+    return rows, columns if tiles == 1 else -(-columns // kernels.PITCH) * kernels.PITCH
 
 
 class Buffers:

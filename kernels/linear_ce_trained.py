@@ -115,7 +115,8 @@ def recompute(
         whole.bias = bias.new_zeros(bias.shape, dtype=dtype)
     if size == 0:
         return whole
-    rows, columns = tiles.pieces(head, size, tiles.bound(limit, tiles.SWEEP_BYTES, hidden.device))
+    bound = tiles.bound(limit, tiles.SWEEP_BYTES, hidden.device)
+    rows, columns = tiles.pieces(head, size, bound, trained=needs[1])
     buffers = tiles.Buffers(head, rows, columns)
     factors, unit = _in_range(head, _poison(c, targets, vocab))
     for first in range(0, vocab, columns):

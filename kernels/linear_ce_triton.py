@@ -8,6 +8,7 @@ any vocabulary; one program handles one row of it, read once and written once.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,50 +22,100 @@ PITCH = 16  # elements; Triton sees no alignment in a stride that 16 does not di
 VEC = 4  # float32 elements of a 16-byte access
 SPAN = 4096  # elements of a row of hidden size that one step of `_tile_softmax_kernel` handles; fewer take registers
 FINISH_SPAN, FINISH_WARPS = 1024, 4  # the same of `_finish_kernel`
+FINISH_ROWS = 512  # of a program of `_finish_log_sum_kernel`
+BLOCK = 8192  # columns of a tile that one program holds in registers
 FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
 
 
 @jit
+def _shift_of(new):  # type: ignore[no-untyped-def]
+    """What is subtracted from logits with the maximum `new`: 0 where there is nothing but -inf, as exp(-inf) is 0."""
+    return tl.where(new == float("-inf"), 0.0, new)
+
+
+@jit
+def _carry(  # type: ignore[no-untyped-def]
+    row, old, new, sums, logit, here, gradient, chosen, row_max, total, first, size, SPAN: tl.constexpr
+):  # fmt: skip
+    """What came before the tile shrinks by exp(old max - max): the sum, and the row of `gradient` if it is given; where
+    the maximum stays, that row is not touched. At the first tile nothing came before, and nothing is read of it."""
+    factor = tl.exp(old - _shift_of(new))
+    tl.store(chosen + row, logit, mask=here | (first == 0))  # NaN stays for targets outside [0, V)
+    before = tl.load(total + row, mask=first > 0, other=0.0)
+    tl.store(total + row, before * factor + sums)
+    tl.store(row_max + row, new)
+    if gradient is not None:  # noqa: SIM102 - Triton decides this branch at compile time
+        if factor != 1.0:
+            for start in range(0, size, SPAN):
+                at = start + tl.arange(0, SPAN)
+                products = tl.load(gradient + row * size + at, mask=at < size, other=0.0)
+                tl.store(gradient + row * size + at, products * factor, mask=at < size)
+
+
+@jit
 def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
-    tile, probs, gradient, targets, chosen, row_max, total, peak,
+    tile, probs, gradient, targets, chosen, row_max, total,
     first, columns, pitch, probs_pitch, size,
     BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), stored if `probs` is given, and Σ.
 
-    What came before shrinks by exp(old max - max): the sum, and the row of `gradient` if it is given; where the maximum
-    stays, that row is not touched. At the first tile nothing came before, and nothing is read of it. The target's own
-    probability is stored as 0: its share of the gradient, 1 - p, is formed in float32 by `_finish_kernel`.
+    The target's own probability is stored as 0: its share of the gradient, 1 - p, is formed in float32 by
+    `_finish_kernel`.
     """
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, LANES)[:, None]
     column = lanes * VEC + tl.arange(0, VEC)[None, :]
-    inside = column < columns
     x = tl.load(tile + row * pitch + column, mask=lanes * VEC < columns, other=float("-inf"))
-    x = tl.where(inside, x, float("-inf"))
+    x = tl.where(column < columns, x, float("-inf"))
     old = tl.load(row_max + row, mask=first > 0, other=float("-inf"))
     new = tl.maximum(old, tl.max(tl.max(x, 1), 0))
-    shift = tl.where(new == float("-inf"), 0.0, new)
-    p = tl.exp(x - shift + BOOST)
-    factor = tl.exp(old - shift)
+    p = tl.exp(x - _shift_of(new) + BOOST)
     target = tl.load(targets + row) - first
     here = (target >= 0) & (target < columns)
-    logit = tl.load(tile + row * pitch + target, mask=here, other=float("nan"))  # stays NaN for targets outside [0, V)
-    tl.store(chosen + row, logit, mask=here | (first == 0))
-    before = tl.load(total + row, mask=first > 0, other=0.0)
-    tl.store(total + row, before * factor + tl.sum(tl.sum(p, 1), 0))
-    tl.store(row_max + row, new)
-    if peak is not None:
-        tl.store(peak + row, tl.max(tl.max(p, 1), 0))
+    logit = tl.load(tile + row * pitch + target, mask=here, other=float("nan"))
+    sums = tl.sum(tl.sum(p, 1), 0)  # a barrier: the target's logit is read before `probs` may take its place
     if probs is not None:
         out = narrow(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
         tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
-    if gradient is not None:  # noqa: SIM102 - Triton decides this branch at compile time
-        if factor != 1.0:
-            for start in range(0, size, SPAN):
-                at = start + tl.arange(0, SPAN)
-                sums = tl.load(gradient + row * size + at, mask=at < size, other=0.0)
-                tl.store(gradient + row * size + at, sums * factor, mask=at < size)
+    _carry(row, old, new, sums, logit, here, gradient, chosen, row_max, total, first, size, SPAN)
+
+
+@jit
+def _wide_tile_softmax_kernel(  # type: ignore[no-untyped-def]
+    tile, probs, gradient, targets, chosen, row_max, total,
+    first, columns, pitch, probs_pitch, size,
+    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
+):  # fmt: skip
+    """The same where a row of the tile is longer than a block: once over it for the maximum and Σ, and, if `probs` is
+    given, once more for exp(x - max)."""
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, LANES)[:, None]
+    within = tl.arange(0, VEC)[None, :]
+    target = tl.load(targets + row) - first
+    here = (target >= 0) & (target < columns)
+    logit = tl.load(tile + row * pitch + target, mask=here, other=float("nan"))
+    top = tl.full([LANES], float("-inf"), tl.float32)
+    sums = tl.zeros([LANES], tl.float32)
+    for start in range(0, columns, LANES * VEC):
+        column = start + lanes * VEC + within
+        x = tl.load(tile + row * pitch + column, mask=start + lanes * VEC < columns, other=float("-inf"))
+        x = tl.where(column < columns, x, float("-inf"))
+        new_top = tl.maximum(top, tl.max(x, 1))
+        shift = _shift_of(new_top)
+        sums = sums * tl.exp(top - shift) + tl.sum(tl.exp(x - shift[:, None]), 1)
+        top = new_top
+    old = tl.load(row_max + row, mask=first > 0, other=float("-inf"))
+    new = tl.maximum(old, tl.max(top, 0))
+    whole = tl.sum(sums * tl.exp(top - _shift_of(new) + BOOST), 0)  # a barrier, as above
+    if probs is not None:
+        for start in range(0, columns, LANES * VEC):
+            column = start + lanes * VEC + within
+            x = tl.load(tile + row * pitch + column, mask=start + lanes * VEC < columns, other=float("-inf"))
+            p = tl.where(column == target, 0.0, tl.exp(x - _shift_of(new) + BOOST))
+            out = narrow(p, probs.dtype.element_ty, ROUND)
+            tl.store(probs + row * probs_pitch + column, out, mask=start + lanes * VEC < columns)
+    _carry(row, old, new, whole, logit, here, gradient, chosen, row_max, total, first, size, SPAN)
 
 
 @jit
@@ -84,29 +135,39 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """After the last tile: a row's log_probs, so far its target's logit, and log_sum, so far Σ, become what they say.
 
-    Its row of `gradient`, if there is one, is Σ_{v ≠ y} p̃·w_v so far and becomes c · d log p / d hidden =
+    Its row of `gradient`, Σ_{v ≠ y} p̃·w_v so far, becomes c · d log p / d hidden =
     c·(1 - p_y)·w_y - c·Σ_{v ≠ y} p_v·w_v; c is 1 where it is not given.
     """
     row = tl.program_id(0).to(tl.int64)
     total = tl.load(log_sum + row)
     log_total = tl.log(total) - BOOST
     log_prob = (tl.load(log_probs + row) - tl.load(row_max + row)) - log_total
-    if gradient is not None:
-        own = _one_minus_exp(log_prob)
-        others = -1.0 / total
-        if c is not None:
-            scale = tl.load(c + row)
-            own *= scale
-            others *= scale
-        target = tl.load(targets + row)
-        target = tl.where((target >= 0) & (target < vocab), target, 0)  # one outside has a log_prob of NaN
-        for start in range(0, size, SPAN):
-            at = start + tl.arange(0, SPAN)
-            w = tl.load(weight + target * weight_row + at * weight_column, mask=at < size, other=0.0).to(tl.float32)
-            sums = tl.load(gradient + row * size + at, mask=at < size, other=0.0)
-            tl.store(gradient + row * size + at, sums * others + w * own, mask=at < size)
+    own = _one_minus_exp(log_prob)
+    others = -1.0 / total
+    if c is not None:
+        scale = tl.load(c + row)
+        own *= scale
+        others *= scale
+    target = tl.load(targets + row)
+    target = tl.where((target >= 0) & (target < vocab), target, 0)  # one outside has a log_prob of NaN
+    for start in range(0, size, SPAN):
+        at = start + tl.arange(0, SPAN)
+        w = tl.load(weight + target * weight_row + at * weight_column, mask=at < size, other=0.0).to(tl.float32)
+        sums = tl.load(gradient + row * size + at, mask=at < size, other=0.0)
+        tl.store(gradient + row * size + at, sums * others + w * own, mask=at < size)
     tl.store(log_probs + row, log_prob)
     tl.store(log_sum + row, log_total)
+
+
+@partial(jit, do_not_specialize=("rows",))
+def _finish_log_sum_kernel(log_probs, row_max, log_sum, rows, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The same of many rows where no gradient follows; nothing was added to exponents."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    log_total = tl.log(tl.load(log_sum + row, mask=row < rows, other=1.0))
+    logit = tl.load(log_probs + row, mask=row < rows, other=0.0)
+    top = tl.load(row_max + row, mask=row < rows, other=0.0)
+    tl.store(log_probs + row, (logit - top) - log_total, mask=row < rows)
+    tl.store(log_sum + row, log_total, mask=row < rows)
 
 
 @jit
@@ -144,19 +205,19 @@ def tile_softmax(
     chosen: Tensor,
     row_max: Tensor,
     total: Tensor,
-    peak: Tensor | None,
     first: int,
 ) -> None:
     """Step every row of `tile` into `probs` (which may be the same memory), if given.
 
     The statistics [R] are updated in place, and at first == 0 written; so is `gradient`, float32 [R, H], if given: its
-    rows shrink as their maximum grows. `peak`, if given, takes the largest of exp(x - max)."""
+    rows shrink as their maximum grows."""
     rows, columns = tile.shape
     dtype = tile.dtype if probs is None else probs.dtype
-    config = launch.launch_config("tile_softmax", columns, torch.float32)
-    block = max(config.block, 1 << (columns - 1).bit_length())  # a row is one block
-    _tile_softmax_kernel[(rows,)](
-        tile, probs, gradient, targets, chosen, row_max, total, peak,
+    config = launch.launch_config("tile_softmax", min(columns, BLOCK), torch.float32)
+    kernel = _tile_softmax_kernel if columns <= BLOCK else _wide_tile_softmax_kernel
+    block = max(config.block, 1 << (min(columns, BLOCK) - 1).bit_length())
+    kernel[(rows,)](
+        tile, probs, gradient, targets, chosen, row_max, total,
         first, columns, tile.stride(0), tile.stride(0) if probs is None else probs.stride(0),
         0 if gradient is None else gradient.shape[1],
         BOOST=boost(dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(dtype), SPAN=SPAN,
@@ -176,10 +237,16 @@ def finish(
 ) -> None:
     """After the last `tile_softmax`, whose chosen logits are in `log_probs` and whose sums are in `log_sum`: all three
     and `gradient` become their final values, in place. compute: the dtype of the probabilities."""
-    _finish_kernel[(len(targets),)](
+    rows = len(targets)
+    if gradient is None:
+        _finish_log_sum_kernel[(-(-rows // FINISH_ROWS),)](
+            log_probs, row_max, log_sum, rows, BLOCK=FINISH_ROWS, num_warps=FINISH_WARPS
+        )
+        return
+    _finish_kernel[(rows,)](
         weight, gradient, targets, log_probs, row_max, log_sum, c,
         len(weight), *weight.stride(), weight.shape[1],
-        BOOST=0.0 if gradient is None else boost(compute), SPAN=FINISH_SPAN, num_warps=FINISH_WARPS,
+        BOOST=boost(compute), SPAN=FINISH_SPAN, num_warps=FINISH_WARPS,
     )  # fmt: skip
 
 
@@ -197,23 +264,27 @@ def tile_gradient(
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last, one column."""
-    statistics = ("chosen", "row_max", "total", "peak", "log_sum", "log_probs", "factor", "c")
+    """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last, one column; a tile of
+    more columns than a block holds."""
+    statistics = ("chosen", "row_max", "total", "log_sum", "log_probs", "factor", "c")
     types = dict.fromkeys((*statistics, "tile"), "*fp32") | {"targets": "*i64"}
-    found = []
+    kernels = []
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         named = types | {"probs": f"*{short}", "weight": f"*{short}"}
         for tile, (first, columns) in _TILES.items():
-            integers = dict.fromkeys(("pitch", "probs_pitch", "gradient_pitch"), 8192)
+            pitch = max(BLOCK, -(-columns // PITCH) * PITCH)
+            integers = dict.fromkeys(("pitch", "probs_pitch", "gradient_pitch"), pitch)
             integers |= {"first": first, "columns": columns, "size": 4096}
             for name, (op, fn, absent) in _TILE_STEPS.items():
                 if name == "tile_log_sum" and dtype != torch.float32:
                     continue  # no operand follows
-                config = launch.launch_config(op, columns, torch.float32, arch)
+                if op == "tile_softmax" and columns > BLOCK:
+                    fn = _wide_tile_softmax_kernel
+                config = launch.launch_config(op, min(columns, BLOCK), torch.float32, arch)
                 constants: dict[str, Any] = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC}
                 constants |= {"ROUND": False, "SPAN": SPAN, **dict.fromkeys(absent)}
                 gradient = short if op == "ce_backward" else "fp32"
-                found.append(
+                kernels.append(
                     production_kernel(
                         f"{name}_{short}{tile}", fn, arch, named | {"gradient": f"*{gradient}"}, constants, config,
                         integers=integers, wide_loads=columns > 1,
@@ -223,22 +294,36 @@ def production(arch: int) -> list[ProductionKernel]:
             config = launch.LaunchConfig(FINISH_SPAN, FINISH_WARPS)
             constants = {"BOOST": boost(dtype), "SPAN": FINISH_SPAN, **dict.fromkeys(absent)}
             integers = {"vocab": 126464, "weight_row": size, "weight_column": 1, "size": size}
-            found.append(
+            kernels.append(
                 production_kernel(
                     f"{rows}_{short}{'' if size == 4096 else '_odd'}", _finish_kernel, arch,
                     named | {"gradient": "*fp32"}, constants, config, integers=integers, wide_loads=False,
                 )
             )  # fmt: skip
-    return found
+    config = launch.LaunchConfig(FINISH_ROWS, FINISH_WARPS)
+    kernels.append(
+        production_kernel(
+            "finish_log_sum", _finish_log_sum_kernel, arch, types | {"rows": "i32"}, {"BLOCK": FINISH_ROWS}, config,
+            unaligned=("rows",), wide_loads=False,
+        )
+    )  # fmt: skip
+    return kernels
 
 
-_TILES = {"": (8192, 8192), "_first": (0, 8192), "_last": (122881, 3583), "_one": (8193, 1), "_second": (1, 1)}
+_TILES = {
+    "": (8192, 8192),
+    "_first": (0, 8192),
+    "_last": (122881, 3583),
+    "_one": (8193, 1),
+    "_second": (1, 1),
+    "_wide": (63232, 63232),
+    "_wide_first": (0, 126464),
+    "_wide_last": (105440, 21023),
+}
 _TILE_STEPS = {  # name: op, kernel, arguments that are not given
-    "tile_softmax": ("tile_softmax", _tile_softmax_kernel, ("peak",)),
-    "tile_softmax_fresh": ("tile_softmax", _tile_softmax_kernel, ("peak", "gradient")),  # the first tile
-    "tile_softmax_peak": ("tile_softmax", _tile_softmax_kernel, ()),  # with skip_below
-    "tile_softmax_peak_fresh": ("tile_softmax", _tile_softmax_kernel, ("gradient",)),
-    "tile_log_sum": ("tile_softmax", _tile_softmax_kernel, ("peak", "gradient", "probs")),  # no gradient follows
+    "tile_softmax": ("tile_softmax", _tile_softmax_kernel, ()),
+    "tile_softmax_fresh": ("tile_softmax", _tile_softmax_kernel, ("gradient",)),  # the first tile
+    "tile_log_sum": ("tile_softmax", _tile_softmax_kernel, ("gradient", "probs")),  # no gradient follows
     "tile_gradient": ("ce_backward", _tile_gradient_kernel, ()),
 }
-_FINISHES = {"finish": (), "finish_unscaled": ("c",), "finish_log_sum": ("gradient", "c")}
+_FINISHES = {"finish": (), "finish_unscaled": ("c",)}

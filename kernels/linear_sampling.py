@@ -57,7 +57,7 @@ def linear_sample_tokens(
     types (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain weight), ValueError for wrong
     shapes, dtypes, devices or values, before any work.
     """
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, 0.0, dims="MH")
+    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     forbid, seed = check_draw(hidden, weight.shape[0], temperature, seed, row_ids, forbid)
     return _sample_op(
         hidden.detach(),

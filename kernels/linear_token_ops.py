@@ -18,7 +18,7 @@ from .reference import wide
 @torch.library.custom_op(
     "dmpo::linear_token_logprobs",
     mutates_args=(),
-    schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, int? max_logits_bytes, float skip_below, "
+    schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, int? max_logits_bytes, "
     "bool keep_gradient) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def logprobs_op(
@@ -27,21 +27,18 @@ def logprobs_op(
     bias: Tensor | None,
     targets: Tensor,
     max_logits_bytes: int | None,
-    skip_below: float,
     keep_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     checks.check_target_values(targets, None, weight.shape[0])
     with tiles.settings(hidden):
-        found = sweep(
-            hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes, skip_below=skip_below
-        )
+        found = sweep(hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes)
     gradient = hidden.new_empty(0, dtype=wide(hidden.dtype)) if found.gradient is None else found.gradient
     return found.log_probs, found.row_max, found.log_sum, gradient
 
 
 @logprobs_op.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, limit: int | None, skip: float, keep: bool
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, limit: int | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     log_probs, row_max, log_sum = (hidden.new_empty(targets.shape, dtype=wide(hidden.dtype)) for _ in range(3))
     return (
@@ -102,7 +99,7 @@ def _empty_outputs(
 
 
 def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, max_logits_bytes, _, keep_gradient = inputs
+    hidden, weight, bias, targets, max_logits_bytes, keep_gradient = inputs
     _, row_max, log_sum, gradient = output
     ctx.mark_non_differentiable(row_max, log_sum, gradient)
     ctx.set_materialize_grads(False)  # else zeros for each of those
@@ -114,17 +111,17 @@ def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     tiles.refuse_double_backward()
     if grad is None:
-        return (None,) * 7
+        return (None,) * 6
     if ctx.keep_gradient:
         (gradient,) = ctx.saved_tensors
         scale = grad.unsqueeze(1)
         scaled = (gradient * scale).to(ctx.dtype)
         scaled.masked_fill_(scale == 0, 0.0)  # a NaN row that nothing depends on stays out
-        return scaled, None, None, None, None, None, None
+        return scaled, None, None, None, None, None
     hidden, weight, bias, targets, row_max, log_sum = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])
     grads = recompute_op(hidden, weight, bias, targets, row_max, log_sum, grad, needs, ctx.max_logits_bytes)
-    return (*(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None, None)
+    return (*(g if need else None for g, need in zip(grads, needs, strict=True)), None, None, None)
 
 
 torch.library.register_autograd(logprobs_op, _backward_logprobs, setup_context=_setup_logprobs)

@@ -19,7 +19,7 @@ from .reference import coefficients, mean_nll, wide
     "dmpo::linear_weighted_ce",
     mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor mask, Tensor weights, "
-    "Tensor? baseline, float strength, int? max_logits_bytes, float skip_below, bool[] needs) "
+    "Tensor? baseline, float strength, int? max_logits_bytes, bool[] needs) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def weighted_op(
@@ -32,7 +32,6 @@ def weighted_op(
     baseline: Tensor | None,
     strength: float,
     max_logits_bytes: int | None,
-    skip_below: float,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, mean NLLs, indices [R] of the live rows, and the gradients of hidden's live rows, weight and bias: wide,
@@ -50,9 +49,7 @@ def weighted_op(
         if needs[1] or needs[2]:
             log_probs, found = row_chunks(rows, weight, bias, wanted, -c, needs, max_logits_bytes)
         else:
-            swept = sweep(
-                rows, weight, bias, wanted, gradient=needs[0], limit=max_logits_bytes, skip_below=skip_below, c=-c
-            )
+            swept = sweep(rows, weight, bias, wanted, gradient=needs[0], limit=max_logits_bytes, c=-c)
             log_probs, found = swept.log_probs, Gradients(swept.gradient, None, None)
     nll = mean_nll(hidden.new_zeros(mask.shape, dtype=dtype).index_put_(at, log_probs), mask)
     flat = at[0] * mask.shape[1] + at[1]
@@ -83,7 +80,7 @@ def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _backward_weighted(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     tiles.refuse_double_backward()
     if grad is None:
-        return (None,) * 11
+        return (None,) * 10
     flat, *slopes = ctx.saved_tensors
     factor = grad.reshape(1)  # a dimension, so that it takes part in the type of the product; `out` rounds that once
     parts = zip(slopes, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
@@ -92,7 +89,7 @@ def _backward_weighted(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
         count, length, size = ctx.shape
         rows = found[0].new_zeros((count * length, size)).index_copy_(0, flat, found[0])
         found[0] = rows.view(count, length, size)
-    return (*found, *(None,) * 8)
+    return (*found, *(None,) * 7)
 
 
 torch.library.register_autograd(weighted_op, _backward_weighted, setup_context=_setup_weighted)

@@ -39,7 +39,6 @@ def linear_token_logprobs(
     *,
     bias: Tensor | None = None,
     max_logits_bytes: int | None = None,
-    skip_below: float = 0.0,
 ) -> Tensor:
     """`masked_token_logprobs` of `hidden @ weight.T + bias`; [M]."""
     logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
@@ -88,7 +87,6 @@ def linear_weighted_ce(
     *,
     bias: Tensor | None = None,
     max_logits_bytes: int | None = None,
-    skip_below: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """`weighted_masked_ce` of `hidden @ weight.T + bias`."""
     hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # NaN in a dead row must not reach the gradient of the head

@@ -1,8 +1,8 @@
 """Which launch parameters are the fastest on this device, and by how much?
 
 Block size and warps of every tuned kernel at LLaDA's vocabulary. The fastest are written to the cache that every later
-process on this machine reads (`dmpo.kernels.launch_table`). The part notes the same table: as kernels/launch.json it
-ships with the package. A rehearsal times the plain path and writes to a folder that it deletes.
+process on this machine reads. The part notes the same table; what is to ship with the package goes into `TABLE` of
+kernels/launch_table.py. A rehearsal times the plain path and writes to a folder that it deletes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(setting: GpuSetting, note: Note) -> None:
                 tune(op, size, job, setting, note, name)
         file = cache_file()
         table = json.loads(file.read_text())
-        note("table, for kernels/launch.json", launch_json=json.dumps(table), file=None if setting.rehearse else file)
+        note("table, for launch_table.py", launch_json=json.dumps(table), file=None if setting.rehearse else file)
 
 
 def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSetting, note: Note, name: str) -> None:

@@ -77,10 +77,12 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
 
 def tile_softmax_work(rows: int, columns: int, operand_bytes: int, tile: int = 0, size: int = 0) -> Work:
     """One step of `linear_ce_triton.tile_softmax`: float32 logits read, probabilities written unless they take no
-    bytes, a few numbers a row. Before the tile-th tile (from 0) a sum of `size` numbers is rescaled, read and written,
-    in rows whose maximum lies in it: one of tile + 1 if tiles are alike."""
+    bytes, a few numbers a row. A row that is longer than a block is read again before its probabilities are written.
+    Before the tile-th tile (from 0) a sum of `size` numbers is rescaled, read and written, in rows whose maximum lies
+    in it: one of tile + 1 if tiles are alike."""
     rescaled = 8 * rows * size // (tile + 1) if tile else 0
-    moved = rows * columns * (4 + operand_bytes) + rows * 24 + rescaled
+    again = 4 if operand_bytes and columns > linear_ce_triton.BLOCK else 0
+    moved = rows * columns * (4 + again + operand_bytes) + rows * 24 + rescaled
     return Work(moved, fp32=rows * columns * (ELEMENTARY + 4), launches=1)
 
 

@@ -177,7 +177,7 @@ def test_a_complete_part_is_not_run_again(
 
 
 def test_the_digest_follows_the_files_that_results_depend_on(tmp_path: Path) -> None:
-    names = ("dmpo/a.py", "kernels/b.py", "kernels/launch.json", "benchmarks/gpu/c.py", "dmpo/_C.so")
+    names = ("dmpo/a.py", "kernels/b.py", "kernels/launch/c.py", "benchmarks/gpu/c.py", "dmpo/_C.so")
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")

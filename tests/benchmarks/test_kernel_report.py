@@ -78,7 +78,7 @@ def test_digests_change_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch, t
     assert (counted_from(), compiled_from()) == before
     changes = {
         "kernels/sampling_triton.py": (True, True),
-        "kernels/launch.json": (True, True),
+        "kernels/launch_table.py": (True, True),
         "kernels/linear_token_ops.py": (True, False),
         "benchmarks/counted/meter.py": (True, False),
         "benchmarks/counted/op_traffic.py": (True, False),

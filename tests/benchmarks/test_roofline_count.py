@@ -126,15 +126,20 @@ def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
     assert found["launches"] == expected.launches
 
 
+@pytest.mark.parametrize("wide", [True, False])
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_tile_of_the_loss_moves_what_its_kernel_moves(kept: bool, interpreter: None) -> None:
+def test_a_tile_of_the_loss_moves_what_its_kernel_moves(
+    kept: bool, wide: bool, interpreter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wide:
+        monkeypatch.setattr(linear_ce_triton, "BLOCK", 64)
     rows, columns = 3, 100
     tile = torch.zeros(rows, 112)[:, :columns]
     probs = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns] if kept else None
     figures = [torch.zeros(rows) for _ in range(3)]
     targets = torch.zeros(rows).long()
-    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, None, 0))
-    moved = sum(found.by_op["_tile_softmax_kernel"])
+    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, 0))
+    moved = sum(found.by_op["_wide_tile_softmax_kernel" if wide else "_tile_softmax_kernel"])
     assert tile_softmax_work(rows, columns, 2 if kept else 0).bytes == moved
 
 
@@ -146,7 +151,7 @@ def test_the_end_of_a_walk_moves_what_its_kernel_moves(kept: bool, scaled: bool,
     figures = [torch.ones(rows) for _ in range(3)]
     c, targets = torch.ones(rows) if scaled and kept else None, torch.zeros(rows).long()
     found = measure(lambda: linear_ce_triton.finish(weight, gradient, targets, *figures, c, torch.float32))
-    moved = sum(found.by_op["_finish_kernel"])
+    moved = sum(found.by_op["_finish_kernel" if kept else "_finish_log_sum_kernel"])
     assert finish_work(rows, size if kept else 0, 2, c is not None).bytes == moved
 
 
@@ -159,7 +164,7 @@ def test_rows_are_rescaled_where_their_maximum_grew(grown: int, interpreter: Non
     row_max[:grown] = -1.0
     figures = [torch.zeros(rows), row_max, torch.ones(rows)]
     probs, targets = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns], torch.zeros(rows).long()
-    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, None, 100))
+    found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, 100))
     moved = sum(found.by_op["_tile_softmax_kernel"])
     assert moved == tile_softmax_work(rows, columns, 2, tile=1, size=0).bytes + 8 * grown * size
     torch.testing.assert_close(sums[:, 0], torch.where(torch.arange(rows) < grown, torch.tensor(-1.0).exp(), 1.0))

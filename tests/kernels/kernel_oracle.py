@@ -13,10 +13,14 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def assert_as_exact_as_torch(
-    ours: Sequence[Tensor], torch32: Sequence[Tensor], oracle: Sequence[Tensor], scale: float = 0.0
+    ours: Sequence[Tensor],
+    torch32: Sequence[Tensor],
+    oracle: Sequence[Tensor],
+    scale: float = 0.0,
+    roundings: int = 3,
 ) -> None:
     """The largest error of each of `ours` against the float64 `oracle` is at most twice that of PyTorch's float32
-    arithmetic, plus three float32 roundings of the largest value or of `scale`, the size of terms that cancel in it
+    arithmetic, plus `roundings` to float32 of the largest value or of `scale`, the size of terms that cancel in it
     (a gradient is c · (1 - p)); NaN and infinities where the oracle has them.
     """
     for mine, plain, exact in zip(ours, torch32, oracle, strict=True):
@@ -26,7 +30,7 @@ def assert_as_exact_as_torch(
         if finite.any():
             error, allowed = (float((x - exact)[finite].abs().max()) for x in (mine, plain))
             rounding = max(scale, float(exact[finite].abs().max())) * 2.0**-24
-            assert error <= 2 * allowed + 3 * rounding, (
+            assert error <= 2 * allowed + roundings * rounding, (
                 f"error {error:.3g}, PyTorch's {allowed:.3g}, rounding {rounding:.3g}"
             )
 

@@ -62,6 +62,30 @@ def assert_confidence_is_as_exact_as_torch(ids: Tensor, confidence: Tensor, logi
     assert (confidence.double() - exact).abs().max() <= 2 * torch_error + 2**-23
 
 
+def assert_same_rows(
+    found: tuple[Tensor, Tensor],
+    wanted: tuple[Tensor, Tensor],
+    logits: Tensor,
+    temperature: float,
+    seed: int,
+    row_ids: Tensor,
+    *,
+    same_sums: bool,
+    mode: str = "cdf",
+) -> None:
+    """The same ids and confidences, to the bit where sums are added up in the same order (`same_sums`). Where they are
+    not, a confidence is as exact as PyTorch's, and so is the step of the cumulative sum that decides a draw."""
+    if same_sums:
+        assert torch.equal(found[0], wanted[0])
+        assert torch.equal(found[1], wanted[1])
+        return
+    if mode == "gumbel" or temperature == 0:  # the largest score wins, and no sum is in it
+        assert torch.equal(found[0], wanted[0])
+    else:
+        assert_same_draw(found[0], logits, temperature, seed, row_ids, [])
+    assert_confidence_is_as_exact_as_torch(*found, logits, [])
+
+
 class Allocations(TorchDispatchMode):
     """Records dtype and number of elements of everything allocated."""
 

@@ -77,11 +77,11 @@ def losses(rows: int, length: int, dtype: torch.dtype, *, trainable: bool) -> No
             kernels.weighted_masked_ce(logits, targets, mask, narrow, same)[0].backward()
     for some in (mask, None):
         kernels.masked_token_logprobs(logits, targets, some).sum().backward()
-    for skip in (0.0, 1e-9):
-        kernels.linear_weighted_ce(hidden, head, targets, mask, weights, skip_below=skip)[0].backward()
-        kernels.linear_token_logprobs(hidden[mask], head, targets[mask], skip_below=skip).sum().backward()
-    with torch.no_grad():
-        kernels.linear_token_logprobs(hidden[mask], head, targets[mask])
+    for limit in (None, 6 * 8192 * rows * length):  # one wide tile; several of a block
+        kernels.linear_weighted_ce(hidden, head, targets, mask, weights, max_logits_bytes=limit)[0].backward()
+        kernels.linear_token_logprobs(hidden[mask], head, targets[mask], max_logits_bytes=limit).sum().backward()
+        with torch.no_grad():
+            kernels.linear_token_logprobs(hidden[mask], head, targets[mask], max_logits_bytes=limit)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
@@ -95,7 +95,9 @@ def test_losses_launch_what_is_compiled(
             measure(lambda: losses(rows, length, torch.bfloat16, trainable=trainable))
 
     forms = launched(job, monkeypatch)
-    assert {form[0] for form in forms} >= {"_forward_kernel", "_backward_kernel", "_mean_nll_kernel", "_finish_kernel"}
+    wanted = {"_forward_kernel", "_backward_kernel", "_mean_nll_kernel", "_finish_log_sum_kernel"}
+    wanted |= {"_tile_softmax_kernel", "_wide_tile_softmax_kernel"}
+    assert {form[0] for form in forms} >= wanted | ({"_tile_gradient_kernel"} if trainable else {"_finish_kernel"})
     assert forms - registered == set()
 
 

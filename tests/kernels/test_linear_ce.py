@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dmpo.kernels import linear_token_logprobs, linear_weighted_ce, reference
 from tests.kernels.kernel_oracle import FLOATS, assert_as_exact_as_torch, both_paths, value_and_grads
-from tests.kernels.linear_problems import HEADS, compare, problem
+from tests.kernels.linear_problems import HEADS, PRODUCT_ROUNDINGS, compare, problem
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
@@ -67,14 +67,15 @@ def test_weighted_loss(path: str, dtype: torch.dtype, head: str, limit: int | No
 
 
 @both_paths
-def test_strided_arguments(path: str) -> None:
-    """A column of the ids, and hidden states and a head that lie transposed."""
+def test_strided_arguments(path: str, device: torch.device) -> None:
+    """A column of the ids, and hidden states and a head that lie transposed: on a GPU another product, with another
+    order of its sums."""
     hidden, weight, _, targets = problem(9, 1003, 20)
     ids = torch.stack([torch.zeros_like(targets), targets], 1)
     compare(
         lambda h, w, _: linear_token_logprobs(h.t().contiguous().t(), w.t().contiguous().t(), ids[:, 1]),
         lambda h, w, _: reference.linear_token_logprobs(h, w, targets),
-        "trainable", hidden, weight, None, scale=8.0,
+        "trainable", hidden, weight, None, scale=8.0, roundings=3 if device.type == "cpu" else PRODUCT_ROUNDINGS,
     )  # fmt: skip
     want = linear_token_logprobs(hidden, weight, targets)
     assert torch.equal(linear_token_logprobs(hidden, weight, ids[:, 1]), want)
@@ -221,7 +222,6 @@ GOOD: dict[str, Any] = {
         ("max_logits_bytes", 1e6, TypeError),
         ("max_logits_bytes", True, TypeError),
         ("max_logits_bytes", "1MB", TypeError),
-        ("skip_below", -1.0, ValueError),
     ],
 )
 def test_bad_input_names_the_argument(path: str, name: str, value: Any, error: type[Exception]) -> None:

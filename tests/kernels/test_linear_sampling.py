@@ -10,6 +10,7 @@ from torch.library import opcheck
 
 from dmpo.kernels import linear_sample_tokens, linear_sampling, reference, sample_tokens
 from tests.kernels.kernel_oracle import FLOATS, both_paths
+from tests.kernels.linear_problems import keeps_half_precision
 from tests.kernels.sampling_oracle import INF, NAN, Allocations, assert_same_draw, chi_square_p
 
 pytestmark = [
@@ -42,6 +43,8 @@ def test_draws_and_confidence_match_the_definition(vocab: int, temperature: floa
     assert ids.dtype == torch.int64
     assert confidence.dtype == torch.float32
     exact = exact_logits(hidden, weight, bias)
+    if keeps_half_precision(hidden):  # logits are then a linear layer's, rounded to the inputs' dtype
+        exact = torch.nn.functional.linear(hidden, weight, bias.to(dtype)).double()
     assert_same_draw(ids, exact, temperature, 7, row_ids, forbid, rounding=1e-5)
     exact[:, forbid] = -INF
     probs, rounded = exact.softmax(-1).gather(-1, ids[:, None])[:, 0], exact.float().softmax(-1)

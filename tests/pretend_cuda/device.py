@@ -41,6 +41,7 @@ def pretend_cuda() -> Iterator[None]:
             (torch.cuda, "manual_seed_all", lambda seed: None),
             (interpreter.GridExecutor, "__call__", _launch),
             (extension, "_module", _WITH_CUDA),
+            (extension, "_has_cuda", True),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         stack.enter_context(quick_interpreter())
