@@ -4,7 +4,7 @@
 
 Each set has a virtual environment, .venv-SET, and in it a copy of the working tree with an extension of its own. The
 oldest set is the lower bounds of pyproject.toml, the pinned one .ci/constraints.txt, the newest whatever pip finds.
-Results go to dmpo/tested_versions.json, which `dmpo info` reads, and docs/versions.md.
+Results go to dmpo/run/tested_versions.json, which `dmpo info` reads, and docs/versions.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "dmpo" / "tested_versions.json", ROOT / "docs" / "versions.md"
+RESULTS, PAGE = ROOT / "dmpo" / "run" / "tested_versions.json", ROOT / "docs" / "versions.md"
 SETS = ("oldest", "pinned", "newest")
 TOOLS = ("hypothesis", "pytest", "pytest-xdist", "scipy", "tensorboard", "triton")
 BESIDE_THE_BOUNDS = {"numpy": "<2.4"}  # triton 3.6's interpreter fails with a newer one

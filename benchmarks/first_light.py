@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.runs.embedded_models import DEFAULT, markdown, measure
-from dmpo.checkpoint_files import embedded_models
+from dmpo.models.files import embedded_models
 
 
 def main() -> None:

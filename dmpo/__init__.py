@@ -9,46 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import load_adapter as load_adapter
-    from .config import DMPOConfig as DMPOConfig
+    from .config.keys import DMPOConfig as DMPOConfig
     from .decoding import Generation as Generation
     from .decoding import generate as generate
-    from .discriminative import LinearWDDOLoss as LinearWDDOLoss
-    from .discriminative import WDDOLoss as WDDOLoss
-    from .losses import LinearWDCELoss as LinearWDCELoss
-    from .losses import WDCELoss as WDCELoss
-    from .masked_lm import head_weight as head_weight
-    from .masked_lm import hidden_states as hidden_states
-    from .masked_lm import lm_head as lm_head
-    from .models import load_model as load_model
-    from .models import load_tokenizer as load_tokenizer
-    from .models import save_model as save_model
+    from .losses.wdce import LinearWDCELoss as LinearWDCELoss
+    from .losses.wdce import WDCELoss as WDCELoss
+    from .losses.wddo import LinearWDDOLoss as LinearWDDOLoss
+    from .losses.wddo import WDDOLoss as WDDOLoss
+    from .losses.weights import ImportanceWeights as ImportanceWeights
+    from .losses.weights import adaptive_coeff as adaptive_coeff
+    from .losses.weights import importance_weights as importance_weights
+    from .models.adapters import load_adapter as load_adapter
+    from .models.loading import load_model as load_model
+    from .models.masked_lm import head_weight as head_weight
+    from .models.masked_lm import hidden_states as hidden_states
+    from .models.masked_lm import lm_head as lm_head
+    from .models.saving import save_model as save_model
+    from .models.tokenizer import load_tokenizer as load_tokenizer
     from .trainer import DMPOTrainer as DMPOTrainer
-    from .weights import ImportanceWeights as ImportanceWeights
-    from .weights import adaptive_coeff as adaptive_coeff
-    from .weights import importance_weights as importance_weights
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "DMPOConfig": "config",
+    "DMPOConfig": "config.keys",
     "DMPOTrainer": "trainer",
     "Generation": "decoding",
-    "ImportanceWeights": "weights",
-    "LinearWDCELoss": "losses",
-    "LinearWDDOLoss": "discriminative",
-    "WDCELoss": "losses",
-    "WDDOLoss": "discriminative",
-    "adaptive_coeff": "weights",
+    "ImportanceWeights": "losses.weights",
+    "LinearWDCELoss": "losses.wdce",
+    "LinearWDDOLoss": "losses.wddo",
+    "WDCELoss": "losses.wdce",
+    "WDDOLoss": "losses.wddo",
+    "adaptive_coeff": "losses.weights",
     "generate": "decoding",
-    "head_weight": "masked_lm",
-    "hidden_states": "masked_lm",
-    "importance_weights": "weights",
-    "lm_head": "masked_lm",
-    "load_adapter": "adapters",
-    "load_model": "models",
-    "load_tokenizer": "models",
-    "save_model": "models",
+    "head_weight": "models.masked_lm",
+    "hidden_states": "models.masked_lm",
+    "importance_weights": "losses.weights",
+    "lm_head": "models.masked_lm",
+    "load_adapter": "models.adapters",
+    "load_model": "models.loading",
+    "load_tokenizer": "models.tokenizer",
+    "save_model": "models.saving",
 }
 
 __all__ = sorted(_HOME)

@@ -17,16 +17,16 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from .batch import Completions
+from .config.pretrain import PretrainConfig
 from .kernels import linear_weighted_ce
-from .likelihood import apply_head_to_views
-from .masking import sample_views
-from .models import new_model
-from .pretrain_config import PretrainConfig
-from .prompts import pad_left
+from .models.new_models import new_model
+from .models.tokenizer import pad_left
 from .randomness import derive_key
+from .rollouts.batch import Completions
+from .rollouts.likelihood import apply_head_to_views
+from .rollouts.masking import sample_views
 from .tasks import Task, load_task
-from .teachers import TEACHERS, Teacher
+from .tasks.teachers import TEACHERS, Teacher
 
 SPECIAL_TOKENS = ("<eos>", "<mask>")
 _POSITIONS = 64  # the most tokens of an embedded model: prompt and completion together

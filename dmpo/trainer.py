@@ -15,26 +15,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from . import zero
-from .buffer import ReplayBuffer
-from .config import DMPOConfig
-from .evaluate import Evaluation, evaluate_on_ranks
-from .models import load_tokenizer
-from .objective import accumulate_gradient, objective_of, scores_are_finite
-from .parallel import end_together, from_main, is_shared, make_accelerator
-from .policy import ReferencePolicy, make_policy
-from .preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
+from .config.keys import DMPOConfig
+from .distributed import zero
+from .distributed.ranks import end_together, from_main, is_shared, make_accelerator
+from .distributed.sharding import whole_parameters
+from .evaluation.held_out import Evaluation, evaluate_on_ranks
+from .models.tokenizer import load_tokenizer
+from .objectives.gradient import accumulate_gradient, objective_of, scores_are_finite
 from .randomness import derive_key
-from .report import Reporter, plot_run, summarise
 from .rewards import Reward, RewardPool
-from .rollout import collect
+from .rollouts.buffer import ReplayBuffer
+from .rollouts.policy import ReferencePolicy, make_policy
+from .rollouts.rollout import collect
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
+from .run.preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
+from .run.report import Reporter, plot_run, summarise
 from .run.resumption import object_name, resume_point
+from .run.samples import sample_table, send_table
 from .run.saving import Saver
 from .run.skipping import SkippedSteps, write_evidence
-from .samples import sample_table, send_table
-from .sharding import whole_parameters
 from .tasks import Task, load_task
 
 log = logging.getLogger("dmpo")

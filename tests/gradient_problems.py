@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from dmpo import DMPOConfig
-from dmpo.batch import Batch, Completions
-from dmpo.objective import accumulate_gradient
 from dmpo.objectives.diffu_grpo import CUR, REF
+from dmpo.objectives.gradient import accumulate_gradient
 from dmpo.objectives.one_step import one_step_log_probs
+from dmpo.rollouts.batch import Batch, Completions
 from tests import devices
 from tests.tiny_models import tiny, tokens
 

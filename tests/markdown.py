@@ -16,9 +16,9 @@ from unittest import mock
 import yaml
 
 from dmpo import cli
-from dmpo import commands as command_functions
+from dmpo import cli as command_functions
 from dmpo.config import DMPOConfig, GenerateConfig
-from dmpo.config_files import build_config, launch_configs, load_config
+from dmpo.config.files import build_config, launch_configs, load_config
 
 ROOT = Path(__file__).parent.parent
 TOOLS = {"accelerate", "dmpo", "git", "hf", "make", "pip", "python", "source"}  # what a page may tell a reader to run
@@ -134,7 +134,7 @@ def _parse(arguments: list[str]) -> None:
     with (
         mock.patch.multiple(command_functions, **work, **{name: lambda given: None for name in names}),
         mock.patch("dmpo.evaluation.run_keys.keys_of_run", keys_of_run),
-        mock.patch("dmpo.early_checks.check_model_path"),
+        mock.patch("dmpo.run.early_checks.check_model_path"),
         mock.patch("dmpo.evaluation.runner.evaluate_checkpoint"),
         mock.patch("dmpo.evaluation.rescore.rescore"),
         mock.patch.dict(os.environ, {"DMPO_TRACEBACK": "1"}),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dmpo import DMPOConfig
-from dmpo.batch import Batch
-from dmpo.objective import objective_of
-from dmpo.policy import ReferencePolicy
+from dmpo.objectives.gradient import objective_of
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import RewardPool
-from dmpo.rollout import collect
+from dmpo.rollouts.batch import Batch
+from dmpo.rollouts.policy import ReferencePolicy
+from dmpo.rollouts.rollout import collect
 from tests import devices
 from tests.small_runs import CountOnes, settings
 from tests.tiny_models import tiny

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dmpo.cli import main
-from dmpo.decoding_options import DECODERS
+from dmpo.config.decoding import DECODERS
 from dmpo.kernels.remask import extension_status
-from dmpo.versions import installed_versions, recorded_sets, whether_tested
+from dmpo.run.versions import installed_versions, recorded_sets, whether_tested
 
 QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]
 

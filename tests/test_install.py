@@ -195,8 +195,8 @@ def test_every_file_is_packaged_once(tmp_path: Path) -> None:
 
     modules = {path for path in files("dmpo", ".py") if not path.startswith("dmpo/kernels/")}
     kernels = files("kernels", ".py", ".json")
-    data = files("dmpo/configs", ".yaml") | files("dmpo/assets", ".safetensors", ".json")
-    data |= {"dmpo/tested_versions.json", "dmpo/py.typed"}
+    data = files("dmpo/config/shipped", ".yaml") | files("dmpo/models/embedded", ".safetensors", ".json")
+    data |= {"dmpo/run/tested_versions.json", "dmpo/py.typed"}
     assert modules
     assert kernels
 

@@ -14,15 +14,16 @@ import torch
 import yaml
 
 from dmpo import DMPOConfig, load_model, load_tokenizer
-from dmpo.checkpoint_files import recipe_overrides
 from dmpo.cli import main
-from dmpo.config_files import load_config
-from dmpo.evaluate import evaluate
+from dmpo.config.files import load_config
+from dmpo.config.pretrain import PretrainConfig
+from dmpo.evaluation.held_out import evaluate
+from dmpo.models.files import recipe_overrides
 from dmpo.pretrain import character_tokenizer, pretrain
-from dmpo.pretrain_config import PretrainConfig
 from dmpo.tasks import load_task
 
-ASSETS = Path(str(files("dmpo"))) / "assets"
+PACKAGE = Path(str(files("dmpo")))
+EMBEDDED = PACKAGE / "models" / "embedded"
 MODELS = ["sudoku-tiny", "countdown-tiny"]
 SMALL = PretrainConfig(
     output_dir="",
@@ -59,7 +60,7 @@ def test_cli_writes_a_checkpoint(tmp_path: Path) -> None:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((ASSETS / name / "recipe.json").read_text())
+    made: dict[str, Any] = json.loads((EMBEDDED / name / "recipe.json").read_text())
     return made
 
 
@@ -69,7 +70,7 @@ def test_the_default_recipe_is_that_of_sudoku_tiny() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model(name: str) -> None:
-    assert sum(path.stat().st_size for path in (ASSETS / name).iterdir()) <= 3_000_000
+    assert sum(path.stat().st_size for path in (EMBEDDED / name).iterdir()) <= 3_000_000
     made, config = PretrainConfig(**recipe(name)), load_config(DMPOConfig, name, ["eval_prompts=256"])
     assert (made.output_dir, config.model) == (name, name)
     assert (made.task, made.task_options) == (config.task, config.task_options), "trained on what it was shown"
@@ -125,7 +126,7 @@ def test_bad_recipes(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_config_is_commented_yaml(name: str) -> None:
-    text = (ASSETS.parent / "configs" / f"{name}.yaml").read_text()
+    text = (PACKAGE / "config" / "shipped" / f"{name}.yaml").read_text()
     assert text.startswith("#")
     assert yaml.safe_load(text)["model"] == name
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dmpo import DMPOTrainer, load_model
 from dmpo.pretrain import character_tokenizer
-from dmpo.run.selection import newest_checkpoint
+from dmpo.storage.checkpoints import newest_checkpoint
 from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.tiny_models import tiny
 

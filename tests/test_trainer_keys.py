@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dmpo.plan import GB, PHASES, plan
+from dmpo.planning.plan import GB, PHASES, plan
 from tests.small_runs import lines, settings, trainer
 from tests.tiny_models import tiny
 

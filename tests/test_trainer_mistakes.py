@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from dmpo import DMPOTrainer
 from dmpo.pretrain import character_tokenizer
-from dmpo.run.selection import newest_checkpoint
+from dmpo.storage.checkpoints import newest_checkpoint
 from tests.small_runs import CountOnes, settings, trainer
 from tests.tiny_models import tiny
 

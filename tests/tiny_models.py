@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from dmpo.models import MaskedLM, new_model
+from dmpo.models import new_model
+from dmpo.models.masked_lm import MaskedLM
 from tests import devices
 
 DATA = Path(__file__).parent / "data"

@@ -17,15 +17,15 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.baselines.decoders import published_generate
 from benchmarks.harness.clock import Phases
-from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig
-from dmpo.masking import views_of
-from dmpo.prompts import decode_text, encode_prompts
+from dmpo.losses.weights import baseline_weights, importance_weights
+from dmpo.models.tokenizer import decode_text, encode_prompts
 from dmpo.randomness import derive_key
 from dmpo.rewards import RewardPool
-from dmpo.rollout import training_row
+from dmpo.rollouts.batch import Batch, Completions
+from dmpo.rollouts.masking import views_of
+from dmpo.rollouts.rollout import training_row
 from dmpo.tasks import Task
-from dmpo.weights import baseline_weights, importance_weights
 
 
 def token_losses(model: Any, rows: Completions, views: Tensor, mask_id: int) -> Tensor:

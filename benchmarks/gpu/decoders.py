@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmarks.gpu.records import GpuSetting, Note
 from dmpo import generate, load_model, load_tokenizer
+from dmpo.config.decoding import DECODERS, Decoder
 from dmpo.decoding.generation import Generation
-from dmpo.decoding_options import DECODERS, Decoder
 from dmpo.tasks import Sudoku4
 
 CASES: dict[str, tuple[dict[str, Any], ...]] = {

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.memory.simulated_step import llama_config
 from dmpo.config import DMPOConfig
-from dmpo.lora import add_lora
-from dmpo.masked_lm import MaskedLlama
+from dmpo.models.lora import add_lora
+from dmpo.models.masked_lm import MaskedLlama
 
 
 @dataclass(frozen=True)

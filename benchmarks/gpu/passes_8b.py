@@ -11,7 +11,7 @@ from benchmarks.gpu.model_8b import Sizes, random_ids
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import measure
 from dmpo.decoding.cache import BlockCache
-from dmpo.masked_lm import hidden_states
+from dmpo.models.masked_lm import hidden_states
 
 ADAPTERS = {"none": "no adapters", "lora": "LoRA", "merged": "adapters merged"}
 Pass = Callable[[], Tensor]

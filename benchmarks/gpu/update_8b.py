@@ -14,13 +14,13 @@ from benchmarks.gpu.model_8b import Sizes, random_ids
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.steps import measure_steps
 from benchmarks.gpu.timing import measure
-from dmpo.batch import Completions
-from dmpo.decoding_options import Decoder
+from dmpo.config.decoding import Decoder
 from dmpo.kernels import linear_weighted_ce
-from dmpo.likelihood import apply_head_to_views
-from dmpo.masked_lm import unwrap
-from dmpo.plan import GB, plan
-from dmpo.plan_ledger import CONTEXT
+from dmpo.models.masked_lm import unwrap
+from dmpo.planning.ledger import CONTEXT
+from dmpo.planning.plan import GB, plan
+from dmpo.rollouts.batch import Completions
+from dmpo.rollouts.likelihood import apply_head_to_views
 
 CLOSE = 0.1  # how far the plan may be off
 ROLLOUT: Decoder = "dual_cache"

@@ -225,8 +225,8 @@ def resident_bytes() -> int:
 class Phases:
     """Seconds and peak bytes of named phases; phases of one name add up.
 
-    Called with a name it is a context that times what it holds, as `dmpo.rollout.collect` wants its clock. Peaks stand
-    above what was held when this was made.
+    Called with a name it is a context that times its body: the clock that `dmpo.rollouts.rollout.collect` takes. Peaks
+    count from what was held when this object was made.
     """
 
     def __init__(self, on: Gauge) -> None:

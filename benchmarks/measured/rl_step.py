@@ -4,7 +4,8 @@
 
 A LLaDA with the real vocabulary (V = 126464), random weights and LoRA; on a CPU d = 128, 2 layers, 2 prompts of 32
 tokens with 4 completions of 64 each, 16 decoding steps at T = 0.2, 4 views under two policies, and 4 gradient steps on
-4 fresh views. Ours is what a training run calls: `dmpo.rollout.collect` and `dmpo.objective.accumulate_gradient`.
+4 fresh views. Ours is what a training run calls: `dmpo.rollouts.rollout.collect` and
+`dmpo.objectives.gradient.accumulate_gradient`.
 Published is baselines/rl_step.py, on the same model, task, shapes and batch sizes. Each side has a process of its own
 and makes a small step before the one that counts, which is done once; seconds are wall clock. Memory is the peak of
 each phase above what the process held before either, of the resident set or, on a GPU, of PyTorch's allocator.
@@ -31,13 +32,13 @@ from benchmarks.harness.clock import Phases, gauge
 from benchmarks.harness.markdown import table
 from benchmarks.harness.setting import Setting, about
 from benchmarks.measured.decoders import LARGE, QUICK, TINY
-from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
 from dmpo.models import new_model
-from dmpo.objective import accumulate_gradient, objective_of
-from dmpo.policy import ReferencePolicy, make_policy
+from dmpo.objectives.gradient import accumulate_gradient, objective_of
 from dmpo.rewards import RewardPool, sudoku
-from dmpo.rollout import collect
+from dmpo.rollouts.batch import Batch
+from dmpo.rollouts.policy import ReferencePolicy, make_policy
+from dmpo.rollouts.rollout import collect
 from dmpo.tasks import Sudoku4
 
 PHASES = ("rollout", "reward", "score", "update")

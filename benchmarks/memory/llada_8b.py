@@ -17,8 +17,8 @@ from benchmarks.harness.provenance import packages_text, short_commit
 from benchmarks.harness.setting import Setting
 from benchmarks.memory.simulated_step import llada_8b, resident, update_peak
 from dmpo.config import DMPOConfig
-from dmpo.plan import GB, plan
-from dmpo.plan_ledger import CONTEXT
+from dmpo.planning.ledger import CONTEXT
+from dmpo.planning.plan import GB, plan
 
 CASES: list[tuple[dict[str, Any], int]] = [
     ({}, 40),

@@ -1,7 +1,7 @@
 """How much memory does a training step take at sizes that no machine here could hold? Simulated with fake tensors.
 
-The trainer's own code (`dmpo.objective.accumulate_gradient`, `dmpo.likelihood.sequence_log_prob`) runs on tensors that
-have shapes and dtypes and no memory; every storage is counted from its birth to its death. Assumed:
+The trainer's own code (`dmpo.objectives.gradient.accumulate_gradient`, `dmpo.rollouts.likelihood.sequence_log_prob`)
+runs on tensors that have shapes and dtypes and no memory. Every storage counts while it lives. Assumed:
 
 - Attention keeps no score matrix: PyTorch's flash kernel for CPUs stands in for the GPU's, both keep queries, keys,
   values, output and one logarithm a row. It takes the additive mask [N, 1, T, T] that left padding needs.
@@ -31,12 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig
 
-from dmpo.batch import Batch, Completions
 from dmpo.config import DMPOConfig
-from dmpo.masked_lm import MaskedLlama, make_bidirectional
-from dmpo.memory import NF4_BYTES
-from dmpo.objective import accumulate_gradient
-from dmpo.policy import make_policy
+from dmpo.models.masked_lm import MaskedLlama, make_bidirectional
+from dmpo.objectives.gradient import accumulate_gradient
+from dmpo.planning.memory import NF4_BYTES
+from dmpo.rollouts.batch import Batch, Completions
+from dmpo.rollouts.policy import make_policy
 
 
 class LiveBytes(TorchDispatchMode):

@@ -34,8 +34,8 @@ from benchmarks.predict.rl_round import score as score_of
 from benchmarks.predict.rl_round import update as update_of
 from benchmarks.predict.roofline import BOUND, LIKELY, Attainable
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
-from dmpo.decoding_options import Decoder
+from dmpo.config.decoding import Decoder
+from dmpo.config.files import load_config
 
 CONFIG, GPUS, PROMPT, LONG_PROMPT = "llada-8b-gsm8k", 8, 200, 512
 REACHES = (LIKELY, BOUND)

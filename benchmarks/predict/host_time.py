@@ -18,10 +18,10 @@ import torch
 from benchmarks.predict.llada_passes import Simulation
 from benchmarks.predict.op_counts import total
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
-from dmpo.lora import add_lora
-from dmpo.masked_lm import hidden_states
+from dmpo.config.files import load_config
 from dmpo.models import new_model
+from dmpo.models.lora import add_lora
+from dmpo.models.masked_lm import hidden_states
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_layers": 32, "num_heads": 2, "mlp_hidden_size": 16}
 

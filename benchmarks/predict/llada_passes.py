@@ -27,8 +27,8 @@ from benchmarks.predict.op_counts import Ops, count, extended, fake_gpu, peak
 from dmpo.config import DMPOConfig
 from dmpo.decoding.cache import BlockCache
 from dmpo.kernels import linear_ce_sweep, linear_sampling
-from dmpo.masked_lm import MaskedLlama, hidden_states
-from dmpo.policy import make_policy
+from dmpo.models.masked_lm import MaskedLlama, hidden_states
+from dmpo.rollouts.policy import make_policy
 
 
 class Simulation:

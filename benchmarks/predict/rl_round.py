@@ -14,9 +14,9 @@ from benchmarks.predict.llada_passes import Simulation
 from benchmarks.predict.op_counts import Passes
 from benchmarks.predict.roofline import Work
 from dmpo.config import DMPOConfig
-from dmpo.decoding_options import Decoder
-from dmpo.memory import Architecture, HeadMemory
-from dmpo.plan_ledger import Ledger
+from dmpo.config.decoding import Decoder
+from dmpo.planning.ledger import Ledger
+from dmpo.planning.memory import Architecture, HeadMemory
 
 PHASES = ("rollout", "score", "update")
 Stages = dict[str, Passes]  # trunk, head, and of an update the optimizer

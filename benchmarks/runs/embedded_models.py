@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.harness.markdown import table
 from benchmarks.harness.provenance import RESULTS
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
 from dmpo.tasks import Row, load_task
 
 DEFAULT = "sudoku-tiny"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.harness.extras import missing_package
 from benchmarks.harness.provenance import ROOT
-from dmpo.run.lock import FolderLock
+from dmpo.storage.lock import FolderLock
 
 from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
 from .questions import QUESTIONS

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dmpo.config import DMPOConfig
-from dmpo.config_files import build_config
+from dmpo.config.files import build_config
 
 SIZES = {"sudoku": (12, 32), "countdown": (12, 128)}  # rounds of a run, completions of each
 EVALUATIONS = 3  # of a run on the validation split

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.provenance import RESULTS
-from dmpo.run.whole_files import write_text
+from dmpo.storage.whole_files import write_text
 
 Record = dict[str, Any]
 Key = tuple[str, int]  # name of the condition, seed

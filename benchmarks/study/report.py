@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from benchmarks.harness.markdown import table
-from dmpo.run.whole_files import write_text
+from dmpo.storage.whole_files import write_text
 
 from .conditions import (
     LEARNING_RATES,

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 
-import dmpo
 from benchmarks.harness.provenance import ROOT, git
-from dmpo.evaluate import Evaluation, evaluate
+from dmpo.evaluation.held_out import Evaluation, evaluate
+from dmpo.models.files import checkpoint_folder
 from dmpo.trainer import DMPOTrainer
 
 from .conditions import Condition
@@ -110,7 +110,7 @@ def _short(value: float | None) -> float | None:
 @cache
 def model_digest(name: str) -> str:
     """Of the weights of an embedded model; 16 hexadecimal digits."""
-    weights = Path(dmpo.__file__).parent / "assets" / name / "model.safetensors"
+    weights = checkpoint_folder(name) / "model.safetensors"
     return hashlib.blake2b(weights.read_bytes(), digest_size=8).hexdigest()
 
 

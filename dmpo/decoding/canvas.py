@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..masked_lm import hidden_states, unwrap
+from ..models.masked_lm import hidden_states, unwrap
 from .cache import BlockCache
 
 

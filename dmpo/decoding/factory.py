@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..decoding_options import DecodingOptions
+from ..config.decoding import DecodingOptions
 from .canvas import Canvas
 from .passes import CachedPass, FullPass, ShadowPass
 from .policies import Confident, Policy, Schedule, WideInNarrowOut

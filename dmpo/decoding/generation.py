@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config_errors import nearest_name
-from ..decoding_options import OPTIONS, DecodingOptions, decoding_options
-from ..masked_lm import listed_ids, special_ids, unwrap, without_dropout
-from ..prompts import padding
+from ..config.decoding import OPTIONS, DecodingOptions, decoding_options
+from ..config.errors import nearest_name
+from ..models.masked_lm import listed_ids, special_ids, unwrap, without_dropout
+from ..models.tokenizer import padding
 from .canvas import Canvas
 from .loop import BlockLoop
 
@@ -84,7 +84,7 @@ def generate(
     Args:
         prompt_ids: int64 [B, P].
         options: the decoding options, in one object; a config is one, too.
-        keys: decoding options by name: the fields of `dmpo.decoding_options.DecodingOptions`, with their types,
+        keys: decoding options by name: the fields of `dmpo.config.decoding.DecodingOptions`, with their types,
             defaults and meanings. They change `options`; without `options`, decoder, gen_length, block_length and steps
             must be among them.
         attention_mask: bool or int [B, P], 0 for padding; every row needs a 1. The tokens at the 1s are the prompt, in

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..decoding_options import DecodingOptions
+from ..config.decoding import DecodingOptions
 from ..kernels import linear_sample_tokens, linear_token_logprobs
-from ..masked_lm import head_weight, one_of
+from ..models.masked_lm import head_weight, one_of
 from ..randomness import derive_key, uniforms
 from .canvas import Canvas
 from .factory import make_pass, make_policy

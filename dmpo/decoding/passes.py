@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masked_lm import hidden_states, unwrap
+from ..models.masked_lm import hidden_states, unwrap
 from .cache import BlockCache
 from .canvas import Canvas
 

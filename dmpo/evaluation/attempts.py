@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from ..decoding import Generation
-from ..prompts import decode_text
+from ..models.tokenizer import decode_text
 from ..tasks import Row, Task
 from ..tasks.verdict import judge, log_exceptions
 

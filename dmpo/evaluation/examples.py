@@ -11,10 +11,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..prompts import encode_prompt
+from ..models.tokenizer import encode_prompt
 from ..randomness import derive_key
 from ..tasks import Row, Task, size_of
-from .settings import MOST_EXAMPLES, EvalConfig
+from .keys import MOST_EXAMPLES, EvalConfig
 
 _STEP = 16  # prompts are padded to a multiple of this, by their own length
 

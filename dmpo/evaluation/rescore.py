@@ -16,9 +16,9 @@ from ..tasks.record_columns import PROMPTS, field_of, row_of
 from ..tasks.records import Record
 from ..tasks.sources import read_each
 from ..tasks.verdict import Verdict, judge, log_exceptions
+from .keys import listed
 from .results import show_table, summarise_cells, write_results
 from .saved import completions_of, read_records
-from .settings import listed
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)

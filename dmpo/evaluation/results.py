@@ -12,10 +12,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ..run.whole_files import write_text
-from ..terminal import make_console
+from ..storage.terminal import make_console
+from ..storage.whole_files import write_text
 from .chart import plot_cells
-from .statistics import estimate_pass
+from .intervals import estimate_pass
 
 _LEDGER_ONLY = ("step", "cost")  # what no two runs share
 

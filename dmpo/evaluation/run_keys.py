@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from ..config import DMPOConfig
-from ..config_files import build_config, read_values
-from ..decoding_options import DecodingRules, is_read
-from ..run.selection import CHECKPOINTS
-from .settings import listed
+from ..config.decoding import DecodingRules, is_read
+from ..config.files import build_config, read_values
+from ..config.keys import DMPOConfig
+from ..storage.checkpoints import CHECKPOINTS
+from .keys import listed
 
 # Decoding options of a run's rollouts alone: an evaluation has its own.
 _OF_ROLLOUTS = ("temperature", "seed")

@@ -17,16 +17,16 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from ..architectures import read_model_config
-from ..parallel import check_launch, end_together, together
-from ..prompts import load_tokenizer
-from ..run.lock import FolderLock
-from ..run.whole_files import delete_leftovers
+from ..distributed.ranks import check_launch, end_together, together
+from ..models.published import read_model_config
+from ..models.tokenizer import load_tokenizer
+from ..storage.lock import FolderLock
+from ..storage.whole_files import delete_leftovers
 from ..tasks import load_task
 from .examples import TaskExamples, load_examples
-from .ledger import Key, RankLines, check_folder, open_folder, read_parts
+from .folder import Key, RankLines, check_folder, open_folder, read_parts
+from .keys import EvalConfig, cells
 from .results import show_table, summarise_cells, write_results
-from .settings import EvalConfig, cells
 from .source import Source, find_source, trained_options
 from .work import Work, decode_missing
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..tasks.record_columns import field_of
 from ..tasks.records import Record, read_json_records
-from .ledger import FINGERPRINT
+from .folder import FINGERPRINT
 from .lm_eval import is_sample, sample_records
 
 COMPLETIONS = ("completion", "completions", "generations", "generation", "response", "output", "prediction")

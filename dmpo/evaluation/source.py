@@ -10,14 +10,14 @@ import torch
 import yaml
 from torch import nn
 
-from ..adapters import CONFIG, adapter_base, load_adapter
-from ..checkpoint_files import checkpoint_folder, read_json
-from ..merge import trained_folder
-from ..models import load_model
-from ..run.selection import CHECKPOINTS, best_step, list_checkpoints, step_of
-from ..run.whole_files import file_digest
+from ..models.adapters import CONFIG, adapter_base, load_adapter
+from ..models.files import checkpoint_folder, read_json
+from ..models.loading import load_model
+from ..models.merge import trained_folder
+from ..storage.checkpoints import CHECKPOINTS, best_step, list_checkpoints, step_of
+from ..storage.whole_files import file_digest
+from .keys import EvalConfig
 from .run_keys import run_config
-from .settings import EvalConfig
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 _WEIGHTS = ("config.json", CONFIG, "*.safetensors")

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..decoding import generate
-from ..prompts import pad_left
+from ..models.tokenizer import pad_left
 from ..randomness import derive_key
-from ..terminal import make_console
+from ..storage.terminal import make_console
 from .attempts import Attempt, read_attempts
 from .examples import Example, TaskExamples
-from .ledger import Key, RankLines
-from .settings import MOST_SAMPLES, Cell, EvalConfig, cells
+from .folder import Key, RankLines
+from .keys import MOST_SAMPLES, Cell, EvalConfig, cells
 
 
 class Work:

@@ -20,11 +20,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..batch import Batch, Completions
-from ..config import DMPOConfig
-from ..loss_views import hidden_token_logprobs
-from ..parallel import gather_rows
-from ..weights import ImportanceWeights, raw_weights
+from ..config.keys import DMPOConfig
+from ..distributed.ranks import gather_rows
+from ..losses.views import hidden_token_logprobs
+from ..losses.weights import ImportanceWeights, raw_weights
+from ..rollouts.batch import Batch, Completions
 from .one_step import one_step_log_probs, views_of_step
 from .step import Objective, Step, Terms
 

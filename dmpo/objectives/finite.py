@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..batch import Batch
-from ..parallel import gather_rows
+from ..distributed.ranks import gather_rows
+from ..rollouts.batch import Batch
 
 
 def finite_groups(accelerator: Accelerator, batch: Batch) -> Tensor:

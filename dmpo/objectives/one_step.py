@@ -11,12 +11,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ..batch import Completions
-from ..config import DMPOConfig
-from ..likelihood import apply_head_to_views
-from ..loss_views import hidden_token_logprobs
-from ..masked_lm import special_ids, without_dropout
+from ..config.keys import DMPOConfig
+from ..losses.views import hidden_token_logprobs
+from ..models.masked_lm import special_ids, without_dropout
 from ..randomness import derive_key, uniforms
+from ..rollouts.batch import Completions
+from ..rollouts.likelihood import apply_head_to_views
 from .step import Step
 
 

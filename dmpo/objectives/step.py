@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..batch import Batch, Completions
-from ..config import DMPOConfig
+from ..config.keys import DMPOConfig
+from ..distributed.ranks import rank_rows
 from ..kernels import linear_weighted_ce
-from ..loss_views import spread_over_views
-from ..parallel import rank_rows
-from ..scoring import RoundScorer
-from ..weights import ImportanceWeights
+from ..losses.views import spread_over_views
+from ..losses.weights import ImportanceWeights
+from ..rollouts.batch import Batch, Completions
+from ..rollouts.scoring import RoundScorer
 
 ViewLoss = Callable[[slice, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(views, hidden [n, L, H] of these views, lm_head's weight [V, H], its bias [V] or None) → (loss, reports).

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..batch import Batch
-from ..config import DMPOConfig
-from ..likelihood import sequence_log_prob
-from ..masking import views_of
-from ..parallel import gather_rows
+from ..config.keys import DMPOConfig
+from ..distributed.ranks import gather_rows
+from ..distributed.sharding import whole_parameters
+from ..losses.weights import ImportanceWeights, adaptive_coeff, importance_weights, raw_weights
 from ..randomness import derive_key
-from ..sharding import whole_parameters
-from ..weights import ImportanceWeights, adaptive_coeff, importance_weights, raw_weights
+from ..rollouts.batch import Batch
+from ..rollouts.likelihood import sequence_log_prob
+from ..rollouts.masking import views_of
 from .step import Step
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..batch import Batch
-from ..config import DMPOConfig
-from ..weights import ImportanceWeights, importance_weights
+from ..config.keys import DMPOConfig
+from ..losses.weights import ImportanceWeights, importance_weights
+from ..rollouts.batch import Batch
 from .one_step import views_of_step
 from .step import Objective, Step, Terms, weighted_ce
 

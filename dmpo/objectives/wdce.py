@@ -7,7 +7,7 @@ equal, loss and gradient (`test_gradient_is_that_of_the_loss`).
 
 from __future__ import annotations
 
-from ..weights import ImportanceWeights, baseline_weights
+from ..losses.weights import ImportanceWeights, baseline_weights
 from .step import Objective, Step, Terms, weighted_ce
 from .target import estimate, fresh_views, group_weights
 

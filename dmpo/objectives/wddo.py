@@ -12,7 +12,7 @@ import math
 import torch
 from torch.nn.functional import logsigmoid
 
-from ..weights import ImportanceWeights
+from ..losses.weights import ImportanceWeights
 from .step import Objective, Step, Terms, weighted_ce
 from .target import estimate, fresh_views, group_weights
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from .call import Reward, RewardError, load_object, score
 from .countdown_reward import countdown
-from .grids import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
-from .mathematics import math
-from .numbers import gsm8k
+from .gsm8k_reward import gsm8k
+from .math_reward import math
 from .outcomes import Failure, Scores
 from .pool import RewardPool
+from .sudoku_reward import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
 
 __all__ = [
     "HOLES",

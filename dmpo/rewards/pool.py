@@ -7,10 +7,10 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from . import mathematics
+from . import math_reward as mathematics
 from .call import Reward, load_object
 from .outcomes import Columns, Scores, call_here, score_all
-from .workers import WorkerPool
+from .worker_pool import WorkerPool
 
 log = logging.getLogger("dmpo")
 

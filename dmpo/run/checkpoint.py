@@ -23,12 +23,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..models import save_model
-from ..parallel import together
-from ..policy import ReferencePolicy
-from ..sharding import full_model_state, full_optimizer_state, load_full_model_state, load_full_optimizer_state
-from .selection import ADAPTER, OPTIMIZER, REFERENCE, STATE, best_step, list_checkpoints, model_files, step_of
-from .whole_files import ASIDE, discard, is_write_failure, publish
+from ..distributed.ranks import together
+from ..distributed.sharding import (
+    full_model_state,
+    full_optimizer_state,
+    load_full_model_state,
+    load_full_optimizer_state,
+)
+from ..models.saving import save_model
+from ..rollouts.policy import ReferencePolicy
+from ..storage.checkpoints import (
+    ADAPTER,
+    OPTIMIZER,
+    REFERENCE,
+    STATE,
+    best_step,
+    list_checkpoints,
+    model_files,
+    step_of,
+)
+from ..storage.whole_files import ASIDE, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..config import DMPOConfig
-from ..config_files import dump_config
-from ..parallel import together
-from .json_lines import JsonLines
-from .lock import FolderLock
-from .resumption import CHECKPOINTS, CONFIG, OBJECTS
-from .selection import list_checkpoints
-from .whole_files import delete_leftovers, write_text
+from ..config.files import dump_config
+from ..config.keys import DMPOConfig
+from ..distributed.ranks import together
+from ..storage.checkpoints import CHECKPOINTS, list_checkpoints
+from ..storage.json_lines import JsonLines
+from ..storage.lock import FolderLock
+from ..storage.whole_files import delete_leftovers, write_text
+from .resumption import CONFIG, OBJECTS
 
 log = logging.getLogger("dmpo")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..parallel import summed
+from ..distributed.ranks import summed
 
 log = logging.getLogger("dmpo")
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from ..config import DMPOConfig
-from ..config_files import build_config
-from .lock import LOCK
-from .selection import CHECKPOINTS, list_checkpoints, newest_checkpoint, step_of
-from .whole_files import ASIDE
+from ..config.files import build_config
+from ..config.keys import DMPOConfig
+from ..storage.checkpoints import CHECKPOINTS, list_checkpoints, newest_checkpoint, step_of
+from ..storage.lock import LOCK
+from ..storage.whole_files import ASIDE
 
 log = logging.getLogger("dmpo")
 

@@ -12,9 +12,9 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..buffer import ReplayBuffer
-from ..config import DMPOConfig
-from ..policy import ReferencePolicy
+from ..config.keys import DMPOConfig
+from ..rollouts.buffer import ReplayBuffer
+from ..rollouts.policy import ReferencePolicy
 from .checkpoint import load_checkpoint, load_part, refusals, save_checkpoint
 from .folder import RunFolder
 from .skipping import SkippedSteps

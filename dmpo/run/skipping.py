@@ -11,12 +11,12 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from ..batch import Batch
-from ..config import DMPOConfig
-from ..objective import group_weights
-from ..prompts import decode_text
-from .json_lines import finite_or_none
-from .whole_files import is_write_failure
+from ..config.keys import DMPOConfig
+from ..models.tokenizer import decode_text
+from ..objectives.gradient import group_weights
+from ..rollouts.batch import Batch
+from ..storage.json_lines import finite_or_none
+from ..storage.whole_files import is_write_failure
 
 log = logging.getLogger("dmpo")
 

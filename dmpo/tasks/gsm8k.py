@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ..rewards import gsm8k
-from ..rewards.numbers import gold_number, gsm8k_answer
+from ..rewards.gsm8k_reward import gold_number, gsm8k_answer
 from .questions import Questions, as_text, shown
 from .splits import Row
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..rewards import math
 from ..rewards.answers import gold_of_solution
-from ..rewards.mathematics import math_answer, math_correct
+from ..rewards.math_reward import math_answer, math_correct
 from .questions import Questions, as_text, shown
 from .splits import Row
 from .templates import worked_example

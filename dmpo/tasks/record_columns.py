@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..rewards.answers import boxed_answers, gold_of_solution
-from ..rewards.numbers import gold_number
+from ..rewards.gsm8k_reward import gold_number
 from .questions import as_text, shown
 from .records import Record
 from .splits import Row

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from rich.markup import escape
 
 from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
-from ..rewards.grids import units
+from ..rewards.sudoku_reward import units
 from .options import check_integers
 from .splits import Row, check_split
 from .templates import choose_template, fill, worked_example

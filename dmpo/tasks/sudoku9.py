@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from random import Random
 
-from ..rewards.grids import units
+from ..rewards.sudoku_reward import units
 from .splits import hashed_split
 from .sudoku import Sudoku
 

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.harness.provenance import RESULTS
 from benchmarks.runs.embedded_models import KEYS, different_rows, markdown
-from dmpo.checkpoint_files import embedded_models
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
+from dmpo.models.files import embedded_models
 from dmpo.tasks import load_task
 
 

@@ -22,7 +22,7 @@ from benchmarks.predict.op_counts import device_time, host_time, time_of, togeth
 from benchmarks.predict.report import markdown
 from benchmarks.predict.roofline import BOUND, HOST, LIKELY, Attainable, Work
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
 from tests.benchmarks.gpu_results import HEADER, write_results
 
 H100 = DEVICES[1]

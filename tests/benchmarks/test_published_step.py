@@ -11,10 +11,10 @@ from benchmarks.baselines.rl_step import published_collect, published_gradient
 from benchmarks.harness.clock import CpuGauge, Phases
 from benchmarks.harness.setting import Setting
 from benchmarks.measured.rl_step import Bench
-from dmpo.batch import Batch
 from dmpo.config import DMPOConfig
-from dmpo.objective import accumulate_gradient, objective_of
-from dmpo.rollout import collect
+from dmpo.objectives.gradient import accumulate_gradient, objective_of
+from dmpo.rollouts.batch import Batch
+from dmpo.rollouts.rollout import collect
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,10 @@ from benchmarks.predict.op_counts import (
 from benchmarks.predict.rl_round import OURS, PUBLISHED, memory, round_of, update
 from dmpo import kernels
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
 from dmpo.kernels import linear_ce_tiles, linear_ce_triton
-from dmpo.masked_lm import MaskedLlama, hidden_states
-from dmpo.memory import Architecture
+from dmpo.models.masked_lm import MaskedLlama, hidden_states
+from dmpo.planning.memory import Architecture
 
 ROWS, MICRO, WIDTH = 16, 4, 456  # those of the committed rounds: their passes are counted once for all tests
 

@@ -11,7 +11,7 @@ from scipy import stats
 from dmpo import generate
 from dmpo.decoding.canvas import Canvas
 from dmpo.decoding.passes import FullPass, ShadowPass
-from dmpo.lora import add_lora
+from dmpo.models.lora import add_lora
 from tests import tiny_models
 from tests.tiny_models import tokens
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from dmpo import generate
 from dmpo.config import GenerateConfig
+from dmpo.config.decoding import DecodingOptions
 from dmpo.decoding.policies import Row, Schedule
-from dmpo.decoding_options import DecodingOptions
 from tests.tiny_models import tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dmpo.cli import main
-from dmpo.preflight import check_task
 from dmpo.pretrain import character_tokenizer
+from dmpo.run.preflight import check_task
 from dmpo.tasks.verdict import Verdict, judge
 from tests.evaluation.toys import Ones, checkpoint
 from tests.small_runs import settings

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dmpo.evaluation.examples import draw_shots, load_examples
-from dmpo.evaluation.settings import EvalConfig
+from dmpo.evaluation.keys import EvalConfig
+from dmpo.models.tokenizer import encode_prompt
 from dmpo.pretrain import character_tokenizer
-from dmpo.prompts import encode_prompt
 from dmpo.tasks import load_task
 from tests.evaluation.toys import Ones, Plain
 

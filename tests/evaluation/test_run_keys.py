@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dmpo.cli import main
-from dmpo.config_files import dump_config
+from dmpo.config.files import dump_config
 from dmpo.evaluation.run_keys import keys_of_run
 from tests.small_runs import settings
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from dmpo.cli import main
-from dmpo.config_files import load_config
-from dmpo.decoding_options import DECODERS
+from dmpo.config.decoding import DECODERS
+from dmpo.config.files import load_config
 from dmpo.evaluation import work
+from dmpo.evaluation.keys import EvalConfig
 from dmpo.evaluation.runner import evaluate_checkpoint
-from dmpo.evaluation.settings import EvalConfig
 from tests.evaluation.toys import ONES, checkpoint
 from tests.ranks.launch import on_ranks, results
 

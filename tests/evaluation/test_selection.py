@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 
 import dmpo.trainer
 from dmpo.cli import main
-from dmpo.config_files import load_config
-from dmpo.evaluate import Accuracy, Evaluation
+from dmpo.config.files import load_config
+from dmpo.evaluation.held_out import Evaluation
+from dmpo.evaluation.intervals import Accuracy
+from dmpo.evaluation.keys import EvalConfig
 from dmpo.evaluation.runner import evaluate_checkpoint
-from dmpo.evaluation.settings import EvalConfig
 from dmpo.evaluation.source import find_source, trained_options
-from dmpo.lora import add_lora
 from dmpo.models import load_model
-from dmpo.run.selection import best_step
+from dmpo.models.lora import add_lora
+from dmpo.storage.checkpoints import best_step
 from tests.evaluation.toys import ONES, checkpoint
 from tests.small_runs import settings, trainer
 

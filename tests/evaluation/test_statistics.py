@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.evaluation.statistics import Accuracy, estimate_pass, pass_at_k, wilson
+from dmpo.evaluation.intervals import Accuracy, estimate_pass, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.roofline_count import count, fake_gpu, peak, total
-from benchmarks.roofline_kernels import walk
+from benchmarks.predict.op_counts import count, fake_gpu, peak, total
+from benchmarks.predict.kernels import walk
 from dmpo.kernels import linear_ce_tiles, linear_ce_triton, linear_token_logprobs, linear_weighted_ce, reference
-from dmpo.memory import HeadMemory
+from dmpo.planning.memory import HeadMemory
 from tests.kernels.linear_problems import HEADS, compare, problem
 
 VOCAB, HIDDEN = 126464, 4096  # LLaDA's

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmpo.batch import Batch
-from dmpo.objective import StepResult, accumulate_gradient
 from dmpo.objectives.diffu_grpo import CUR, REF
+from dmpo.objectives.gradient import StepResult, accumulate_gradient
+from dmpo.rollouts.batch import Batch
 from tests import devices
 from tests.gradient_problems import GROUPS, OPTIONS, SIZE, STEP, config, one_step_config, scored
 from tests.tiny_models import tiny

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dmpo import DMPOConfig
-from dmpo.batch import Batch
-from dmpo.objective import accumulate_gradient, group_weights
 from dmpo.objectives.diffu_grpo import CUR, REF, token_losses
+from dmpo.objectives.gradient import accumulate_gradient, group_weights
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
+from dmpo.rollouts.batch import Batch
 from tests import devices
 from tests.gradient_problems import (
     GROUPS,

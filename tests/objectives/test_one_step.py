@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from dmpo.batch import Completions
-from dmpo.objective import accumulate_gradient
+from dmpo.models.lora import add_lora
 from dmpo.objectives.diffu_grpo import CUR, REF
+from dmpo.objectives.gradient import accumulate_gradient
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
-from dmpo.plan import plan
-from dmpo.policy import add_lora
+from dmpo.planning.plan import plan
+from dmpo.rollouts.batch import Completions
 from tests import devices, test_plan
 from tests.gradient_problems import MASK, PROMPT, config, rollouts
 from tests.tiny_models import tiny, tokens

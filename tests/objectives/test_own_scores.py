@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dmpo import DMPOConfig
-from dmpo.batch import Completions
-from dmpo.objective import accumulate_gradient
+from dmpo.losses.weights import ImportanceWeights
 from dmpo.objectives import OBJECTIVES
+from dmpo.objectives.gradient import accumulate_gradient
 from dmpo.objectives.step import Objective, Step, Terms, weighted_ce
 from dmpo.objectives.target import fresh_views, group_weights
-from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
+from dmpo.rollouts.batch import Completions
+from dmpo.rollouts.policy import ReferencePolicy
+from dmpo.rollouts.scoring import RowScores, score_log_prob
 from dmpo.run.skipping import write_evidence
-from dmpo.scoring import RowScores, score_log_prob
-from dmpo.weights import ImportanceWeights
 from tests import devices
 from tests.rollout_problems import a_round, config, model
 from tests.small_runs import lines, settings, trainer

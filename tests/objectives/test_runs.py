@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmpo.buffer import ReplayBuffer
 from dmpo.objectives import OBJECTIVES
 from dmpo.objectives.diffu_grpo import CUR, REF
 from dmpo.objectives.one_step import one_step_log_probs
-from dmpo.policy import ReferencePolicy
 from dmpo.pretrain import character_tokenizer
+from dmpo.rollouts.buffer import ReplayBuffer
+from dmpo.rollouts.policy import ReferencePolicy
 from dmpo.run.skipping import write_evidence
 from tests import devices
 from tests.rollout_problems import a_round, config, model

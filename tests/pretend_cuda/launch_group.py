@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dmpo import generate, kernels
-from dmpo.batch import Completions
-from dmpo.likelihood import apply_head_to_views, sequence_log_prob
-from dmpo.lora import add_lora
 from dmpo.models import new_model
+from dmpo.models.lora import add_lora
+from dmpo.rollouts.batch import Completions
+from dmpo.rollouts.likelihood import apply_head_to_views, sequence_log_prob
 from tests.pretend_cuda import ops_group
 from tests.pretend_cuda.counts import Counts, counting
 from tests.pretend_cuda.decoder_group import counted_steps

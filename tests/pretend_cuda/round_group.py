@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from dmpo.config import DMPOConfig
 from dmpo.kernels import launch
-from dmpo.objective import accumulate_gradient, objective_of
-from dmpo.policy import ReferencePolicy, make_policy
+from dmpo.objectives.gradient import accumulate_gradient, objective_of
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import RewardPool
-from dmpo.rollout import collect
+from dmpo.rollouts.policy import ReferencePolicy, make_policy
+from dmpo.rollouts.rollout import collect
 from tests.pretend_cuda.accelerator import on_cpu, on_pretend_cuda
 from tests.pretend_cuda.counts import counting
 from tests.pretend_cuda.device import pretend_cuda

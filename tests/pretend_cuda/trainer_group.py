@@ -13,7 +13,7 @@ from torch import nn
 import dmpo.trainer
 from dmpo.config import DMPOConfig
 from dmpo.kernels import launch
-from dmpo.policy import make_policy
+from dmpo.rollouts.policy import make_policy
 from tests import small_runs
 from tests.pretend_cuda.accelerator import on_cpu, on_pretend_cuda
 from tests.pretend_cuda.counts import counting

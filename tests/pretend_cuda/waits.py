@@ -6,9 +6,13 @@ micro-batches of an update. A test fails at a place that is not here, and at mor
 
 from __future__ import annotations
 
-PADDING = "tolist dmpo/prompts.py:padding"  # where the longest prompt of a pass begins, and whether any is padded
+PADDING = (
+    "tolist dmpo/models/tokenizer.py:padding"  # where the longest prompt of a pass begins, and whether any is padded
+)
 MASKED_ROWS = "nonzero dmpo/kernels/linear_weighted_ops.py:weighted_op"  # how many rows the head is for
-SCORED_ROWS = "nonzero of an index dmpo/likelihood.py:token_log_probs"  # of the hidden states, and of the targets
+SCORED_ROWS = (
+    "nonzero of an index dmpo/rollouts/likelihood.py:token_log_probs"  # of the hidden states, and of the targets
+)
 LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is not known beforehand
 FIRST_DRAW = "copy from host dmpo/kernels/sampling_triton.py:_forbidden"  # once a process
 
@@ -26,52 +30,52 @@ ROUND = {
         **UP_FRONT_PADDED,
         FIRST_DRAW: 1,
         LOOK: 4,  # a step, with a threshold
-        "copy from host dmpo/rollout.py:collect": 2,  # prompts and their mask
-        "_local_scalar_dense dmpo/rollout.py:collect": 1,  # drawn tokens
+        "copy from host dmpo/rollouts/rollout.py:collect": 2,  # prompts and their mask
+        "_local_scalar_dense dmpo/rollouts/rollout.py:collect": 1,  # drawn tokens
     },
     "reward": {
-        "copy from host dmpo/rollout.py:collect": 1,  # rewards
+        "copy from host dmpo/rollouts/rollout.py:collect": 1,  # rewards
         "tolist transformers/utils/generic.py": 1,  # completions, to be decoded
     },
     "score": {
         PADDING: 21,  # 5, random_order 13, diffu_grpo 21
-        "_local_scalar_dense dmpo/likelihood.py:_check_padding": 4,  # 2, random_order 4
+        "_local_scalar_dense dmpo/rollouts/likelihood.py:_check_padding": 4,  # 2, random_order 4
         SCORED_ROWS: 24,  # 8, random_order 24
-        "nonzero of an index dmpo/loss_views.py:hidden_token_logprobs": 32,  # diffu_grpo alone
-        "nonzero of an index dmpo/likelihood.py:entropy": 1,
-        "_local_scalar_dense dmpo/masking.py:sample_views": 3,
-        "copy from host dmpo/scoring.py:row_hash": 1,
-        "copy from host dmpo/parallel.py:summed": 1,
-        "tolist dmpo/parallel.py:summed": 1,
-        "_local_scalar_dense dmpo/parallel.py:summed": 1,
+        "nonzero of an index dmpo/losses/views.py:hidden_token_logprobs": 32,  # diffu_grpo alone
+        "nonzero of an index dmpo/rollouts/likelihood.py:entropy": 1,
+        "_local_scalar_dense dmpo/rollouts/masking.py:sample_views": 3,
+        "copy from host dmpo/rollouts/scoring.py:row_hash": 1,
+        "copy from host dmpo/distributed/ranks.py:summed": 1,
+        "tolist dmpo/distributed/ranks.py:summed": 1,
+        "_local_scalar_dense dmpo/distributed/ranks.py:summed": 1,
         # The exact log-probability of a path: random_order alone.
-        "_local_scalar_dense dmpo/likelihood.py:ordered_log_probs": 2,
-        "_unique2 dmpo/likelihood.py:ordered_log_probs": 2,
-        "nonzero of an index dmpo/likelihood.py:ordered_log_probs": 2,
-        "nonzero dmpo/likelihood.py:ordered_log_probs": 8,
-        "copy from host dmpo/likelihood.py:token_log_probs": 8,  # a Python number into one entry of the bias
+        "_local_scalar_dense dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
+        "_unique2 dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
+        "nonzero of an index dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
+        "nonzero dmpo/rollouts/likelihood.py:ordered_log_probs": 8,
+        "copy from host dmpo/rollouts/likelihood.py:token_log_probs": 8,  # a Python number into one entry of the bias
     },
     "update": {
         PADDING: 8,  # one a micro-batch; wdce with theta 4, wddo 8
-        "_local_scalar_dense dmpo/likelihood.py:_check_padding": 2,  # wdce with theta 1, wddo 2
+        "_local_scalar_dense dmpo/rollouts/likelihood.py:_check_padding": 2,  # wdce with theta 1, wddo 2
         MASKED_ROWS: 4,  # one a micro-batch; wddo 4
         SCORED_ROWS: 8,  # wdce with theta 4, wddo 8
-        "nonzero of an index dmpo/loss_views.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
+        "nonzero of an index dmpo/losses/views.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
         "nonzero of an index elsewhere": 1,
-        "_local_scalar_dense dmpo/masking.py:sample_views": 1,
-        "_local_scalar_dense dmpo/weights.py:_check_group": 6,  # 3; with ess_target 6
-        "_local_scalar_dense dmpo/weights.py:importance_weights": 1,
-        "copy from host dmpo/weights.py:importance_weights": 1,  # wd1
-        "_local_scalar_dense dmpo/weights.py:baseline_weights": 1,  # theta
+        "_local_scalar_dense dmpo/rollouts/masking.py:sample_views": 1,
+        "_local_scalar_dense dmpo/losses/weights.py:_check_group": 6,  # 3; with ess_target 6
+        "_local_scalar_dense dmpo/losses/weights.py:importance_weights": 1,
+        "copy from host dmpo/losses/weights.py:importance_weights": 1,  # wd1
+        "_local_scalar_dense dmpo/losses/weights.py:baseline_weights": 1,  # theta
         "_local_scalar_dense dmpo/objectives/finite.py:replace_non_finite": 1,
         "_local_scalar_dense dmpo/objectives/wdce.py:terms": 1,  # theta
         "_local_scalar_dense dmpo/objectives/wddo.py:terms": 1,
-        "_local_scalar_dense dmpo/objective.py:accumulate_gradient": 3,  # 1; with reports of its own 3
-        "_local_scalar_dense dmpo/objective.py:_report": 3,
-        "nonzero of an index dmpo/objective.py:_report": 2,
-        "_local_scalar_dense dmpo/parallel.py:summed": 3,  # one a number
-        "copy from host dmpo/parallel.py:summed": 1,
-        "tolist dmpo/parallel.py:summed": 1,
+        "_local_scalar_dense dmpo/objectives/gradient.py:accumulate_gradient": 3,  # 1; with reports of its own 3
+        "_local_scalar_dense dmpo/objectives/gradient.py:_report": 3,
+        "nonzero of an index dmpo/objectives/gradient.py:_report": 2,
+        "_local_scalar_dense dmpo/distributed/ranks.py:summed": 3,  # one a number
+        "copy from host dmpo/distributed/ranks.py:summed": 1,
+        "tolist dmpo/distributed/ranks.py:summed": 1,
     },
     "refresh": {},
 }

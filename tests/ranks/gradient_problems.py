@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmpo.batch import Batch, Completions
-from dmpo.lora import add_lora
+from dmpo.distributed.ranks import rank_rows
+from dmpo.models.lora import add_lora
 from dmpo.objectives.diffu_grpo import CUR, REF
-from dmpo.parallel import rank_rows
+from dmpo.rollouts.batch import Batch, Completions
 from tests.tiny_models import tiny, tokens
 
 GROUPS, SIZE, PROMPT, LENGTH = 5, 5, 3, 6  # 25 rows: neither 2 nor 3 ranks get equal shares, and groups span them

@@ -10,8 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dmpo import DMPOConfig, zero
-from dmpo.objective import accumulate_gradient
+from dmpo import DMPOConfig
+from dmpo.distributed import zero
+from dmpo.objectives.gradient import accumulate_gradient
 from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import Sharding, on_ranks, results
 from tests.ranks.test_training import train

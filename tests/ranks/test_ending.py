@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmpo.parallel import end_together, make_accelerator
+from dmpo.distributed.ranks import end_together, make_accelerator
 from tests.ranks.launch import on_ranks, results
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo import DMPOConfig
-from dmpo.objective import accumulate_gradient
+from dmpo.objectives.gradient import accumulate_gradient
 from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import on_ranks, results
 

@@ -17,8 +17,8 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataP
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from dmpo.cli import main
-from dmpo.config_files import launch_config_path, launch_configs
-from dmpo.parallel import check_launch
+from dmpo.config.files import launch_config_path, launch_configs
+from dmpo.distributed.ranks import check_launch
 from tests.small_runs import lines
 
 KINDS = {

@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dmpo.decoding import generate
-from dmpo.masked_lm import apply_head, head_weight
-from dmpo.sharding import (
+from dmpo.distributed.sharding import (
     full_model_state,
     full_optimizer_state,
     load_full_model_state,
     load_full_optimizer_state,
     whole_parameters,
 )
+from dmpo.models.masked_lm import apply_head, head_weight
 from tests.ranks.gradient_problems import policy
 from tests.ranks.launch import on_ranks, results
 from tests.tiny_models import tokens

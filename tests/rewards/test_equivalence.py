@@ -15,7 +15,7 @@ from dmpo.rewards.exact import exact_value
 from dmpo.rewards.expressions import UndecidedError, UnreadError
 from dmpo.rewards.latex_parser import parse
 from dmpo.rewards.latex_text import plain_latex, words
-from dmpo.rewards.mathematics import _decided, math_correct
+from dmpo.rewards.math_reward import _decided, math_correct
 from dmpo.rewards.units import split_unit
 from tests.rewards.rewritings import FIXED, MADE, golds, missed, rewritten
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from dmpo.rewards import gsm8k
-from dmpo.rewards.numbers import gold_number, gsm8k_answer, read_number
+from dmpo.rewards.gsm8k_reward import gold_number, gsm8k_answer, read_number
 
 NUMBERS: list[tuple[str, str | None]] = [
     # plain, with separators, signs and decimals

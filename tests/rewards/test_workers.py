@@ -13,7 +13,7 @@ import pytest
 
 from dmpo.rewards.call import RewardError
 from dmpo.rewards.outcomes import Scores
-from dmpo.rewards.workers import WorkerPool
+from dmpo.rewards.worker_pool import WorkerPool
 
 HERE = "tests.rewards.misbehaving"
 
@@ -114,7 +114,7 @@ def test_bad_limits(options: dict[str, Any]) -> None:
 def test_workers_end_with_their_process() -> None:
     """Also when that is killed while a completion keeps one busy."""
     script = (
-        "import threading, time; from dmpo.rewards.workers import WorkerPool; "
+        "import threading, time; from dmpo.rewards.worker_pool import WorkerPool; "
         f"pool = WorkerPool('{HERE}:process_id', workers=1); child = int(pool.score(['a'], {{}}).values[0]); "
         "threading.Thread(target=pool.score, args=(['loop'], {}), daemon=True).start(); "
         "print(pool.workers[0].process.pid, child, flush=True); time.sleep(60)"

@@ -10,6 +10,6 @@ from dmpo.run import saving
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)
-    monkeypatch.setattr("dmpo.run.lock.PATIENCE", 0.0)
+    monkeypatch.setattr("dmpo.storage.lock.PATIENCE", 0.0)
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     monkeypatch.setattr(saving, "PAUSE", 0.0)

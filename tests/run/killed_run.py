@@ -25,7 +25,8 @@ from tests.tiny_models import tiny
 # What a run writes and decides, not what it computes: that lies between two lines of the trainer.
 _NAMES = (
     "trainer",
-    *(f"run.{name}" for name in ("saving", "checkpoint", "whole_files", "folder", "json_lines", "lock")),
+    *(f"run.{name}" for name in ("saving", "checkpoint", "folder")),
+    *(f"storage.{name}" for name in ("whole_files", "json_lines", "lock")),
 )
 FILES = {import_module(f"dmpo.{name}").__file__ for name in _NAMES}
 OPTIONS: dict[str, Any] = {

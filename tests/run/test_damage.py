@@ -9,8 +9,8 @@ import pytest
 
 from dmpo import DMPOTrainer
 from dmpo.pretrain import character_tokenizer
-from dmpo.run.selection import checkpoint_damage, newest_checkpoint
-from dmpo.run.whole_files import publish
+from dmpo.storage.checkpoints import checkpoint_damage, newest_checkpoint
+from dmpo.storage.whole_files import publish
 from tests.run.killed_run import small_trainer
 from tests.small_runs import CountOnes
 from tests.tiny_models import tiny

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dmpo.run import checkpoint, saving
-from dmpo.run.json_lines import JsonLines
-from dmpo.run.whole_files import write_text
+from dmpo.storage.json_lines import JsonLines
+from dmpo.storage.whole_files import write_text
 from tests.run.killed_run import small_trainer
 from tests.small_runs import lines, names
 

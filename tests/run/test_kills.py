@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from dmpo.run import checkpoint
-from dmpo.run.json_lines import JsonLines
-from dmpo.run.lock import FolderLock
+from dmpo.storage.json_lines import JsonLines
+from dmpo.storage.lock import FolderLock
 from tests.run.killed_run import small_trainer, start
 from tests.small_runs import lines, names
 

@@ -9,7 +9,7 @@ import pytest
 
 from dmpo import DMPOConfig, DMPOTrainer
 from dmpo.cli import main
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
 from dmpo.pretrain import character_tokenizer
 from tests.small_runs import CountOnes, settings, trainer
 from tests.tiny_models import tiny

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import dmpo.trainer
-from dmpo.run.selection import list_checkpoints
+from dmpo.storage.checkpoints import list_checkpoints
 from tests.run.killed_run import small_trainer
 from tests.small_runs import lines, names
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dmpo import DMPOConfig
-from dmpo.config_files import load_config
+from dmpo.config.files import load_config
 from dmpo.rewards.arithmetic import parse_expression
 from dmpo.tasks import load_task, size_of
 from dmpo.tasks.countdown_expressions import SIGNS, expressions, find_expression

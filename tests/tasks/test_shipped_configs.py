@@ -15,7 +15,7 @@ import pytest
 
 from dmpo.cli import main
 from dmpo.config import DMPOConfig
-from dmpo.config_files import load_config, shipped_configs
+from dmpo.config.files import load_config, shipped_configs
 from dmpo.models import load_model, load_tokenizer
 from dmpo.tasks import TASKS
 from tests.llada_checkpoint import llada_checkpoint

@@ -1,0 +1,110 @@
+"""Configs from YAML files, shipped names and `key=value` of the command line, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from .errors import check_keys, readable
+
+Config = TypeVar("Config")
+_SHIPPED = Path(__file__).parent / "shipped"
+
+
+def load_config(kind: type[Config], source: str | None, overrides: list[str] | None = None) -> Config:
+    """A config from a YAML path or a shipped name, with `key=value` overrides (values are YAML).
+
+    Raises:
+        ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
+    """
+    return build_config(kind, read_values(source, overrides))
+
+
+def read_values(source: str | None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The keys that a YAML file and `key=value` overrides give, not validated; errors as in `load_config`."""
+    values = {} if source is None else _read_yaml(source)
+    for item in overrides or []:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise ValueError(f"expected key=value, got {item!r}")
+        *parents, last = key.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
+        inner[last] = _parse_yaml(text, f"value of {key}")
+    return values
+
+
+def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
+    """A validated config; errors as in `load_config`."""
+    check_keys(kind, values)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ValueError(readable(error)) from None
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    return _yaml_names("")
+
+
+def launch_configs() -> list[str]:
+    """Names of the accelerate configs that come with the package."""
+    return _yaml_names("accelerate")
+
+
+def launch_config_path(name: str) -> Path:
+    """Path of the accelerate config of that name, for `accelerate launch --config_file`.
+
+    Raises:
+        ValueError: no such name.
+    """
+    if name not in launch_configs():
+        raise ValueError(f"no accelerate config {name!r}, choose one of {', '.join(launch_configs())}")
+    return _SHIPPED / "accelerate" / f"{name}.yaml"
+
+
+def _yaml_names(folder: str) -> list[str]:
+    return sorted(path.stem for path in (_SHIPPED / folder).glob("*.yaml"))
+
+
+def dump_config(config: Any) -> str:
+    """The config as YAML, in the order of its fields."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        shipped = shipped_configs()
+        if source not in shipped:
+            near = difflib.get_close_matches(source, shipped, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"no config {source!r}{hint}; shipped are {', '.join(shipped)}; or give the path of a .yaml file"
+            )
+        text = (_SHIPPED / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"config file {source} cannot be read: {error.strerror}") from error
+    values = _parse_yaml(text, f"config {source}")
+    if not isinstance(values, dict):
+        raise ValueError(f"config {source} must be a mapping of keys to values, got {type(values).__name__}")
+    return values
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error

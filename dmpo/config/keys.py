@@ -1,0 +1,255 @@
+"""The typed configs: every key of a run, its default, its meaning and what it may be."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from ..losses.baselines import Baseline
+from .decoding import COMMAND_DEFAULTS, RUN_DEFAULTS, DecodingOptions, decoding_options, default_of, with_defaults
+from .errors import checked_config
+
+ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
+SCORED_ONE_STEP = ("diffu_grpo",)  # losses that also score each round on one-step views
+_READ_BY = {  # keys that other losses leave unread
+    **dict.fromkeys(("weighting", "coeff", "ess_target"), ("wdce", "wddo")),
+    **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),
+    "prompt_mask_rate": ONE_STEP,
+    "wd1_psi": ("wd1",),
+    **dict.fromkeys(("wddo_alpha", "wddo_beta"), ("wddo",)),
+}
+_SHARED = {"alpha": ("wdce", "wddo"), **dict.fromkeys(("baseline", "strength"), ("wdce",))}  # shipped configs set them
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_AT_LEAST_ONE = (
+    *("max_prompt_length", "num_prompts", "rollout_batch_size", "buffer_rounds", "max_skipped_steps"),
+    *("replicates", "score_views", "max_steps", "gradient_steps", "save_total_limit", "eval_prompts"),
+)
+_AT_LEAST_ZERO = (
+    *("lora_r", "alpha", "strength", "wddo_alpha", "wddo_beta", "eval_temperature", "eval_decode_steps"),
+    *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "memory_budget", "save_steps", "eval_steps"),
+    *("seed", "reference_refresh_steps", "buffer_min_ess", "log_completions", "kl_beta"),
+)
+
+
+@checked_config
+@dataclass(config=_STRICT, kw_only=True)
+@with_defaults(RUN_DEFAULTS)
+class DMPOConfig(DecodingOptions):
+    """Everything that defines a run. Defaults are the paper's (docs/maths.md, sections 2 to 8) where it has one.
+
+    `DecodingOptions` holds the keys of decoding; rollouts and evaluation decode the same way.
+    """
+
+    # Model
+    model: str
+    """checkpoint folder, hub id, or the name of an embedded model"""
+    task: str
+    """a task of `dmpo.tasks`, or your class as `module:class`"""
+    output_dir: str
+    """the folder that the run owns"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """of the weights and the forward"""
+    attn_implementation: str = "sdpa"
+    """as in transformers"""
+    lora_r: int = 128
+    """rank of LoRA on all linear layers; 0 trains every weight, with a frozen copy as the reference"""
+    lora_alpha: int = 64
+    """as in peft"""
+    lora_dropout: float = 0.05
+    """as in peft"""
+    load_in_4bit: bool = False
+    """keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`); needs LoRA"""
+    gradient_checkpointing: bool = False
+    """recompute the activations of each block in the backward, for memory"""
+
+    # Task
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """arguments of the task"""
+    reward: str | None = None
+    """your function as `module:function`, in place of the task's reward; it runs in processes of its own"""
+    reward_timeout: float = 60.0
+    """seconds of one call of `reward`; a completion that takes longer, or crashes it, scores 0"""
+    max_prompt_length: int = 200
+    """tokens; a longer prompt is an error, it is never cut"""
+
+    # Rollouts
+    num_prompts: int = 8
+    """prompts of a round, over all ranks"""
+    num_generations: int = 16
+    """completions of each prompt, the group size G"""
+    rollout_batch_size: int = 16
+    """sequences of one forward without gradient (decoding and scoring)"""
+
+    # Objective
+    loss: Literal["wdce", "wddo", "wd1", "diffu_grpo"] = "wdce"
+    """wdce (weighted denoising cross-entropy), wddo (weighted direct discriminative optimisation), or, to compare with,
+    the published wd1 and diffu_grpo, which weight one-step log-probabilities by advantages. wddo does not read baseline
+    and strength; wd1 and diffu_grpo read neither them nor alpha, coeff, ess_target and weighting"""
+    wddo_alpha: float = 1.0
+    """of wddo, α_d"""
+    wddo_beta: float = 1.0
+    """of wddo, β"""
+    prompt_mask_rate: float = 0.15
+    """of wd1 and diffu_grpo, the share of prompt tokens that a view masks, in [0, 1)"""
+    wd1_psi: float = 1.0
+    """of wd1, ψ"""
+    clip_epsilon: float = 0.5
+    """of diffu_grpo, ε in (0, 1)"""
+    kl_beta: float = 0.04
+    """of diffu_grpo, β"""
+    alpha: float = 0.04
+    """temperature of the target p_ref·exp(r/α), in units of reward"""
+    coeff: float = 1.0
+    """proximal coefficient c in (0, 1]"""
+    ess_target: float | None = None
+    """choose c anew for each group, in [0.01, 0.99], so that the ESS of the group is this; null keeps `coeff`"""
+    weighting: Literal["softmax", "reward"] = "softmax"
+    """softmax (of c·(log p_ref − log p_cur + r/α)) or reward (w = r, as it is)"""
+    baseline: Baseline = "negative"
+    """the weight baseline; the paper takes negative"""
+    strength: float = 1.0
+    """how much of the baseline is subtracted; the paper takes 1"""
+    reference_refresh_steps: int = 0
+    """make the policy its own new reference every so many gradient steps; 0 never"""
+    replicates: int = 4
+    """views R of each completion in a gradient step; prompt masks of wd1 and diffu_grpo, whose published runs drew 1"""
+    score_views: int = 4
+    """views K for log-probabilities"""
+    mask_rate_min: float = 0.1
+    """the smallest share of positions that a view masks"""
+    mask_rate_max: float = 0.9
+    """the largest share of positions that a view masks"""
+    antithetic: bool = True
+    """draw views in pairs, of which one masks what the other shows"""
+    truncate_at_eos: bool = False
+    """count only the tokens up to and including the first EOS"""
+
+    # Buffer
+    buffer_rounds: int = 1
+    """rounds of rollouts that are kept; slot i of a gradient step is group i of a kept round, chosen at random"""
+    buffer_min_ess: float = 0.0
+    """drop a group of an earlier round, which the policy has left behind, once the ESS of softmax(log p_θ − log p_cur)
+    over it, as a share of the group, is smaller. 0 keeps all, and spares scoring them every round"""
+
+    # Optimisation
+    max_steps: int = 1000
+    """gradient steps in all"""
+    gradient_steps: int = 8
+    """gradient steps of a round, F"""
+    learning_rate: float = 1e-6
+    """of AdamW, constant after the warm-up"""
+    warmup_steps: int = 10
+    """gradient steps in which the learning rate rises from 0"""
+    weight_decay: float = 0.1
+    """of AdamW"""
+    adam_beta1: float = 0.9
+    """of AdamW"""
+    adam_beta2: float = 0.99
+    """of AdamW"""
+    max_grad_norm: float = 0.2
+    """a gradient with a larger norm is scaled down to this norm"""
+    micro_batch_size: int = 4
+    """views of one forward and backward, 0 for all at once; it changes the gradient by nothing but the masks of LoRA's
+    dropout"""
+    memory_budget: float = 0.0
+    """GB of a device; above 0, micro_batch_size is instead the largest that `dmpo plan` fits into it"""
+    max_skipped_steps: int = 20
+    """so many steps in a row whose loss or gradient is not finite end the run; each is skipped and counted. A
+    completion without a finite log-probability costs its group, not the step"""
+
+    # Book-keeping
+    resume: bool = False
+    """continue from the newest whole checkpoint of output_dir"""
+    save_steps: int = 100
+    """gradient steps between checkpoints; 0 for one at the end alone"""
+    save_total_limit: int = 2
+    """newest checkpoints that are kept; the best one on the validation split stays beside them"""
+    eval_steps: int = 100
+    """gradient steps between evaluations; 0 for one at the end alone"""
+    eval_prompts: int = 256
+    """held-out prompts of one evaluation"""
+    eval_temperature: float = 0.2
+    """of the sampled half of an evaluation; the other half is greedy"""
+    eval_decode_steps: int = 0
+    """model calls of a completion in evaluation; 0 for `steps`"""
+    report_to: list[str] = field(default_factory=list)
+    """trackers by accelerate's names (tensorboard, wandb, trackio)"""
+    log_completions: int = 4
+    """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "≥ 1")
+        for name in _AT_LEAST_ZERO:
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "≥ 0")
+        for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _require(
+            "num_generations", self.num_generations, self.num_generations >= 2, "≥ 2: weights are relative to a group"
+        )
+        _require("coeff", self.coeff, 0 < self.coeff <= 1, "in (0, 1]")
+        if self.ess_target is not None:
+            _require("ess_target", self.ess_target, 0 < self.ess_target <= 1, "in (0, 1], or null for a fixed coeff")
+            _require("weighting", self.weighting, self.weighting == "softmax", "softmax where ess_target is given")
+        _require("buffer_min_ess", self.buffer_min_ess, self.buffer_min_ess <= 1, "in [0, 1]")
+        if self.weighting == "reward":
+            chosen = self.loss != "wdce" or self.baseline != "negative"
+            _require("baseline", self.baseline, chosen, "none, mean or theta where weighting is reward")
+        _require("prompt_mask_rate", self.prompt_mask_rate, 0 <= self.prompt_mask_rate < 1, "in [0, 1)")
+        _require("clip_epsilon", self.clip_epsilon, 0 < self.clip_epsilon < 1, "in (0, 1)")
+        _require("wd1_psi", self.wd1_psi, self.wd1_psi > 0, "> 0")
+        _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
+        _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
+        _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
+        rates = (self.mask_rate_min, self.mask_rate_max)
+        _require("mask_rate_min, mask_rate_max", rates, 0 <= rates[0] <= rates[1] <= 1, "0 ≤ min ≤ max ≤ 1")
+        super().__post_init__()
+        if self.eval_decode_steps:
+            try:
+                decoding_options(self, steps=self.eval_decode_steps)
+            except ValueError as error:
+                raise ValueError(f"eval_decode_steps: {error}") from None
+        sees_masks = self.decoder != "wino" or self.attn_implementation in ("sdpa", "eager")
+        _require("attn_implementation", self.attn_implementation, sees_masks, "sdpa or eager for decoder 'wino'")
+        if self.antithetic:
+            for name in ("score_views",) if self.loss in ONE_STEP else ("replicates", "score_views"):
+                _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
+        if self.loss == "wddo":  # two independent halves, neither of which holds half a pair of complements
+            divisor = 4 if self.antithetic else 2
+            wanted = f"a multiple of {divisor} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
+            _require("replicates", self.replicates, self.replicates % divisor == 0, wanted)
+        for name, losses in _READ_BY.items():
+            value, default = getattr(self, name), default_of(type(self), name)
+            unread = self.loss not in losses and value != default
+            _require(name, value, not unread, f"left at {default} for loss '{self.loss}', which does not read it")
+        if self.loss in ONE_STEP:
+            differ = self.prompt_mask_rate > 0 or self.replicates == 1
+            _require("replicates", self.replicates, differ, "1 where prompt_mask_rate is 0: its views would all agree")
+
+
+def unread_keys(config: DMPOConfig) -> list[str]:
+    """Keys that are not at their defaults and that the config's loss leaves unread; others are refused."""
+    return [
+        name
+        for name, losses in _SHARED.items()
+        if config.loss not in losses and getattr(config, name) != default_of(DMPOConfig, name)
+    ]
+
+
+@checked_config
+@dataclass(config=_STRICT, kw_only=True)
+@with_defaults(COMMAND_DEFAULTS)
+class GenerateConfig(DecodingOptions):
+    """Keys of `dmpo generate`: `DecodingOptions`, and the device."""
+
+    device: str = "cpu"
+    """as torch names it"""
+
+
+def _require(name: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, got {value}")

@@ -1,0 +1,145 @@
+"""Merge an adapter into its base, and write the model of a run as a plain checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from ..storage.checkpoints import newest_checkpoint
+from ..storage.whole_files import ASIDE, damage
+from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
+from .files import checkpoint_folder, first_names, read_json
+from .loading import load_model
+from .masked_lm import MaskedLM
+from .saving import save_model
+
+Layout = Literal["transformers", "llada"]
+
+_TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+]
+
+
+def merge(
+    source: str | Path,
+    output: str | Path,
+    *,
+    base: str | Path | None = None,
+    layout: Layout | None = None,
+    max_shard_size: int | str = "5GB",
+) -> str:
+    """Write the trained model of a run as a plain checkpoint. Returns a line that names the merged folders.
+
+    The base is loaded in its own dtype. An adapter that was trained on a 4-bit base is merged into the unquantised
+    base. The tokenizer files of the base are copied unchanged; if it has none, the files beside the adapter are copied.
+
+    Args:
+        source: the folder of a run (its newest whole checkpoint counts), of a checkpoint (`step-N`), of an adapter (or
+            its Hub id), or of a plain checkpoint, which is only rewritten.
+        output: the folder to write, absent or empty. A failed call leaves no incomplete folder.
+        base: folder or Hub id of the base model; None for the base that adapter_config.json names.
+        layout: as in `save_model`; None for the layout of the base.
+        max_shard_size: as in `save_model`.
+
+    Raises:
+        ValueError: `output` is not empty; `source` has nothing to merge; the base is unknown; adapter, base and layout
+            do not fit together; or the adapter is pickled.
+    """
+    final = Path(output).expanduser()
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise ValueError(f"output must be absent or an empty folder, got {final}; give another path")
+    trained = trained_folder(source)
+    if is_adapter := (trained / CONFIG).is_file():
+        adapter = read_adapter(trained)
+        base_folder = checkpoint_folder(adapter_base(adapter.fields) if base is None else base)
+        model = merge_adapter(attach_adapter(load_model(base_folder), adapter))
+    elif base is not None:
+        raise ValueError(f"{trained} has a whole model and no adapter, so base has no use; leave base out")
+    else:
+        base_folder = trained
+        model = load_model(trained)
+    if layout is None:
+        layout = "llada" if read_json(base_folder / "config.json")["model_type"] == "llada" else "transformers"
+    partial = final.with_name(f"{ASIDE}{final.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_model(model, partial, layout, max_shard_size=max_shard_size)
+        tokenizer = _tokenizer_files(base_folder) or _tokenizer_files(trained)
+        for file in tokenizer:
+            shutil.copyfile(file, partial / file.name)
+        if final.is_dir():
+            final.rmdir()
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    what = f"{trained} merged into {base_folder}" if is_adapter else f"{trained}"
+    return f"{final}: {what}, {layout} layout, {model.dtype}, {'with' if tokenizer else 'without a'} tokenizer"
+
+
+def merge_adapter(adapted: PeftModel) -> MaskedLM:
+    """Add the adapter to the base weights, in place: W + scale·BA. For DoRA peft defines the formula.
+
+    The sum is computed in float32 and rounded once to the dtype of W. peft alone would compute in the dtype of W, and
+    bfloat16 would round twice.
+
+    Raises ValueError if the merged weights are not finite, or if the adapter adds a bias to layers without one.
+    """
+    layers = {name: layer for name, layer in adapted.named_modules() if isinstance(layer, BaseTunerLayer)}
+    if without := [name for name, layer in layers.items() if _adds_bias(layer)]:
+        names = first_names([name.removeprefix("base_model.model.") for name in without])
+        raise ValueError(
+            f"adapter has lora_bias, and its base has no bias in {names}, so a plain checkpoint cannot store the bias; "
+            "use the adapter without merging it (dmpo eval loads it)"
+        )
+    with torch.no_grad():
+        for layer in layers.values():
+            weights = layer.get_base_layer()
+            dtype: torch.dtype = next(weights.parameters()).dtype
+            weights.to(torch.promote_types(dtype, torch.float32))
+            layer.merge(safe_merge=True)
+            weights.to(dtype)
+    model: MaskedLM = adapted.unload()
+    return model.requires_grad_(True)
+
+
+def _adds_bias(layer: BaseTunerLayer) -> bool:
+    added = any(getattr(layer, "lora_bias", {}).values())
+    return added and getattr(layer.get_base_layer(), "bias", None) is None
+
+
+def trained_folder(path: str | Path) -> Path:
+    """The folder of the adapter or of the model. `path` is a run, a checkpoint, an adapter or a model, or a Hub id.
+
+    Raises ValueError if `path` is none of these, the run has no whole checkpoint, or the checkpoint is damaged.
+    """
+    folder = checkpoint_folder(path)
+    if (folder / "checkpoints").is_dir():
+        newest = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise ValueError(f"{folder / 'checkpoints'} has no whole checkpoint; give another run")
+        folder = newest
+    if (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+        return folder
+    for weights_folder in (folder / "adapter", folder / "model"):
+        if weights_folder.is_dir():
+            if problem := damage(folder):
+                raise ValueError(f"checkpoint {folder} is damaged: {problem}; give another checkpoint")
+            return weights_folder
+    raise ValueError(f"{folder} is no run, checkpoint, adapter or model: it has no {CONFIG} and no config.json")
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [file for name in _TOKENIZER_FILES if (file := folder / name).is_file()]

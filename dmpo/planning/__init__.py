@@ -1,0 +1,1 @@
+"""Expected memory of a run."""

@@ -1,0 +1,193 @@
+"""The memory of one rank at the peak of a rollout, of scoring and of an update, by category."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config.keys import ONE_STEP, SCORED_ONE_STEP, DMPOConfig
+from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
+
+CATEGORIES = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
+CONTEXT = {"cuda": 1 << 30, "cpu": 0}  # bytes of the CUDA context and libraries
+DEEPSPEED_BUCKET = 500_000_000  # elements that DeepSpeed reduces at a time by default
+
+
+class Ledger:
+    """Adds up the memory at the peak of each phase on the rank with the most rows, in bytes by category (`CATEGORIES`).
+
+    The result of a phase is the moment with the largest sum.
+    """
+
+    def __init__(
+        self,
+        config: DMPOConfig,
+        arch: Architecture,
+        gpus: int,
+        sharding: str,
+        device: Device,
+        head: type[HeadMemory] = HeadMemory,
+    ) -> None:
+        self.head = head
+        self.deepspeed = sharding in ("zero2", "zero3")
+        if self.deepspeed:
+            config = replace(config, dtype="bfloat16")
+        self.config, self.arch, self.gpus, self.sharding, self.device = config, arch, gpus, sharding, device
+        self.length = config.max_prompt_length + config.gen_length
+        self.block = BlockMemory(arch, config, device, self.length)
+        self.completions = -(-config.num_prompts * config.num_generations // gpus)
+        self.views = config.replicates * self.completions
+        whole_weights = sharding not in ("zero3", "fsdp")
+        self.weight_share = 1 if whole_weights else gpus
+        self.gradient_share = 1 if sharding == "ddp" else gpus
+        e, rank = self.block.e, config.lora_r
+        self.w = w = 4 if rank and not self.deepspeed else e  # bytes of a trained weight: peft's adapters are float32
+        linear_bytes = NF4_BYTES if config.load_in_4bit else e
+        self.block_bytes = int(arch.block_linear * linear_bytes) + arch.block_other * e
+        self.base = arch.layers * self.block_bytes + arch.outer * e
+        self.adapters = arch.layers * arch.adapter(rank) * w
+        self.trained = self.adapters if rank else self.base  # bytes of the trained weights, as many as of the gradients
+        self.moments = 2 * self.trained
+        if self.deepspeed:  # moments and master weights are float32
+            self.moments = 3 * 4 * self.trained // w
+        self.largest_trained = w * (rank * max(sum(x) for x in arch.linears) if rank else arch.head)
+
+    def micro_batch(self, views: int) -> int:
+        """The number of views of a micro-batch: `views`, but at most all views of the rank; 0 means all."""
+        return min(views or self.views, self.views)
+
+    def largest(self, limit: int) -> int:
+        """The most views whose update fits in `limit` bytes, by bisection: memory grows with the number of views."""
+        fits, too_many = 0, self.views + 1
+        while too_many - fits > 1:
+            views = (fits + too_many) // 2
+            if sum(self.update(views).values()) <= limit:
+                fits = views
+            else:
+                too_many = views
+        return fits
+
+    def rollout(self) -> dict[str, int]:
+        """The peak of a rollout: in the pass over the whole canvas, or in the draw that follows it."""
+        config, arch, block = self.config, self.arch, self.block
+        rows = min(config.rollout_batch_size, self.completions)
+        passes = rows * (2 if config.cfg_scale else 1)
+        shadow = config.block_length + 1 if config.decoder == "wino" else 0
+        tokens = passes * (self.length + shadow)
+        has_cache = config.decoder in ("prefix_cache", "dual_cache")
+        caches = 2 * arch.layers * arch.keys * block.e * tokens if has_cache else 0
+        running = (block.forward + block.masks) * tokens
+        if shadow:
+            running += tokens * (self.length + shadow)
+        head = self.head(arch, config, self.device, rows * config.block_length)
+        return self._larger(
+            self._resident(whole=True, activations=running, caches=caches),
+            self._resident(whole=True, activations=arch.hidden * block.e * tokens, caches=caches, logits=head.sampling),
+        )
+
+    def score(self) -> dict[str, int]:
+        """The peak of scoring: in the pass over views, or in the head after it."""
+        config, arch, block = self.config, self.arch, self.block
+        whole = config.loss in SCORED_ONE_STEP  # one-step views mask whole completions
+        views = max(config.score_views, config.replicates) if whole else config.score_views
+        rows = min(config.rollout_batch_size, views * self.completions)
+        masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
+        hidden_states = arch.hidden * block.e * rows * self.length
+        return self._larger(
+            self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
+            self._resident(whole=True, activations=hidden_states, logits=max(masked.scoring, masked.entropy)),
+        )
+
+    def update(self, views: int) -> dict[str, int]:
+        """The peak of an update: in forward and backward of `views` views, or in the optimizer's step.
+
+        Gradients of earlier micro-batches are in memory.
+        """
+        config, arch, block = self.config, self.arch, self.block
+        tokens, e = views * self.length, block.e
+        head = self.head(arch, config, self.device, self._masked(views, whole=config.loss in ONE_STEP))
+        saved = arch.layers * block.saved - block.first_block_unsaved
+        rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
+        if config.gradient_checkpointing:
+            saved = arch.layers * e * arch.hidden
+        saved_at_loss = saved + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # with the input of the final norm
+        hidden = 2 * e * arch.hidden
+        recomputed = block.saved if config.gradient_checkpointing else 0
+        running = (saved + recomputed + block.training + block.masks) * tokens
+        loss = (saved_at_loss + hidden + block.masks) * tokens
+        peak = self._resident(
+            activations=loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
+        )
+        peak = self._larger(
+            peak, self._resident(activations=running + rounded, other=self.largest_gradient, updating=True)
+        )
+        if not config.lora_r:  # the head's gradient in float32 and rounded; at the end the embeddings' gradient
+            head_gradients = (4 + e) * arch.head
+            peak = self._larger(peak, self._resident(activations=loss, logits=head_gradients, updating=True))
+            peak = self._larger(peak, self._resident(other=e * arch.head, updating=True))
+        # AdamW's roots of second moments: of all tensors at once on a GPU (foreach), of one tensor at a time on a CPU.
+        share = self.trained // self.gradient_share
+        roots = share if self.device == "cuda" else 2 * min(self.largest_trained, share)
+        return self._larger(peak, self._resident(other=roots, updating=True))
+
+    @property
+    def largest_gradient(self) -> int:
+        """The largest gradient of one weight of a block, before it is added to the earlier ones."""
+        rank, shapes = self.config.lora_r, self.arch.linears
+        return self.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
+
+    @property
+    def _rounded_adapters(self) -> int:
+        """The rounded copies of float32 adapters that the backward of a half-precision model needs."""
+        rounds = self.config.lora_r and self.block.e < self.w
+        return self.arch.layers * self.arch.adapter(self.config.lora_r) * self.block.e if rounds else 0
+
+    def _masked(self, rows: int, *, whole: bool) -> int:
+        """The hidden rows of masked tokens at the highest mask rate, or with `whole` of whole completions."""
+        return max(1, round(rows * self.config.gen_length * (1.0 if whole else self.config.mask_rate_max)))
+
+    def _resident(
+        self,
+        *,
+        activations: int = 0,
+        caches: int = 0,
+        logits: int = 0,
+        other: int = 0,
+        updating: bool = False,
+        whole: bool = False,
+    ) -> dict[str, int]:
+        """Bytes by category at one moment: the given bytes, and the tensors that exist at all times.
+
+        whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`); else two blocks of them.
+        """
+        config, arch, share, weight_share = self.config, self.arch, self.gradient_share, self.weight_share
+        has_reference = not config.lora_r or config.reference_refresh_steps > 0
+        gradients = self.trained // share if updating else 0
+        if self.gpus > 1 and self.sharding == "ddp":
+            gradients += self.trained  # DDP's buckets
+        elif updating and self.deepspeed:
+            gradients += min(self.trained, self.block.e * DEEPSPEED_BUCKET)
+        elif updating and share > 1:
+            gradients += self.trained // arch.layers  # the gradient of one block, before it is sharded
+        if config.load_in_4bit:
+            other += self.block.e * max(inputs * outputs for inputs, outputs in arch.linears)  # one dequantised weight
+        if weight_share > 1:
+            all_weights = self.base + self.adapters
+            two_blocks = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
+            other += all_weights if whole else min(two_blocks, all_weights)
+        by_category = {
+            "weights": self.base // weight_share,
+            "adapters": self.adapters // weight_share,
+            "reference": self.trained // self.weight_share if has_reference else 0,
+            "gradients": gradients,
+            "optimizer": self.moments // share,
+            "activations": int(activations),
+            "caches": int(caches),
+            "logits": int(logits),
+            "other": int(other) + CONTEXT[self.device],
+        }
+        assert tuple(by_category) == CATEGORIES
+        return by_category
+
+    @staticmethod
+    def _larger(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
+        return max(one, two, key=lambda by_category: sum(by_category.values()))

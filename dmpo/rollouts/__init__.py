@@ -1,0 +1,1 @@
+"""Completions of the policy: drawn, rewarded, scored, kept, masked into views."""

@@ -1,0 +1,83 @@
+"""Scores of a round: log-probabilities under the policy and the reference, and what an objective asks for besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..config.keys import DMPOConfig
+from ..decoding import Generation
+from ..models.masked_lm import special_ids
+from ..randomness import derive_key
+from .batch import Completions
+from .likelihood import ordered_log_probs, sequence_log_prob
+from .masking import views_of
+
+RowScores = Callable[[nn.Module, Completions, Tensor, DMPOConfig], dict[str, Tensor]]
+
+
+def no_scores(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> dict[str, Tensor]:
+    """No scores."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundScorer:
+    """Which scores of its own an objective wants of a round's completions, beside their ELBOs; by default none.
+
+    Both are functions (model, completions, row_ids, config) of this rank's B completions, called without gradient by
+    all ranks together. They return floating tensors [B, ...] by name, which the batch, the buffer and checkpoints carry
+    as `Batch.scores`. A group with a score that is not finite is left out of the step.
+
+    score_round: under the policy that drew the round; the scores stay as they are.
+    score_reference: under the reference; the scores are computed again when the reference is refreshed.
+    """
+
+    score_round: RowScores = field(default=no_scores)
+    score_reference: RowScores = field(default=no_scores)
+
+
+def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
+    """ELBO of completions [B] on K views that depend on their row ids alone: the same ones for every policy."""
+    mask_id, _ = special_ids(model)
+    views, size = score_views(completions.eligible, row_ids, config), config.rollout_batch_size
+    return sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
+
+
+def score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor:
+    """The K views, bool [K·B, L], on which `score_log_prob` scores completions."""
+    return views_of(config, eligible, row_ids, replicates=config.score_views, key=derive_key(config.seed, "score"))
+
+
+def path_log_prob(
+    model: nn.Module, completions: Completions, order: Tensor, config: DMPOConfig, name: str
+) -> dict[str, Tensor]:
+    """Exact log-probability [B] of the path that was drawn, under that name; nothing where the decoder has none."""
+    if config.decoder != "random_order":
+        return {}
+    mask_id, _ = special_ids(model)
+    of_tokens = ordered_log_probs(model, completions, order, mask_id=mask_id, batch_size=config.rollout_batch_size)
+    return {name: of_tokens.sum(-1)}
+
+
+def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Tensor) -> Tensor:
+    """How much likelier the decoder found its tokens, in its order, than training's ELBO does; nats a token, [B].
+
+    The mean recorded log-probability of the drawn tokens that count, minus the ELBO per token that counts. Taking the
+    most confident tokens first gives a value above 0 without any fault (topk). What a parallel, cached or guided
+    decoder adds to the value of topk is its drift from the likelihood that training uses. With early_stop and without
+    truncate_at_eos the ELBO also counts the EOS that fill a row, which are nearly certain: the value is then lower for
+    shorter completions.
+    """
+    counted = (generation.order >= 0) & eligible
+    recorded = (generation.log_probs * counted).sum(-1) / counted.sum(-1)
+    return recorded - log_prob_cur / eligible.sum(-1)
+
+
+def row_hash(tokens: Tensor) -> Tensor:
+    """A number [B] that differs where rows of tokens [B, L] differ, except with a chance of 2^-52; exact in float64."""
+    factors = torch.tensor([derive_key(i) | 1 for i in range(tokens.shape[1])], device=tokens.device)
+    return (tokens * factors).sum(-1) >> 12

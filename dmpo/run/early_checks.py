@@ -1,0 +1,49 @@
+"""What the command line checks of a run before torch is imported, which takes seconds: names and paths.
+
+The run checks the same things again with the same functions, since a script does not come this way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ..config.keys import DMPOConfig
+from ..models.files import local_checkpoint
+from ..tasks import TASKS, check_task_name
+from .resumption import check_not_moved, check_output_dir
+
+
+def check_run(config: DMPOConfig, source: str) -> None:
+    """Raise ValueError for a task, reward, model or output_dir that cannot be used; `source` is what named the config.
+
+    A Hub id is not looked up, and no data set is read.
+    """
+    check_not_moved(source, config)
+    check_task_name(config.task)
+    if config.task not in TASKS:
+        _check_module(config.task, "task")
+    if config.reward is not None:
+        _check_module(config.reward, "reward")
+    check_model_path(config.model)
+    check_output_dir(config, {})
+
+
+def check_model_path(model: str) -> None:
+    """Raise ValueError unless `model` is a folder, an embedded model, or looks like a Hub id."""
+    try:
+        local_checkpoint(model)
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from None
+
+
+def _check_module(name: str, what: str) -> None:
+    """Raise ValueError unless `name` is module:name and the module can be found; it is not imported."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{what} must be named 'module:name', got {name!r}")
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
+    if spec is None:
+        raise ValueError(f"{what} {name!r} cannot be imported: there is no module {module!r}")

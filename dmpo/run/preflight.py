@@ -1,0 +1,119 @@
+"""Checks before a run begins, so that no mistake shows hours later."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..config.keys import DMPOConfig, unread_keys
+from ..distributed.ranks import check_launch
+from ..models.masked_lm import special_ids, unwrap
+from ..models.tokenizer import encode_prompts
+from ..planning.plan import GB, largest_micro_batch
+from ..rewards import RewardPool
+from ..rollouts.rollout import training_row
+from ..tasks import Task
+from ..tasks.verdict import judge
+
+log = logging.getLogger("dmpo")
+
+
+def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
+    """Raise ValueError unless the launch worked, every rank has work and the trackers exist."""
+    check_launch(accelerator)
+    world = accelerator.num_processes
+    if (completions := config.num_prompts * config.num_generations) < world:
+        raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
+    if config.eval_prompts < world:
+        raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
+    if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
+        raise ValueError(
+            f"report_to: unknown or not installed: {', '.join(sorted(missing))}; install it, or leave it out"
+        )
+
+
+def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
+    """Warn, in one line, of keys that were set and that the loss does not read; `enabled` on one rank."""
+    if enabled and (keys := unread_keys(config)):
+        log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
+
+
+def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a wrong reward, a task that raises on no text at all, or a prompt too long among all that
+    this run will see."""
+    drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
+    rows = [training_row(task, config.seed, index) for index in range(drawn)]
+    held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
+    encode_prompts(tokenizer, rows + held_out, config.max_prompt_length)
+    reward.check(rows[0])
+    if message := judge(task, "", held_out[0]).message:
+        raise ValueError(f"task {config.task} fails on an empty completion: {message}")
+
+
+def check_model(config: DMPOConfig, policy: nn.Module) -> None:
+    """Raise ValueError where the model cannot do what the config asks of it."""
+    model = unwrap(policy)
+    longest = config.max_prompt_length + config.gen_length
+    if longest > model.config.max_position_embeddings:
+        limit = model.config.max_position_embeddings
+        raise ValueError(
+            f"max_prompt_length + gen_length is {longest}, the model takes {limit} tokens: shorten one of them"
+        )
+    _, eos_ids = special_ids(model)
+    for name in ("early_stop", "truncate_at_eos"):
+        if getattr(config, name) and not eos_ids:
+            raise ValueError(f"{name} needs an EOS token, and the model's config names none: set {name}=false")
+    if not config.lora_r and config.dtype != "float32":
+        log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
+
+
+def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelerator) -> DMPOConfig:
+    """The config with the micro_batch_size that memory_budget leaves room for, where there is one; a log line names it.
+
+    Raises:
+        ValueError: not even a micro-batch of one view fits, or a rollout does not.
+    """
+    if not config.memory_budget:
+        return config
+    kind = accelerator.distributed_type
+    sharding = "fsdp" if kind == DistributedType.FSDP else "ddp"
+    if kind == DistributedType.DEEPSPEED:
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        sharding = {2: "zero2", 3: "zero3"}.get(stage, "ddp")
+    size = largest_micro_batch(
+        config,
+        unwrap(policy).config,
+        int(config.memory_budget * GB),
+        accelerator.num_processes,
+        sharding=sharding,
+        device="cuda" if accelerator.device.type == "cuda" else "cpu",
+    )
+    if accelerator.is_main_process:
+        log.warning("memory_budget %g GB: micro_batch_size is %d", config.memory_budget, size)
+    return dataclasses.replace(config, micro_batch_size=size)
+
+
+def fingerprint(model: nn.Module) -> str | None:
+    """A digest of a model's weights as they were loaded, to recognise the model: names, shapes, 16 values of each.
+
+    Weights of LoRA, which a checkpoint holds, do not count. None where DeepSpeed has already spread the weights.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            continue
+        if not weight.numel():
+            return None
+        values = weight.detach().flatten()
+        samples = torch.linspace(0, len(values) - 1, 16, dtype=torch.float64).long()
+        sample = values[samples.to(values.device)].tolist()
+        state.update(f"{name} {tuple(weight.shape)} {sample}\n".encode())
+    return state.hexdigest()

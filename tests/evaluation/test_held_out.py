@@ -1,0 +1,105 @@
+"""If these fail, the accuracies that a run reports are not those of its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.text import Text
+from scipy import stats
+
+from dmpo import DMPOConfig
+from dmpo.evaluation.held_out import Evaluation, evaluate
+from dmpo.evaluation.intervals import Accuracy
+from dmpo.pretrain import character_tokenizer
+from dmpo.run.report import example_index, plot_run, summarise
+from dmpo.tasks import load_task
+from tests.tiny_models import tiny
+
+
+def config(**changes: Any) -> DMPOConfig:
+    values: dict[str, Any] = {"model": "", "task": "sudoku4", "output_dir": "", "gen_length": 16, "block_length": 16}
+    values |= {"steps": 4, "early_stop": False, "eval_prompts": 10, "eval_temperature": 1.0, "max_prompt_length": 16}
+    return DMPOConfig(**(values | changes))
+
+
+def model() -> Any:
+    return tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
+
+
+@pytest.mark.parametrize(("solved", "total"), [(0, 10), (3, 10), (10, 10), (140, 256)])
+def test_wilson_interval(solved: int, total: int) -> None:
+    expected = stats.binomtest(solved, total).proportion_ci(0.95, method="wilson")
+    low, high = Accuracy(solved, total).interval()
+    assert low == pytest.approx(expected.low, abs=1e-12)
+    assert high == pytest.approx(expected.high, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_completions_do_not_depend_on_batches_or_ranks(batch_size: int) -> None:
+    policy, tokenizer, task = model(), character_tokenizer(), load_task("sudoku4")
+    whole = evaluate(policy, tokenizer, task, config(), split="test")
+    shares = [
+        evaluate(policy, tokenizer, task, config(rollout_batch_size=batch_size), split="test", rank=r, world=3)
+        for r in range(3)
+    ]
+    assert sum(share.sampled.total for share in shares) == whole.sampled.total == 10
+    for r, share in enumerate(shares):
+        assert share.rows == whole.rows[r::3]
+        assert share.completions == whole.completions[r::3]
+    assert sum(share.sampled.solved for share in shares) == whole.sampled.solved
+
+
+def test_solved_rows_are_counted() -> None:
+    class Always:
+        def __init__(self) -> None:
+            self.inner = load_task("sudoku4")
+            self.row, self.reward, self.show = self.inner.row, self.inner.reward, self.inner.show
+
+        def solved(self, completion: str, row: dict[str, Any]) -> bool:
+            return row["puzzle"].count(".") % 2 == 0
+
+    evaluation = evaluate(model(), character_tokenizer(), Always(), config(), split="test")
+    even = sum(load_task("sudoku4").row("test", i)["puzzle"].count(".") % 2 == 0 for i in range(10))
+    assert evaluation.sampled == evaluation.greedy == Accuracy(even, 10)
+
+
+def evaluation(completions: list[str], sampled: int) -> Evaluation:
+    task = load_task("sudoku4")
+    rows = [task.row("test", i) for i in range(len(completions))]
+    greedy = sum(task.solved(c, row) for c, row in zip(completions, rows, strict=True))
+    return Evaluation(Accuracy(sampled, len(rows)), Accuracy(greedy, len(rows)), rows, completions)
+
+
+def test_summary_and_example() -> None:
+    task = load_task("sudoku4")
+    right = [task.row("test", i)["solution"] for i in range(4)]
+    before, after = evaluation([right[0], "x", "y", right[3]], 1), evaluation(right, 3)
+    summary = summarise(before, after)
+    assert summary["sampled_accuracy_before"] == 0.25
+    assert summary["sampled_accuracy_after"] == 0.75
+    assert summary["greedy_accuracy_before"] == 0.5
+    assert summary["greedy_accuracy_after"] == 1
+    assert example_index(before, after, task) == 1
+    assert example_index(after, after, task) is None
+
+
+def test_show_marks_what_is_wrong() -> None:
+    task = load_task("sudoku4")
+    row = {"puzzle": "1.34.41221434.21", "solution": "1234341221434321"}
+    drawn = task.show("1334341221434321", row)
+    assert drawn.count("red") == 1
+    assert drawn.count("green") == 2
+    hostile = task.show("[bold]x[/oops]", row)
+    assert Text.from_markup(hostile).plain == "not a grid: '[bold]x[/oops]'"
+
+
+def test_plot(tmp_path: Path) -> None:
+    level = {"ess": 0.5, "entropy": 1.0, "sampled_accuracy": 0.5, "tokens_per_forward": 4.0, "rollout_mismatch": 0.1}
+    metrics = [{"step": s, "reward": s / 9, "log_ratio": 0.1 * s, **level} for s in range(1, 9)]
+    summary = {f"{k}_accuracy_{when}": 0.5 for k in ("sampled", "greedy") for when in ("before", "after")} | {
+        "steps": 8
+    }
+    plot_run(metrics, [{"step": 1, "rollout": 2.0, "update": 3.0}], summary, "a run", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,278 @@
+"""If these fail, `dmpo plan` promises memory that a run does not have, or sends away one that would fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from benchmarks.memory import simulated_step as simulated
+from dmpo import cli
+from dmpo.config import DMPOConfig
+from dmpo.decoding import generate
+from dmpo.models import load_model, new_model
+from dmpo.models.masked_lm import unwrap
+from dmpo.models.published import read_model_config
+from dmpo.objectives.gradient import accumulate_gradient
+from dmpo.planning.ledger import CATEGORIES
+from dmpo.planning.memory import Architecture
+from dmpo.planning.plan import Plan, largest_micro_batch, plan
+from dmpo.rollouts.batch import Batch, Completions
+from dmpo.rollouts.likelihood import sequence_log_prob, token_entropy
+from dmpo.rollouts.policy import make_policy
+from tests.tiny_models import DATA, plain_checkpoint
+
+WIDTHS: dict[str, Any] = {"vocab_size": 512, "hidden_size": 64, "num_layers": 2, "num_heads": 4, "mlp_hidden_size": 192}
+ALLOWED = 0.08  # half of what is promised
+
+
+def small(**changes: Any) -> DMPOConfig:
+    sizes = {"max_prompt_length": 24, "gen_length": 32, "block_length": 8, "steps": 8, "rollout_batch_size": 8}
+    counts = {"num_prompts": 1, "num_generations": 2, "micro_batch_size": 4}
+    return DMPOConfig(
+        **{"model": "", "task": "", "output_dir": "", "dtype": "float32", "lora_r": 8, **sizes, **counts, **changes}
+    )
+
+
+def policy_of(config: DMPOConfig, **widths: int) -> tuple[Any, Any]:
+    model = new_model(
+        **{**WIDTHS, **widths, "mask_id": 3, "eos_id": 2, "attn_implementation": config.attn_implementation}
+    )
+    policy = make_policy(config, "cpu", model.to(getattr(torch, config.dtype)))
+    return policy, unwrap(policy).config
+
+
+def batch_of(config: DMPOConfig) -> Batch:
+    """Random tokens; the first row is padded, so that attention needs its mask."""
+    blank, draw = simulated.empty_batch(config, config.num_prompts), torch.Generator().manual_seed(0)
+    shapes = (blank.completions.prompt_ids.shape, blank.completions.tokens.shape)
+    prompts, tokens = (torch.randint(4, 100, shape, generator=draw) for shape in shapes)
+    blank.completions.prompt_mask[0, :3] = False
+    completions = Completions(prompts, blank.completions.prompt_mask, tokens, blank.completions.eligible)
+    return dataclasses.replace(blank, completions=completions, rewards=torch.rand(blank.rewards.shape, generator=draw))
+
+
+def measured(run: Callable[[], Any]) -> int:
+    """The most bytes that PyTorch had allocated at once, above what was there before."""
+    gc.collect()
+    with torch.autograd.profiler.profile(profile_memory=True, use_kineto=True) as profile:
+        run()
+    events = [(e.start_ns(), e.nbytes()) for e in profile.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for _, change in sorted(events, key=lambda event: event[0]):
+        live += change
+        peak = max(peak, live)
+    return peak
+
+
+def beside_weights(found: Plan, phase: str) -> int:
+    """What the phase allocates on top of weights, reference and moments; without the CUDA context."""
+    return sum(found.phases[phase][part] for part in ("gradients", "activations", "caches", "logits", "other"))
+
+
+def check(found: Plan, phase: str, got: int) -> None:
+    assert beside_weights(found, phase) == pytest.approx(got, rel=ALLOWED), found.phases[phase]
+
+
+@pytest.mark.parametrize(
+    ("changes", "widths"),
+    [
+        ({}, {}),
+        ({"gradient_checkpointing": True}, {}),
+        ({"lora_r": 0}, {}),
+        ({"lora_r": 0, "gradient_checkpointing": True}, {}),
+        ({"dtype": "bfloat16"}, {}),
+        ({"lora_dropout": 0.0}, {"hidden_size": 128, "mlp_hidden_size": 256}),
+        ({"micro_batch_size": 2}, {"num_kv_heads": 2, "num_layers": 4}),
+        ({"micro_batch_size": 8, "replicates": 8}, {"vocab_size": 4000}),
+        ({"attn_implementation": "eager"}, {}),
+    ],
+)
+def test_update_is_as_measured(changes: dict[str, Any], widths: dict[str, int]) -> None:
+    """All passes of one gradient step: forward, backward, and the gradient that earlier micro-batches left."""
+    config = small(**changes)
+    policy, model_config = policy_of(config, **widths)
+    batch, accelerator = batch_of(config), Accelerator(cpu=True)
+    got = measured(lambda: accumulate_gradient(accelerator, policy, policy, batch, config, 0))
+    check(plan(config, model_config, device="cpu"), "update", got)
+
+
+@pytest.mark.parametrize(("lora_r", "vocab"), [(8, 512), (8, 40), (0, 40)])
+def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
+    """The logits of the entropy, or the pass, have the peak."""
+    config = small(lora_r=lora_r)
+    policy, model_config = policy_of(config, vocab_size=vocab)
+    rows = batch_of(config).completions.repeat(4)
+    for ids in (rows.tokens, rows.prompt_ids):
+        ids.clamp_(max=vocab - 1)
+    views = torch.rand(rows.tokens.shape, generator=torch.Generator().manual_seed(0)) < config.mask_rate_max
+
+    def run() -> None:
+        sequence_log_prob(policy, rows, views, mask_id=3, batch_size=config.rollout_batch_size)
+        token_entropy(policy, rows, views, mask_id=3)
+
+    check(plan(config, model_config, device="cpu"), "score", measured(run))
+
+
+@pytest.mark.parametrize(
+    ("changes", "widths"),
+    [
+        ({}, {}),
+        ({"decoder": "dual_cache"}, {"num_layers": 8, "num_kv_heads": 2}),
+        ({"decoder": "wino", "wino_threshold": 0.0, "gen_length": 16}, {}),
+    ],
+)
+def test_rollout_is_as_measured(changes: dict[str, Any], widths: dict[str, int]) -> None:
+    """Among others: the keys and values of one block are gone before those of the next are made."""
+    config = small(num_generations=8, early_stop=False, **changes)
+    policy, model_config = policy_of(config, **widths)
+    rows = batch_of(config).completions
+    got = measured(lambda: generate(policy, rows.prompt_ids, config, attention_mask=rows.prompt_mask))
+    check(plan(config, model_config, device="cpu"), "rollout", got)
+
+
+@pytest.mark.parametrize("lora_r", [0, 8])
+@pytest.mark.parametrize("kind", ["llada", "llama", "qwen2", "qwen3"])
+def test_weights_and_moments_are_exact(kind: str, lora_r: int, tmp_path: Path) -> None:
+    folder, config = DATA / "llada-tiny", small(lora_r=lora_r)
+    if kind != "llada":
+        folder = tmp_path
+        plain_checkpoint(folder, kind, tie_word_embeddings=kind == "llama", mask_token_id=3)
+    policy = make_policy(config, "cpu", load_model(folder, dtype="float32"))
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.dim()]
+    found = plan(config, read_model_config(str(folder))).phases["update"]
+    assert found["weights"] + found["adapters"] == sum(p.nbytes for p in policy.parameters())
+    assert found["optimizer"] == sum(x.nbytes for x in moments)
+    trained = sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+    assert (found["gradients"], found["reference"]) == (trained, 0 if lora_r else trained)
+
+
+def paper(**changes: Any) -> DMPOConfig:
+    """LLaDA-8B with LoRA r=128, bfloat16, prompts of 200 and completions of 256 tokens, 4 views at a time."""
+    return DMPOConfig(model="", task="", output_dir="", num_prompts=1, num_generations=2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kv_heads"),
+    [
+        ({}, 16),
+        ({"lora_r": 0}, 16),
+        ({"attn_implementation": "eager", "lora_dropout": 0.0}, 4),
+    ],
+)
+def test_what_a_block_keeps_is_as_simulated(changes: dict[str, Any], kv_heads: int) -> None:
+    """Closer than the tests above: from 2 blocks to 3, the peak of one pass grows by what one keeps."""
+    config = paper(replicates=2, **changes)
+
+    def grown(peak: Callable[[Any], int]) -> int:
+        sizes: dict[str, Any] = {"hidden": 1024, "mlp": 3072, "heads": 16, "kv_heads": kv_heads, "vocab": 500}
+        models = [
+            simulated.llama_config(layers=layers, attention=config.attn_implementation, **sizes) for layers in (2, 3)
+        ]
+        return peak(models[1]) - peak(models[0])
+
+    planned = grown(lambda model: plan(config, model).phases["update"]["activations"])
+    assert planned == pytest.approx(grown(lambda model: simulated.passes_peak(config, model)), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({"gradient_checkpointing": True}, 40e9),
+        ({"gradient_checkpointing": True, "load_in_4bit": True}, 24e9),
+    ],
+)
+def test_llada_8b_is_as_simulated_and_fits(changes: dict[str, Any], limit: float) -> None:
+    """The trainer's own code on fake tensors, at few blocks of the real widths: every further block adds the same.
+
+    The simulation does not see inside the kernels; their piece of logits is the plan's.
+    """
+    config, model = paper(**changes), simulated.llada_8b()
+
+    def whole(peak: Callable[..., int]) -> int:
+        one, two = (peak(config, simulated.llada_8b(layers)) for layers in (1, 2))
+        return one + 31 * (two - one)
+
+    peak = max(whole(simulated.passes_peak), whole(simulated.optimizer_peak))
+    found = plan(config, model, memory=limit / 1e9)
+    assert beside_weights(found, "update") - (1 << 30) == pytest.approx(peak, rel=0.06)
+    assert simulated.resident(config, model) + peak + 1.5e9 < limit, "1.5 GB: CUDA context, a piece of logits"
+    assert found.fits
+
+
+def test_largest_micro_batch_is_the_last_that_fits() -> None:
+    config, model = paper(gradient_checkpointing=True), simulated.llada_8b()
+    config.num_generations = 64
+    for budget in (24e9, 30e9, 40e9):
+        size = largest_micro_batch(config, model, int(budget), 1)
+        peaks = [plan(dataclasses.replace(config, micro_batch_size=n), model).peak("update") for n in (size, size + 1)]
+        assert peaks[0] <= budget < peaks[1]
+    assert largest_micro_batch(config, model, 10**12, 1) == 4 * 64, "all the views of the rank"
+    assert largest_micro_batch(config, model, 10**12, 8) == 4 * 8
+    chosen = plan(dataclasses.replace(config, memory_budget=30.0), model, memory=30.0)
+    assert chosen.micro_batch_size == largest_micro_batch(config, model, int(30e9), 1)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one view needs 2\d\.\d GB, got 20 GB"):
+        largest_micro_batch(paper(), simulated.llada_8b(), int(20e9), 1)
+    greedy = paper(rollout_batch_size=512, gradient_checkpointing=True)
+    greedy.num_generations = 512
+    with pytest.raises(ValueError, match=r"rollout needs .* smaller rollout_batch_size than 512"):
+        largest_micro_batch(greedy, simulated.llada_8b(), int(40e9), 1)
+
+
+def test_sharding_splits_what_it_says() -> None:
+    config, model = paper(lora_r=0), simulated.llada_8b(layers=4)
+    parts = {
+        kind: plan(config, model, gpus=4, sharding=kind).phases["update"] for kind in ("ddp", "zero2", "zero3", "fsdp")
+    }
+    alone = plan(config, model).phases["update"]
+    assert tuple(alone) == CATEGORIES
+    assert parts["ddp"]["gradients"] == 2 * alone["gradients"], "and a copy in buckets"
+    for kind, weights, masters in (("zero2", 1, 3), ("zero3", 4, 3), ("fsdp", 4, 1)):
+        assert parts[kind]["weights"] == alone["weights"] // weights
+        # DeepSpeed: two moments and the weights themselves in float32, twice as wide
+        assert parts[kind]["optimizer"] == alone["optimizer"] * masters // 4
+    rollout = plan(config, model, gpus=4, sharding="fsdp").phases["rollout"]
+    assert rollout["weights"] + rollout["other"] > alone["weights"], "decoding takes whole weights"
+
+
+def test_parameters_of_llada_8b() -> None:
+    assert Architecture.of(simulated.llada_8b()).parameters == 8_015_581_184  # of the published checkpoint
+
+
+def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = f"model={DATA / 'llada-tiny'}"
+    assert cli.main(["plan", "llada-8b-sudoku", model, "--gpus", "8", "--memory", "80"]) == 0
+    out = capsys.readouterr().out
+    assert "activations" in out
+    assert "fits 80 GB; largest micro_batch_size 128" in out
+    assert cli.main(["plan", "sudoku-tiny", "--memory", "0.001"]) == 1, "a script can ask whether a run fits"
+    out = capsys.readouterr().out
+    assert "does not fit 0.001 GB: rollout, score, update; not even micro_batch_size 1 fits" in out
+    advice = "gradient_checkpointing, load_in_4bit or more sharding need less; a smaller rollout_batch_size than 512"
+    assert advice in " ".join(out.split()), "the advice of memory_budget"
+    for arguments, message in (
+        ([model, "--gpus", "0"], "gpus must be ≥ 1, got 0"),
+        ([model, "--memory", "0"], "memory must be > 0 GB, got 0.0"),
+        ([model, "--memory", "nan"], "memory must be > 0 GB, got nan"),
+        ([model, "--sharding", "zero9"], "sharding must be one of ddp, zero2, zero3, fsdp, got 'zero9'"),
+        ([f"model={tmp_path}"], f"{tmp_path / 'config.json'} does not exist"),
+        (["model=nowhere"], "path 'nowhere' does not exist"),
+    ):
+        assert cli.main(["plan", "llada-8b-sudoku", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("dmpo plan: ")
+        assert message in error
+        assert error.count("\n") == 1
