@@ -35,7 +35,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not empty"):
         trainer(settings(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="must be a folder, got the file"):
         trainer(settings(tmp_path / "thesis.txt"))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dmpo.cli import main as dmpo
 from dmpo.run.selection import list_checkpoints
-from dmpo.run.whole_files import ASIDE, digest
+from dmpo.run.whole_files import ASIDE, file_digest
 
 STEPS = 12
 SIZES = {"num_prompts": 8, "num_generations": 4, "gradient_steps": 2, "micro_batch_size": 64, "eval_prompts": 16}
@@ -80,7 +80,7 @@ def result(folder: Path) -> dict[str, object]:
     """All of a finished run that must not depend on what happened to it."""
     summary = json.loads((folder / "summary.json").read_text())
     accuracies = {key: value for key, value in summary.items() if "accuracy" in key}
-    return accuracies | {name: digest(folder / name) for name in FILES}
+    return accuracies | {name: file_digest(folder / name) for name in FILES}
 
 
 def main() -> int:

@@ -130,7 +130,7 @@ def test_the_memory_plan_knows_the_piece(rows: int) -> None:
     """Of the pass that scores: its rows have a piece, and the plan's is as large."""
     arch: Any = SimpleNamespace(vocab=VOCAB, hidden=HIDDEN)
     config: Any = SimpleNamespace(dtype="bfloat16", lora_r=8)
-    planned = HeadMemory(arch, config, "cuda", rows).piece()
+    planned = HeadMemory(arch, config, "cuda", rows).logits_tile()
     with fake_gpu(FakeTensorMode()):
         hidden, weight = fakes(rows)
         head = linear_ce_tiles.head_of(hidden, weight, None)

@@ -59,7 +59,7 @@ def test_a_reward_that_the_run_did_not_have(tmp_path: Path) -> None:
 def test_fewer_steps_and_another_rate_say_what_to_do(tmp_path: Path) -> None:
     trainer(settings(tmp_path, **SHORT)).train()
     with pytest.raises(
-        ValueError, match=r"max_steps is 1, but the run in .* has a checkpoint of step 2: give a larger"
+        ValueError, match=r"max_steps is 1, but the run in .* has a checkpoint of step 2; give a larger"
     ):
         trainer(settings(tmp_path, **SHORT | {"max_steps": 1, "resume": True}))
     with pytest.raises(ValueError, match=r"'learning_rate' was 0\.001 and is now 0\.1; .* dmpo merge .* model=FOLDER"):
