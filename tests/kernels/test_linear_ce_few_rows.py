@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.predict.op_counts import count, fake_gpu, peak, total
 from benchmarks.predict.kernels import walk
+from benchmarks.predict.op_counts import count, fake_gpu, peak, total
 from dmpo.kernels import linear_ce_tiles, linear_ce_triton, linear_token_logprobs, linear_weighted_ce, reference
 from dmpo.planning.memory import HeadMemory
 from tests.kernels.linear_problems import HEADS, compare, problem

@@ -16,8 +16,9 @@ from dmpo.objectives.gradient import accumulate_gradient
 from dmpo.objectives.one_step import one_step_log_probs, one_step_views
 from dmpo.planning.plan import plan
 from dmpo.rollouts.batch import Completions
-from tests import devices, test_plan
+from tests import devices
 from tests.gradient_problems import MASK, PROMPT, config, rollouts
+from tests.planning import test_plan
 from tests.tiny_models import tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")
