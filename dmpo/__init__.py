@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .models.masked_lm import head_weight as head_weight
     from .models.masked_lm import hidden_states as hidden_states
     from .models.masked_lm import lm_head as lm_head
-    from .models.new import new_model as new_model
+    from .models.new_models import new_model as new_model
     from .models.saving import save_model as save_model
     from .models.tokenizer import load_tokenizer as load_tokenizer
     from .rollouts.batch import Completions as Completions
@@ -53,7 +53,7 @@ _HOME = {
     "load_adapter": "models.adapters",
     "load_model": "models.loading",
     "load_tokenizer": "models.tokenizer",
-    "new_model": "models.new",
+    "new_model": "models.new_models",
     "sample_views": "rollouts.masking",
     "save_model": "models.saving",
     "sequence_log_prob": "rollouts.likelihood",
