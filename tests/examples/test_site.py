@@ -82,6 +82,11 @@ def test_citation_is_of_this_version() -> None:
     assert citation["references"][0]["url"].endswith("2510.08233")
 
 
+def test_make_docs_is_not_quiet() -> None:
+    """With --quiet, mkdocs neither shows warnings nor counts them: `strict` would let them pass."""
+    assert "-m mkdocs build\n" in (ROOT / "Makefile").read_text()
+
+
 def test_forge_and_hooks_call_what_exists() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     job = workflow["jobs"]["test"]
