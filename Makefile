@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 INPUTS := pyproject.toml setup.py build_backend.py .ci/constraints.txt .ci/constraints.py $(wildcard csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test test-versions lint bench gpu-bundle clean
+.PHONY: help train study test test-versions lint docs bench gpu-bundle clean
 
 help:
 	@echo 'make train   fine-tune the embedded model with DMPO on 4x4 Sudoku; writes runs/sudoku-tiny/'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-versions  the quick tests with the oldest, the pinned and the newest versions; writes docs/versions.md'
 	@echo '             interpreters: OLDEST_PYTHON=python3.10 NEWEST_PYTHON=python3.13; some sets only: ARGS="oldest newest"'
 	@echo 'make lint    linters and type checks alone'
+	@echo 'make docs    the site of docs/, examples/ and the reference, in build/docs/; needs no network'
 	@echo 'make bench   measure everything on this device beside its peers, 25 minutes; ARGS="--only kernels step", --quick'
 	@echo 'make gpu-bundle  what an offline GPU machine lacks, in build/gpu-bundle/; PYTHON=python3.12 TORCH=2.11.0 ARCH=9.0'
 	@echo 'make clean   remove the virtual environments and build products; runs/ stays'
@@ -46,6 +47,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo 'build/docs/index.html'
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

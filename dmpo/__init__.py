@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from .models.masked_lm import head_weight as head_weight
     from .models.masked_lm import hidden_states as hidden_states
     from .models.masked_lm import lm_head as lm_head
+    from .models.new_models import new_model as new_model
     from .models.saving import save_model as save_model
     from .models.tokenizer import load_tokenizer as load_tokenizer
+    from .rollouts.batch import Completions as Completions
+    from .rollouts.likelihood import sequence_log_prob as sequence_log_prob
+    from .rollouts.masking import sample_views as sample_views
     from .trainer import DMPOTrainer as DMPOTrainer
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Completions": "rollouts.batch",
     "DMPOConfig": "config.keys",
     "DMPOTrainer": "trainer",
     "Generation": "decoding",
@@ -48,7 +53,10 @@ _HOME = {
     "load_adapter": "models.adapters",
     "load_model": "models.loading",
     "load_tokenizer": "models.tokenizer",
+    "new_model": "models.new_models",
+    "sample_views": "rollouts.masking",
     "save_model": "models.saving",
+    "sequence_log_prob": "rollouts.likelihood",
 }
 
 __all__ = sorted(_HOME)

@@ -1,0 +1,43 @@
+"""What `make docs` adds to the pages of docs/: a hook of mkdocs.
+
+Pages that are files elsewhere in the repository: examples/*.py, CONTRIBUTING.md and CHANGELOG.md. And copies of files
+that pages link to outside docs/, as `../benchmarks/results/kernel_report.md`: the site has them under repository/.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+_OUTSIDE = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")  # the target of a link or picture of a page in docs/ itself
+
+
+def example_page(path: Path) -> str:
+    """A script as a page: its docstring, then its code."""
+    text = path.read_text()
+    summary, _, rest = (ast.get_docstring(ast.parse(text)) or path.name).partition("\n")
+    code = re.sub(r'\A""".*?"""\n+', "", text, flags=re.DOTALL)
+    return f'# {summary.rstrip(".")}\n\n{rest.strip()}\n\n```python title="examples/{path.name}"\n{code}```\n'
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages and files that are not in docs/."""
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        files.append(File.generated(config, f"examples/{path.stem}.md", content=example_page(path)))
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        text = re.sub(r"\]\(docs/", "](", (ROOT / f"{name}.md").read_text())
+        files.append(File.generated(config, f"{name.lower()}.md", content=text))
+    outside = {target for page in (ROOT / "docs").glob("*.md") for target in _OUTSIDE.findall(page.read_text())}
+    for target in sorted(outside):
+        files.append(File.generated(config, f"repository/{target}", abs_src_path=str(ROOT / target)))
+    return files
+
+
+def on_page_markdown(markdown: str, **others: Any) -> str:
+    """Lead links out of docs/ to the copies."""
+    return _OUTSIDE.sub(r"repository/\1", markdown)
