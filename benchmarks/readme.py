@@ -1,7 +1,7 @@
-"""Does the README show what was measured? Its tables, each between two markers, from the files in results/ alone.
+"""Do README.md and docs/results.md show what was measured? Their tables come from the files in results/ alone.
 
     python -m benchmarks.readme            # which tables differ from the results
-    python -m benchmarks.readme --write    # put them into the README
+    python -m benchmarks.readme --write    # put them into the two pages
 
 A table stands between `<!-- name -->` and `<!-- /name -->`.
 """
@@ -22,7 +22,7 @@ from benchmarks.measured import table
 from benchmarks.runs import embedded_models
 from benchmarks.study.conditions import SEEDS
 
-README = ROOT / "README.md"
+README, RESULTS_PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 
 
 def _embedded_model(name: str) -> str:
@@ -50,13 +50,15 @@ def _gpus() -> str:
     return "\n\n".join([*map(summary, measurements(RESULTS)), _section(RESULTS / "prediction.md", "In short")])
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "sudoku-tiny": lambda: _embedded_model("sudoku-tiny"),
-    "countdown-tiny": lambda: _embedded_model("countdown-tiny"),
-    "bench": table.markdown,
-    "prediction": _gpus,
-    "study": lambda: _resolved(_section(RESULTS / "study" / "study.md", "Conclusions")),
-    "plan": lambda: (RESULTS / "plan.md").read_text(),
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {  # of each page
+    README: {"sudoku-tiny": lambda: _embedded_model("sudoku-tiny")},
+    RESULTS_PAGE: {
+        "countdown-tiny": lambda: _embedded_model("countdown-tiny"),
+        "prediction": _gpus,
+        "bench": table.markdown,
+        "plan": lambda: (RESULTS / "plan.md").read_text(),
+        "study": lambda: _resolved(_section(RESULTS / "study" / "study.md", "Conclusions")),
+    },
 }
 
 
@@ -73,32 +75,35 @@ def insert(text: str, name: str, content: str) -> str:
     return f"{before}{begin}{content.strip()}\n{end}{after}"
 
 
-def filled(text: str) -> str:
-    """The text with every table as the results have it."""
-    for name, make in TABLES.items():
+def filled(text: str, page: Path) -> str:
+    """The text of a page with every table as the results have it."""
+    for name, make in TABLES[page].items():
         text = insert(text, name, make())
     return text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="into the README")
+    parser.add_argument("--write", action="store_true", help="into the pages")
     options = parser.parse_args()
-    text, differ = README.read_text(), []
-    for name, make in TABLES.items():
-        try:
-            found = insert(text, name, make())
-        except (FileNotFoundError, KeyError) as error:
-            found = None
-            print(f"{name}: no results to show: {error!r}", file=sys.stderr)
-        if found != text:
-            differ.append(name)
-        if found is not None and options.write:
-            text = found
-    if options.write:
-        README.write_text(text)
-    print(f"differed from the results: {', '.join(differ)}" if differ else "the README shows what was measured")
-    return 0 if options.write else len(differ)
+    different = []
+    for page, tables in TABLES.items():
+        text = page.read_text()
+        for name, make in tables.items():
+            try:
+                new_text = insert(text, name, make())
+            except (FileNotFoundError, KeyError) as error:
+                print(f"{name}: no results to show: {error!r}", file=sys.stderr)
+                different.append(name)
+                continue
+            if new_text != text:
+                different.append(name)
+            if options.write:
+                text = new_text
+        if options.write:
+            page.write_text(text)
+    print(f"differed from the results: {', '.join(different)}" if different else "the pages show what was measured")
+    return 0 if options.write else len(different)
 
 
 if __name__ == "__main__":
