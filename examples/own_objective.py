@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dmpo import DMPOConfig, DMPOTrainer, ImportanceWeights
-from dmpo.batch import Batch
+from dmpo.losses.weights import effective_sample_size
 from dmpo.objectives import OBJECTIVES
 from dmpo.objectives.step import Objective, Step, Terms, weighted_ce
 from dmpo.objectives.target import fresh_views
-from dmpo.weights import effective_sample_size
+from dmpo.rollouts.batch import Batch
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
