@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 import dmpo
-from dmpo.models import unwrap
+from dmpo.models.masked_lm import unwrap
 from dmpo.randomness import derive_key
 from dmpo.tasks import load_task
 

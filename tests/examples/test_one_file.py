@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dmpo import DMPOConfig, DMPOTrainer, load_model
-from dmpo.config.files import load_config
+from dmpo.config import load_config
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "one_file.py"
 PROMPTS, GROUP, STEPS = 3, 4, 4
