@@ -16,7 +16,6 @@ from unittest import mock
 import yaml
 
 from dmpo import cli
-from dmpo import cli as command_functions
 from dmpo.config import DMPOConfig, GenerateConfig
 from dmpo.config.files import build_config, launch_configs, load_config
 
@@ -129,10 +128,10 @@ def _parse(arguments: list[str]) -> None:
         of_run = any(word.startswith('model="runs/') for word in words)
         return [] if not of_run or any(word.startswith("tasks=") for word in words) else ["tasks=sudoku4"]
 
-    work = {"train": config, "plan": config, "generate": generate}
-    names = ("pretrain", "merge", "config_file", "info")
+    work = {"_train": config, "_plan": config, "_generate": generate}
+    names = ("_pretrain", "_merge", "_config_file", "_info")
     with (
-        mock.patch.multiple(command_functions, **work, **{name: lambda given: None for name in names}),
+        mock.patch.multiple(cli, **work, **{name: lambda given: None for name in names}),
         mock.patch("dmpo.evaluation.run_keys.keys_of_run", keys_of_run),
         mock.patch("dmpo.run.early_checks.check_model_path"),
         mock.patch("dmpo.evaluation.runner.evaluate_checkpoint"),
