@@ -4,8 +4,8 @@ Rows are views: row = replicate · B + sample. `weights` is [B] (one group: the 
 with groups · G = B (the sum over each group, then the mean over groups).
 
 These modules are for scripts: autograd differentiates the loss over all views at once. Training uses
-`objectives/wdce.py`, which has the same loss in micro-batches. `tests/test_objective.py` holds both equal, loss and
-gradient (`test_gradient_is_that_of_the_loss`).
+`objectives/wdce.py`, which has the same loss in micro-batches. `tests/objectives/test_gradient.py` holds both
+equal, loss and gradient (`test_gradient_is_that_of_the_loss`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """WDDO, weighted direct discriminative optimisation: the alternative to WDCE (docs/maths.md, section 5).
 
 These modules are for scripts: autograd differentiates the loss over all views at once. Training uses
-`objectives/wddo.py`, which has the same loss in micro-batches. `tests/test_objective.py` holds both equal, loss and
-gradient (`test_wddo_gradient_is_that_of_the_loss`).
+`objectives/wddo.py`, which has the same loss in micro-batches. `tests/objectives/test_gradient.py` holds both
+equal, loss and gradient (`test_wddo_gradient_is_that_of_the_loss`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """WDCE, the weighted denoising cross-entropy: the loss of DMPO (docs/maths.md, sections 3 and 5; arXiv 2510.08233).
 
 This is the form that training uses: the weights are constants, and the views pass through the model in micro-batches.
-`losses.WDCELoss` and `LinearWDCELoss` are the same loss as modules, for scripts. `tests/test_objective.py` holds both
-equal, loss and gradient (`test_gradient_is_that_of_the_loss`).
+`losses.wdce.WDCELoss` and `LinearWDCELoss` are the same loss as modules, for scripts.
+`tests/objectives/test_gradient.py` holds both equal, loss and gradient (`test_gradient_is_that_of_the_loss`).
 """
 
 from __future__ import annotations

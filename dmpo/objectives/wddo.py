@@ -1,8 +1,8 @@
 """WDDO, weighted direct discriminative optimisation: the alternative of DMPO (docs/maths.md, section 5).
 
 This is the form that training uses: constant coefficients of mean NLLs, whose gradient is the gradient of the loss.
-`discriminative.WDDOLoss` and `LinearWDDOLoss` are the same loss as modules, for scripts. `tests/test_objective.py`
-holds both equal, loss and gradient (`test_wddo_gradient_is_that_of_the_loss`).
+`losses.wddo.WDDOLoss` and `LinearWDDOLoss` are the same loss as modules, for scripts.
+`tests/objectives/test_gradient.py` holds both equal, loss and gradient (`test_wddo_gradient_is_that_of_the_loss`).
 """
 
 from __future__ import annotations

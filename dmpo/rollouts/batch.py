@@ -39,7 +39,7 @@ class Completions:
 class Batch:
     """Groups of G completions of one prompt each; row = group · G + completion, over all ranks.
 
-    A rank has its own rows (`parallel.rank_rows`) of: completions; row_ids int64 [B], which name each completion in the
+    A rank has its own rows (`ranks.rank_rows`) of: completions; row_ids int64 [B], which name each completion in the
     whole run; and scores, floating [B, ...] by name, which the objective asked for when the round was drawn
     (`scoring.RoundScorer`). A rank has the rows of all ranks of: rewards, log_prob_ref and log_prob_cur [groups, G],
     the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
