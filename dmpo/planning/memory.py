@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config.keys import DMPOConfig
-from ..kernels import linear_ce_tiles as tiles
-from ..kernels import linear_sampling
+from ..kernels.linear_ce import tiles
+from ..kernels.sampling import from_hidden as linear_sampling
 
 Device = Literal["cuda", "cpu"]
 

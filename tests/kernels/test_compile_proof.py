@@ -71,7 +71,7 @@ from dataclasses import replace
 
 import triton, triton.language as tl
 from benchmarks.counted.cubin import compile_kernel
-from dmpo.kernels import sampling
+from dmpo.kernels.sampling import triton_kernels as sampling
 from dmpo.kernels.launch import LaunchConfig, production_kernel
 from dmpo.kernels.production import production_kernels
 

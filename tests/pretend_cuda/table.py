@@ -118,9 +118,9 @@ views. A micro-batch is the forward and the backward of the weighted cross-entro
 OPS = """
 ## Ops
 
-One call at LLaDA's vocabulary (V = 126464) in 16 bits, backward included where there is one. The rows are few, so all of
-the vocabulary is one tile of logits. Where rows fill the tile, linear cross-entropy takes 16 tiles, with three launches
-each.
+One call at LLaDA's vocabulary (V = 126464) in 16 bits, backward included where there is one. The rows are few, so the
+whole vocabulary is one tile of logits. Where rows fill the tile, linear cross-entropy takes 16 tiles, with three
+launches each.
 
 | | launches | syncs |
 |---|---|---|"""
