@@ -117,8 +117,8 @@ def extension_arguments(torch: ModuleType) -> dict[str, Any]:
     major, minor = OLDEST_TORCH
     extension = (CUDAExtension if home else CppExtension)(
         name="dmpo._C",
-        sources=["csrc/bindings.cpp", "csrc/remask_cpu.cpp"] + (["csrc/remask_cuda.cu"] if home else []),
-        depends=["csrc/checks.h", "csrc/entries.h", "csrc/remask.h", "csrc/selection.h"],
+        sources=["csrc/bindings.cpp", "csrc/select_cpu.cpp"] + (["csrc/select_cuda.cu"] if home else []),
+        depends=["csrc/checks.h", "csrc/operators.h", "csrc/selection_rule.h", "csrc/selection.h"],
         define_macros=[
             ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000"),
             ("DMPO_OLDEST_TORCH", f'"{major}.{minor}"'),
@@ -144,9 +144,11 @@ def layout() -> dict[str, Any]:
     editable install goes by a folder that holds nothing but a link to dmpo/: a plain path, which type checkers and
     editors follow, and which shows no other folder of the tree.
     """
-    names = [*find_packages(include=["dmpo", "dmpo.*"], exclude=["dmpo.kernels", "dmpo.kernels.*"]), "dmpo.kernels"]
+    of_kernels = [f"dmpo.{name}" for name in find_packages(include=["kernels", "kernels.*"])]
+    names = [*find_packages(include=["dmpo", "dmpo.*"], exclude=["dmpo.kernels", "dmpo.kernels.*"]), *of_kernels]
     if "editable_wheel" not in sys.argv:
-        return {"packages": names, "package_dir": {"dmpo.kernels": "kernels"}}
+        folders = {name: name.removeprefix("dmpo.").replace(".", "/") for name in of_kernels}
+        return {"packages": names, "package_dir": folders}
     folder = Path(__file__).parent / ".editable"
     folder.mkdir(exist_ok=True)
     if not (folder / "dmpo").is_symlink():

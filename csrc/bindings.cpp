@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/version.h>
 
-#include "entries.h"
+#include "operators.h"
 
 #ifndef DMPO_WITH_CUDA
 #define DMPO_WITH_CUDA 0

@@ -6,7 +6,7 @@
 #include <optional>
 #include <variant>
 
-#include "remask.h"
+#include "selection_rule.h"
 
 namespace dmpo {
 

@@ -10,7 +10,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from .kernels.reference import uniform as _uniform
+from .kernels.random_numbers import uniform as _uniform
 
 
 def derive_key(seed: int, *path: str | int) -> int:

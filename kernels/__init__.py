@@ -8,10 +8,9 @@ would register every operator twice.
 if __name__ != "kernels":
     from . import reference
     from .linear_ce import linear_token_logprobs, linear_weighted_ce
-    from .linear_sampling import linear_sample_tokens
     from .masked_ce import masked_token_logprobs, weighted_masked_ce
     from .remask import remask_, revoke_
-    from .sampling import sample_tokens
+    from .sampling import linear_sample_tokens, sample_tokens
 
     __all__ = [
         "linear_sample_tokens",

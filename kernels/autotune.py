@@ -1,4 +1,4 @@
-"""The fastest launch parameters of an op on this machine, searched on request and kept where `launch.py` looks."""
+"""The fastest launch parameters of an op on this machine, searched on request and kept where launches look."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from . import launch, masked_ce_triton, sampling
-from .launch_table import TABLE, LaunchConfig, cache_file, nearest_architecture
+from . import launch
+from .launch.table import TABLE, LaunchConfig, cache_file, nearest_architecture
+from .masked_ce import triton_kernels as masked_ce
+from .sampling import sample_tokens
 
 
 def autotune(
@@ -68,10 +70,10 @@ def _job(op: str, vocab: int, dtype: torch.dtype) -> Callable[[], Any]:
         raise ValueError(f"op: {op} of {dtype} runs no Triton kernel here ({launch.kernel_status(device)[1]})")
     targets = torch.zeros(1, rows, dtype=torch.int64, device=device)
     if op == "sample_tiles":
-        return lambda: sampling.sample_tokens(x[0], 1.0, seed=0)
+        return lambda: sample_tokens(x[0], 1.0, seed=0)
     if op == "ce_forward":
-        return lambda: masked_ce_triton.forward(x, targets, None, None, None, 0.0)
+        return lambda: masked_ce.forward(x, targets, None, None, None, 0.0)
     if op == "ce_backward":
         zeros, ones, out = x.new_zeros(1, rows).float(), x.new_ones(1, rows).float(), torch.empty_like(x)
-        return lambda: masked_ce_triton.backward(x, targets, None, zeros, zeros, ones, None, out)
+        return lambda: masked_ce.backward(x, targets, None, zeros, zeros, ones, None, out)
     raise ValueError(f"op: got {op!r}, want ce_forward, ce_backward or sample_tiles, or a `run` that launches it")

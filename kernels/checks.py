@@ -1,4 +1,4 @@
-"""Argument checks shared by the cross-entropy kernels.
+"""Argument checks that several ops share.
 
 Shapes, dtypes and devices are checked in the public functions. Values are checked inside the ops, on CPU tensors
 only: on a GPU a value check would stall the stream, so there a target outside [0, V) gives NaN for its row and a
@@ -7,9 +7,13 @@ weight that is not finite reaches the loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
+_SMALLEST_TEMPERATURE = 1e-30  # 1 / T stays finite in float32
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -88,3 +92,61 @@ def check_weight_values(name: str, x: Tensor | None) -> None:
         raise ValueError(
             f"{name}: got {int((~torch.isfinite(x)).sum())} values that are not finite, want finite weights"
         )
+
+
+def check_linear(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, max_logits_bytes: int | None, dims: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Validate; returns the three tensors in the dtype autocast asks for, if it is on."""
+    check_floating("hidden", hidden, dims)
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"weight: got {type(weight).__name__}, want the tensor lm_head.weight [V, H]; an adapter on lm_head (LoRA) "
+            "must be merged into it first"
+        )
+    check_floating("weight", weight, "VH")
+    if bias is not None:
+        check_floating("bias", bias, "V")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    check_like("weight", weight, hidden, (weight.shape[0], hidden.shape[-1]), hidden.dtype)
+    if weight.shape[0] == 0:
+        raise ValueError(f"weight: got shape {list(weight.shape)}, want V >= 1")
+    if bias is not None:
+        check_like("bias", bias, hidden, (weight.shape[0],), bias.dtype)
+    if max_logits_bytes is not None:
+        if isinstance(max_logits_bytes, bool) or not isinstance(max_logits_bytes, int):
+            kind = type(max_logits_bytes).__name__
+            raise TypeError(f"max_logits_bytes: got {max_logits_bytes!r} ({kind}), want an int, bytes")
+        if max_logits_bytes < 1:
+            raise ValueError(f"max_logits_bytes: got {max_logits_bytes}, want a whole number of bytes >= 1")
+    return hidden, weight, bias
+
+
+def check_draw(
+    x: Tensor, vocab: int, temperature: float, seed: int, row_ids: Tensor | None, forbid: Sequence[int]
+) -> tuple[list[int], int]:
+    """Validate what says how to draw for the rows of `x` [M, ...]; forbidden ids once each, and the seed in 64 bits."""
+    check_number("temperature", temperature)
+    if temperature != 0 and temperature < _SMALLEST_TEMPERATURE:
+        raise ValueError(f"temperature: got {temperature}, want 0 or at least {_SMALLEST_TEMPERATURE}")
+    if isinstance(seed, bool) or not isinstance(seed, (Integral, torch.SymInt)):
+        raise TypeError(f"seed: got {type(seed).__name__}, want an integer")
+    if row_ids is not None:
+        check_like("row_ids", row_ids, x, (x.shape[0],), torch.int64)
+    if not isinstance(forbid, (Sequence, set, frozenset)) or isinstance(forbid, str):
+        raise TypeError(f"forbid: got {type(forbid).__name__}, want a sequence of token ids")
+    ids = list(dict.fromkeys(forbid))
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral):
+            raise TypeError(f"forbid: got {token!r}, want token ids (integers)")
+        if not 0 <= token < vocab:
+            raise ValueError(f"forbid: got {token}, want token ids in [0, {vocab})")
+    if len(ids) == vocab:
+        raise ValueError(f"forbid: got all {vocab} tokens, want at least one left to draw")
+    if not -(1 << 63) <= seed < 1 << 63:
+        seed = (int(seed) + (1 << 63)) % (1 << 64) - (1 << 63)
+    return [int(token) for token in ids], int(seed)

@@ -11,21 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of arithmetic and results for inputs of `dtype`."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(wide(x.dtype))
+from .arithmetic import coefficients, mean_nll, widened
+from .random_numbers import exponentials, uniform
 
 
 def masked_token_logprobs(
     logits: Tensor, targets: Tensor, mask: Tensor | None = None, *, inplace_backward: bool = False
 ) -> Tensor:
     """log softmax(logits)[target] where masked, 0 elsewhere; [N, L]."""
-    logits = _wide(logits)
+    logits = widened(logits)
     if mask is not None:  # dead rows and their targets may hold anything: NaN, -100
         logits, targets = logits.masked_fill(~mask.unsqueeze(-1), 0.0), targets.masked_fill(~mask, 0)
     log_probs = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -41,21 +35,8 @@ def linear_token_logprobs(
     max_logits_bytes: int | None = None,
 ) -> Tensor:
     """`masked_token_logprobs` of `hidden @ weight.T + bias`; [M]."""
-    logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
+    logits = torch.nn.functional.linear(widened(hidden), widened(weight), None if bias is None else widened(bias))
     return masked_token_logprobs(logits, targets)
-
-
-def coefficients(weights: Tensor, baseline: Tensor | None, strength: float) -> Tensor:
-    """a = w - s * b in float32, or in float64 where one of them is; [N]."""
-    if baseline is None:
-        return _wide(weights)
-    dtype = wide(torch.promote_types(weights.dtype, baseline.dtype))
-    return weights.to(dtype) - strength * baseline.to(dtype)
-
-
-def mean_nll(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Per-row mean of -log p over masked positions, 0 for a row without any; [N, L] -> [N]."""
-    return 0.0 - (log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def weighted_masked_ce(
@@ -90,7 +71,7 @@ def linear_weighted_ce(
 ) -> tuple[Tensor, Tensor]:
     """`weighted_masked_ce` of `hidden @ weight.T + bias`."""
     hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)  # NaN in a dead row must not reach the gradient of the head
-    logits = torch.nn.functional.linear(_wide(hidden), _wide(weight), None if bias is None else _wide(bias))
+    logits = torch.nn.functional.linear(widened(hidden), widened(weight), None if bias is None else widened(bias))
     return weighted_masked_ce(logits, targets, mask, weights, baseline, strength)
 
 
@@ -142,7 +123,7 @@ def sample_tokens(
     one exponential race over all tokens; T = 0 takes the first largest logit. A row with a NaN, or with nothing but
     -inf, gives the lowest allowed token and probability NaN.
     """
-    logits = _wide(logits).clamp(max=torch.finfo(_wide(logits).dtype).max)
+    logits = widened(logits).clamp(max=torch.finfo(widened(logits).dtype).max)
     logits[:, list(forbid)] = float("-inf")
     logits = logits - logits.amax(-1, keepdim=True)  # before the division: (l - max) / T keeps its digits
     probs = logits.softmax(-1)  # NaN throughout for a row that has no distribution
@@ -162,41 +143,6 @@ def sample_tokens(
     allowed[list(forbid)] = False
     ids = torch.where(probs.isnan().any(-1), allowed.int().argmax(-1), ids)
     return ids, probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
-
-
-_MIX = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1))
-
-
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64 finaliser (Steele, Lea & Flood 2014) on wrapping int64."""
-    for shift, factor in _MIX:
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return x
-
-
-def seed_key(seed: int) -> int:
-    """The seed (any integer, taken mod 2^64) as a well-mixed signed 64-bit key: `_mix` on a Python integer."""
-    key = (seed + 0x9E3779B97F4A7C15) % (1 << 64)
-    for shift, factor in _MIX:
-        key = (key ^ (key >> shift)) * factor % (1 << 64)
-    return key - (key >> 63 << 64)
-
-
-def _row_state(seed: int, row_ids: Tensor) -> Tensor:
-    """The row's 64 random bits, a function of (seed, row id) alone; int64 [M]."""
-    return _mix(_mix(row_ids.long()) ^ seed_key(seed))
-
-
-def uniform(seed: int, row_ids: Tensor) -> Tensor:
-    """Counter-based uniforms in [0, 1), float64, a function of (seed, row id) alone; [M] -> [M]."""
-    return ((_row_state(seed, row_ids) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
-
-
-def exponentials(seed: int, row_ids: Tensor, size: int) -> Tensor:
-    """Counter-based unit exponentials -log(1 - u), float64, a function of (seed, row id, index); [M] -> [M, size]."""
-    steps = torch.arange(1, size + 1, device=row_ids.device) * -0x61C8864680B583EB
-    bits = _mix(_row_state(seed, row_ids).unsqueeze(-1) + steps) & ((1 << 63) - 1)
-    return -torch.log1p(-(bits.double() + 0.5) * 2.0**-63)
 
 
 def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: float, limit: int | Tensor) -> Tensor:
@@ -224,6 +170,6 @@ def linear_sample_tokens(
     max_logits_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`sample_tokens` of `hidden @ weight.T + bias`."""
-    hidden = _wide(hidden)
-    logits = torch.nn.functional.linear(hidden, _wide(weight), None if bias is None else bias.to(hidden.dtype))
+    hidden = widened(hidden)
+    logits = torch.nn.functional.linear(hidden, widened(weight), None if bias is None else bias.to(hidden.dtype))
     return sample_tokens(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)

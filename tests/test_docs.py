@@ -112,16 +112,16 @@ def test_a_wrong_name_is_found() -> None:
         "kernels/cofee.py",
         "coffee.py",
         "weights.importance_wates",
-        "linear_ce_sweep.swep",
+        "frozen_head.vocabulary_pas",
         "objectiv=wdce",
         "cofe/",
     )
     assert [name for name in wrong if not unknown(name)] == []
     right = (
-        "kernels/remask.py",
+        "kernels/remask/api.py",
         "remask.py",
         "weights.importance_weights",
-        "linear_ce_sweep.sweep",
+        "linear_ce.frozen_head.vocabulary_pass",
         "loss=wdce",
         "csrc/",
     )

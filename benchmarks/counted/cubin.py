@@ -134,18 +134,19 @@ def _counts(source: str, loads: list[str], wide: int, local: list[str], dots: li
 
 
 def _compile_numbered(number: int, ptx: bool) -> Compiled:
-    from dmpo.kernels.launch import production_kernels
+    from dmpo.kernels.production import production_kernels
 
     return compile_kernel(production_kernels()[number], ptx=ptx)
 
 
 def compile_all(archs: tuple[int, ...] | None = None, *, ptx: bool = False) -> list[Compiled]:
     """Every production configuration, on as many processes as there are cores; `ptx` as in `compile_kernel`."""
-    from dmpo.kernels import launch
+    from dmpo.kernels.launch import paths
+    from dmpo.kernels.production import production_kernels
 
-    if launch.INTERPRETED:
+    if paths.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it")
-    kernels = launch.production_kernels()
+    kernels = production_kernels()
     numbers = [i for i, kernel in enumerate(kernels) if archs is None or kernel.arch in archs]
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         return list(pool.map(partial(_compile_numbered, ptx=ptx), numbers, chunksize=2))

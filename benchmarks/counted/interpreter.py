@@ -17,6 +17,7 @@ import triton.language as tl
 from triton.runtime import JITFunction, interpreter
 
 from dmpo.kernels import launch
+from dmpo.kernels.launch import paths
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def interpreted() -> Iterator[None]:
         triton.knobs.runtime.scope(),
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(JITFunction, "__call__", call),
-        mock.patch.object(launch, "INTERPRETED", True),
+        mock.patch.object(paths, "INTERPRETED", True),
         launch.plain_path(False),
         quick_interpreter(),
     ):

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from benchmarks.counted.op_traffic import PRODUCTS, UNCOUNTED, bytes_behind, bytes_moved, is_view
 from benchmarks.harness.peak_memory import allocations, highest_sum
-from dmpo.kernels import linear_ce_tiles
+from dmpo.kernels import head as lm_head
 
 try:
     from triton.runtime import interpreter
@@ -78,12 +78,12 @@ def as_on_a_gpu() -> Iterator[None]:
     """The walks of linear cross-entropy as a GPU takes them: operands of products in the inputs' dtype, a GPU's bounds
     of a piece. On CPU tensors such products run inside `measure` alone."""
 
-    def bound(limit: int | None, defaults: dict[str, int], device: torch.device) -> int:
+    def byte_limit(limit: int | None, defaults: dict[str, int], device: torch.device) -> int:
         return defaults["cuda"] if limit is None else limit
 
     with (
-        mock.patch.object(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype)),
-        mock.patch.object(linear_ce_tiles, "bound", bound),
+        mock.patch.object(lm_head, "head_of", lambda h, w, b: lm_head.Head(w, b, h.dtype)),
+        mock.patch.object(lm_head, "byte_limit", byte_limit),
     ):
         yield
 

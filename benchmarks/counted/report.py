@@ -63,8 +63,8 @@ def compiled_from() -> str:
     folder = ROOT / "kernels"
     kernels = re.compile(r"^@.*\bjit$|^def production\(", re.MULTILINE)
     sources = _files(folder)
-    files = [path for path in sources if path.suffix == ".py" and kernels.search(path.read_text())]
-    files += [path for path in sources if path.relative_to(folder).parts[0].startswith("launch")]
+    files = [path for path in sources if kernels.search(path.read_text())]
+    files += [path for path in sources if path.relative_to(folder).parts[0] == "launch"]
     files.append(ROOT / "benchmarks" / "counted" / "cubin.py")
     return _digest(str(versions()["triton"]), *(path.read_text() for path in files))
 
@@ -79,8 +79,8 @@ def counted_from(*, peers_alone: bool = False) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The sources and tables below a folder."""
-    return sorted(path for path in folder.rglob("*.*") if path.suffix in (".py", ".json"))
+    """The sources below a folder."""
+    return sorted(folder.rglob("*.py"))
 
 
 def _digest(*texts: str) -> str:
@@ -195,7 +195,7 @@ def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str
     from benchmarks.counted.interpreter import quick_interpreter
     from dmpo.kernels import launch
 
-    if not launch.INTERPRETED:
+    if not launch.paths.INTERPRETED:
         raise RuntimeError("the meter counts in Triton's interpreter, and TRITON_INTERPRET is not set")
     size = QUICK if setting.quick else WHOLE
     positions = size.linear_rows * size.linear_length

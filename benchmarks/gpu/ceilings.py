@@ -14,7 +14,7 @@ from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import Timing, measure
 from benchmarks.harness.data_sheets import device_named
 from dmpo import kernels
-from dmpo.kernels.linear_ce_tiles import product
+from dmpo.kernels.head import product
 
 # name -> rows M, inner size K, columns N, dtype of the result
 PRODUCTS = {

@@ -16,7 +16,7 @@ def probe(kind: str) -> dict[str, Any]:
     import torch
 
     from benchmarks.harness.setting import Setting, processor, versions
-    from dmpo.kernels.launch_table import cache_file
+    from dmpo.kernels.launch.table import cache_file
     from dmpo.kernels.remask import extension_status
 
     report: dict[str, Any] = {

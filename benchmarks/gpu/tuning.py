@@ -2,7 +2,7 @@
 
 Block size and warps of every tuned kernel at LLaDA's vocabulary. The fastest are written to the cache that every later
 process on this machine reads. The part notes the same table; what is to ship with the package goes into `TABLE` of
-kernels/launch_table.py. A rehearsal times the plain path and writes to a folder that it deletes.
+kernels/launch/table.py. A rehearsal times the plain path and writes to a folder that it deletes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.gpu.timing import measure
 from dmpo import kernels
 from dmpo.kernels import launch
 from dmpo.kernels.autotune import autotune
-from dmpo.kernels.launch_table import cache_file
+from dmpo.kernels.launch.table import cache_file
 
 ROWS, VOCABULARY, WIDTH = 1024, 126464, 4096
 SAME = 1e-5  # log-probabilities and gradients before and after, in units of the largest
@@ -43,7 +43,7 @@ def run(setting: GpuSetting, note: Note) -> None:
                 tune(op, size, job, setting, note, name)
         file = cache_file()
         table = json.loads(file.read_text())
-        note("table, for launch_table.py", launch_json=json.dumps(table), file=None if setting.rehearse else file)
+        note("table, for launch/table.py", launch_json=json.dumps(table), file=None if setting.rehearse else file)
 
 
 def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSetting, note: Note, name: str) -> None:

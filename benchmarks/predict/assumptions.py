@@ -8,7 +8,7 @@ from benchmarks.predict.kernels import DRAWN, VOCAB
 from benchmarks.predict.op_counts import ELEMENTARY
 from benchmarks.predict.rl_round import ADAM_BYTES, OURS, OURS_DDP, PUBLISHED
 from benchmarks.predict.roofline import BOUND, HOST, LIKELY
-from dmpo.kernels.linear_ce_tiles import TRITON_COLUMNS
+from dmpo.kernels.linear_ce.tiles import TRITON_COLUMNS
 
 
 def reach_title(reach: Any) -> str:

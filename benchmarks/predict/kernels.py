@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.harness.data_sheets import DEVICES, Device
 from benchmarks.predict.op_counts import count, fake_gpu, total
 from benchmarks.predict.roofline import UNITS, Attainable, Work, seconds
-from dmpo.kernels.linear_ce_sweep import sweep
-from dmpo.kernels.linear_ce_trained import Gradients, recompute, row_chunks
+from dmpo.kernels.linear_ce.frozen_head import vocabulary_pass
+from dmpo.kernels.linear_ce.trainable_head import Gradients, recompute, row_chunks
 
 VOCAB, HIDDEN, LOGIT_BYTES = 126464, 4096, 2
 DRAWN = 16 * 32  # rows of a draw: a batch of 16 at the first step of a block of 32
@@ -85,12 +85,13 @@ def walk(rows: Tensor, head: Tensor, *, trainable: bool, weighted: bool) -> None
         rows = rows[targets]
     needs = (True, trainable, False)
     if not trainable:
-        slope = sweep(rows, head, None, targets, gradient=True, limit=None, c=c if weighted else None).gradient
+        row_scale = c if weighted else None
+        slope = vocabulary_pass(rows, head, None, targets, gradient=True, limit=None, row_scale=row_scale).grad_hidden
         found = Gradients(slope, None, None)
     elif weighted:
         found = row_chunks(rows, head, None, targets, c, needs, None)[1]
     else:
-        seen = sweep(rows, head, None, targets, gradient=False, limit=None)
+        seen = vocabulary_pass(rows, head, None, targets, gradient=False, limit=None)
         found = recompute(rows, head, None, targets, (seen.row_max, seen.log_sum), c, needs, None)
     made = []
     for gradient in (found.hidden, found.weight):

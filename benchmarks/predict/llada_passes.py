@@ -26,7 +26,8 @@ from benchmarks.memory.simulated_step import fill, llada_8b
 from benchmarks.predict.op_counts import Ops, count, extended, fake_gpu, peak
 from dmpo.config import DMPOConfig
 from dmpo.decoding.cache import BlockCache
-from dmpo.kernels import linear_ce_sweep, linear_sampling
+from dmpo.kernels.linear_ce import frozen_head
+from dmpo.kernels.sampling import from_hidden as linear_sampling
 from dmpo.models.masked_lm import MaskedLlama, hidden_states
 from dmpo.rollouts.policy import make_policy
 
@@ -157,8 +158,8 @@ class Simulation:
 
         def draw_masked() -> None:
             chosen = hidden.flatten(0, 1)[index]
-            chunks = linear_sampling.Chunks(
-                chosen, self.head, None, linear_sampling.PIECE_BYTES["cuda"], self.config.temperature
+            chunks = linear_sampling.RowChunks(
+                chosen, self.head, None, linear_sampling.LOGITS_BYTES["cuda"], self.config.temperature
             )
             for part in chosen.split(chunks.rows):
                 chunks(part, self.config.temperature, 0, index, [0])
@@ -182,7 +183,9 @@ class Simulation:
 
     def _sweep(self, hidden: Tensor, index: Tensor, *, gradient: bool, c: Tensor | None = None) -> Tensor | None:
         rows = hidden.flatten(0, 1)[index]
-        return linear_ce_sweep.sweep(rows, self.head, None, index, gradient=gradient, limit=None, c=c).gradient
+        return frozen_head.vocabulary_pass(
+            rows, self.head, None, index, gradient=gradient, limit=None, row_scale=c
+        ).grad_hidden
 
     def _hidden(self, rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)

@@ -31,8 +31,11 @@ from benchmarks.counted.op_traffic import PRODUCTS, UNCOUNTED, bytes_moved, is_v
 from benchmarks.harness.data_sheets import Device
 from benchmarks.memory.simulated_step import LiveBytes, gpu_dropout
 from benchmarks.predict.roofline import Attainable, Work, seconds
-from dmpo.kernels import launch, linear_ce_triton, masked_ce_triton, sampling_triton
-from dmpo.kernels.launch_table import TABLE
+from dmpo.kernels import launch
+from dmpo.kernels.launch.table import TABLE
+from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
+from dmpo.kernels.masked_ce import triton_kernels as masked_ce_triton
+from dmpo.kernels.sampling import triton_kernels as sampling_triton
 
 ELEMENTARY = 40
 _ELEMENTARY_OPS = {"exp", "log", "pow", "rsqrt", "silu", "_softmax", "_log_softmax", "silu_backward"}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config.keys import DMPOConfig
-from ..kernels import linear_ce_tiles as tiles
-from ..kernels import linear_sampling
+from ..kernels.linear_ce import tiles
+from ..kernels.sampling import from_hidden as linear_sampling
 
 Device = Literal["cuda", "cpu"]
 
@@ -210,8 +210,8 @@ class HeadMemory:
             limit = tiles.ROW_CHUNK_BYTES[self.device]
             columns = self.arch.vocab
         else:
-            limit = tiles.SWEEP_BYTES[self.device]
-            _, columns = tiles.piece_shape(self.arch.vocab, self.rows, limit, logit_bytes, on_gpu=on_gpu)
+            limit = tiles.TILE_BYTES[self.device]
+            _, columns = tiles.tile_shape(self.arch.vocab, self.rows, limit, logit_bytes, on_gpu=on_gpu)
         return min(limit, self.rows * columns * logit_bytes) + cast * columns
 
     @property
@@ -229,7 +229,7 @@ class HeadMemory:
         """A draw: the hidden rows and a chunk of logits; on a CPU also the products of rows and head, tile by tile."""
         e, h, vocab = ITEMSIZE[self.config.dtype], self.arch.hidden, self.arch.vocab
         rows = self.rows * h * e
-        limit = linear_sampling.PIECE_BYTES[self.device]
+        limit = linear_sampling.LOGITS_BYTES[self.device]
         if self.device == "cuda":
             return rows + min(limit, self.rows * vocab * e)
         cast = min(linear_sampling.WEIGHT_BYTES, 4 * vocab * h) if self._half else 0

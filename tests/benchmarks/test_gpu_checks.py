@@ -20,6 +20,7 @@ from benchmarks.gpu.oracle import LEAST_P, chi_square, draws_that_differ, error_
 from benchmarks.gpu.records import FileNote, GpuSetting, read_records
 from dmpo import kernels
 from dmpo.kernels import launch, reference
+from dmpo.kernels.launch import parameters
 
 CPU = torch.device("cpu")
 
@@ -238,13 +239,13 @@ def test_what_is_timed_for_a_kernel_launches_it(
     dtype: torch.dtype, interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, int]] = []
-    right = launch._launch_config
+    right = parameters._launch_config
 
     def record(op: str, longest: int, size: int, *others: Any) -> Any:
         asked.append((op, size))
         return right(op, longest, size, *others)
 
-    monkeypatch.setattr(launch, "_launch_config", record)
+    monkeypatch.setattr(parameters, "_launch_config", record)
     monkeypatch.setattr(tuning, "VOCABULARY", 128 * 64)
     for op, job in tuning.jobs(setting(), dtype).items():
         asked.clear()

@@ -77,9 +77,9 @@ def test_digests_change_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(kernel_report, "ROOT", tmp_path)
     assert (counted_from(), compiled_from()) == before
     changes = {
-        "kernels/sampling_triton.py": (True, True),
-        "kernels/launch_table.py": (True, True),
-        "kernels/linear_token_ops.py": (True, False),
+        "kernels/sampling/triton_kernels.py": (True, True),
+        "kernels/launch/table.py": (True, True),
+        "kernels/linear_ce/token_operators.py": (True, False),
         "benchmarks/counted/meter.py": (True, False),
         "benchmarks/counted/op_traffic.py": (True, False),
         "benchmarks/harness/peak_memory.py": (True, False),

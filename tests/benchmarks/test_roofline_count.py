@@ -34,7 +34,8 @@ from benchmarks.predict.rl_round import OURS, PUBLISHED, memory, round_of, updat
 from dmpo import kernels
 from dmpo.config import DMPOConfig
 from dmpo.config.files import load_config
-from dmpo.kernels import linear_ce_tiles, linear_ce_triton
+from dmpo.kernels.linear_ce import tiles as linear_ce_tiles
+from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
 from dmpo.models.masked_lm import MaskedLlama, hidden_states
 from dmpo.planning.memory import Architecture
 
@@ -177,7 +178,7 @@ def test_a_walk_moves_on_fake_tensors_what_the_op_moves(
 ) -> None:
     """In several tiles and pieces of rows, as LLaDA's sizes take."""
     monkeypatch.setattr(linear_ce_tiles, "TRITON_COLUMNS", 512)
-    monkeypatch.setattr(linear_ce_tiles, "SWEEP_BYTES", {"cuda": 40 * 512 * 6})
+    monkeypatch.setattr(linear_ce_tiles, "TILE_BYTES", {"cuda": 40 * 512 * 6})
     monkeypatch.setattr(linear_ce_tiles, "ROW_CHUNK_BYTES", {"cuda": 40 * 2048 * 6})
     shapes = (100, 32), (2048, 32)
     rows, head = (torch.randn(shape).bfloat16() for shape in shapes)

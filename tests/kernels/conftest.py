@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmpo.kernels import launch
-from dmpo.kernels.extension import extension_status
+from dmpo.kernels.remask.extension import extension_status
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ import json
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dmpo.kernels.launch import production_kernels
+from dmpo.kernels.production import production_kernels
 
 seen = {}
 for kernel in production_kernels():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dmpo.kernels.launch import production_kernels
+from dmpo.kernels.production import production_kernels
 from tests.kernels.compiled_child import run_compiled
 
 ARCHS = (80, 90, 100)
@@ -71,8 +71,9 @@ from dataclasses import replace
 
 import triton, triton.language as tl
 from benchmarks.counted.cubin import compile_kernel
-from dmpo.kernels import sampling
-from dmpo.kernels.launch import LaunchConfig, production_kernel, production_kernels
+from dmpo.kernels.sampling import triton_kernels as sampling
+from dmpo.kernels.launch import LaunchConfig, production_kernel
+from dmpo.kernels.production import production_kernels
 
 names = ("ce_forward_weighted_bf16", "ce_backward_token_fp32", "tile_softmax_fp16_last", "sample_draw_plain_bf16",
          "ce_forward_token_bf16_odd")

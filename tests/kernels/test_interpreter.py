@@ -89,7 +89,8 @@ def test_the_environment_chooses_the_interpreter_too() -> None:
     code = """
 import torch
 from triton.runtime.interpreter import InterpretedFunction
-from dmpo.kernels import launch, masked_ce_triton, masked_token_logprobs, reference
+from dmpo.kernels import launch, masked_token_logprobs, reference
+from dmpo.kernels.masked_ce import triton_kernels as masked_ce_triton
 x, targets = torch.randn(2, 3, 40), torch.zeros(2, 3, dtype=torch.int64)
 assert launch.uses_triton(x) and isinstance(masked_ce_triton._forward_kernel, InterpretedFunction)
 ours, exact = masked_token_logprobs(x, targets), reference.masked_token_logprobs(x.double(), targets)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmpo.kernels import launch, sampling_triton
+from dmpo.kernels import launch
 from dmpo.kernels.autotune import autotune
 from dmpo.kernels.launch import launch_config
-from dmpo.kernels.launch_table import ARCHITECTURES, TABLE, LaunchConfig, cache_file
+from dmpo.kernels.launch.table import ARCHITECTURES, TABLE, LaunchConfig, cache_file
+from dmpo.kernels.sampling import triton_kernels as sampling_triton
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +188,7 @@ k.sample_tokens(x.detach()[0], 1.0, seed=0)
 assert k.launch.kernel_status("cuda") == (False, "triton is not installed")
 assert h.grad.isfinite().all() and x.grad.isfinite().all()
 """
-    root = Path(launch.__file__).resolve().parents[1]
+    root = Path(launch.__file__).resolve().parents[2]
     env = {k: v for k, v in os.environ.items() if k not in ("DMPO_PLAIN", "TRITON_INTERPRET")} | {
         "PYTHONPATH": str(root)
     }

@@ -15,7 +15,7 @@ from triton.runtime.interpreter import GridExecutor
 
 from benchmarks.counted.meter import as_on_a_gpu, measure
 from dmpo import kernels
-from dmpo.kernels import launch
+from dmpo.kernels.production import production_kernels
 
 Form = tuple[str, frozenset[str], frozenset[str]]  # kernel, arguments not given, integers of 1
 VOCAB = 8200  # LLaDA's divides by 64, as this does not; more than one tile
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("interpreter")
 @pytest.fixture(scope="module")
 def registered() -> set[Form]:
     forms = set()
-    for kernel in launch.production_kernels():
+    for kernel in production_kernels():
         runtime = {name for name in kernel.fn.arg_names if name.islower()}  # compile-time arguments are upper case
         absent = {name for name in runtime if name in kernel.constexprs and kernel.constexprs[name] is None}
         ones = {name for name in runtime if kernel.constexprs.get(name) == 1}
@@ -41,7 +41,7 @@ def launched(job: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> set[For
     call = GridExecutor.__call__
     unspecialized = {  # by kernel; the interpreter does not know
         kernel.fn.__name__: set(getattr(kernel.fn, "do_not_specialize", None) or ()) | _NEVER
-        for kernel in launch.production_kernels()
+        for kernel in production_kernels()
     }
 
     def record(self: Any, *arguments: Any, **options: Any) -> Any:

@@ -13,7 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.predict.kernels import walk
 from benchmarks.predict.op_counts import count, fake_gpu, peak, total
-from dmpo.kernels import linear_ce_tiles, linear_ce_triton, linear_token_logprobs, linear_weighted_ce, reference
+from dmpo.kernels import head as lm_head
+from dmpo.kernels import linear_token_logprobs, linear_weighted_ce, reference
+from dmpo.kernels.linear_ce import tiles as linear_ce_tiles
+from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
 from dmpo.planning.memory import HeadMemory
 from tests.kernels.linear_problems import HEADS, compare, problem
 
@@ -133,9 +136,9 @@ def test_the_memory_plan_knows_the_piece(rows: int) -> None:
     planned = HeadMemory(arch, config, "cuda", rows).logits_tile()
     with fake_gpu(FakeTensorMode()):
         hidden, weight = fakes(rows)
-        head = linear_ce_tiles.head_of(hidden, weight, None)
-        shape = linear_ce_tiles.pieces(head, rows, linear_ce_tiles.SWEEP_BYTES["cuda"])
+        head = lm_head.head_of(hidden, weight, None)
+        shape = linear_ce_tiles.tile_of(head, rows, linear_ce_tiles.TILE_BYTES["cuda"])
         buffers = linear_ce_tiles.Buffers(head, *shape)
         held = buffers.logits.nbytes + buffers.operand.nbytes
     assert held == pytest.approx(planned, rel=2e-4)
-    assert held <= linear_ce_tiles.SWEEP_BYTES["cuda"]
+    assert held <= linear_ce_tiles.TILE_BYTES["cuda"]

@@ -7,14 +7,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.counted.meter import measure
-from dmpo.kernels import (
-    launch,
-    linear_ce_tiles,
-    linear_ce_triton,
-    linear_token_logprobs,
-    linear_weighted_ce,
-    reference,
-)
+from dmpo.kernels import head as lm_head
+from dmpo.kernels import launch, linear_token_logprobs, linear_weighted_ce, reference
+from dmpo.kernels.linear_ce import tiles as linear_ce_tiles
+from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
 from tests.kernels.kernel_oracle import both_paths
 from tests.kernels.linear_problems import HEADS, assert_rounded_once, compare, keeps_half_precision, problem
 
@@ -38,9 +34,9 @@ def test_half_precision_operands_as_on_a_gpu(
     """Only a GPU keeps half-precision operands; here its products are played by float32 ones. Probabilities are then
     rounded to the operands' dtype, and the error is that of one such rounding of each term, whatever the size of the
     rows' factors."""
-    monkeypatch.setattr(linear_ce_tiles, "head_of", lambda h, w, b: linear_ce_tiles.Head(w, b, h.dtype))
-    monkeypatch.setattr(linear_ce_tiles, "product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
-    monkeypatch.setattr(linear_ce_tiles, "add_product", lambda into, a, b: into.addmm_(a.float(), b.float()))
+    monkeypatch.setattr(lm_head, "head_of", lambda h, w, b: lm_head.Head(w, b, h.dtype))
+    monkeypatch.setattr(lm_head, "product", lambda a, b, out: torch.mm(a.float(), b.float(), out=out))
+    monkeypatch.setattr(lm_head, "add_product", lambda into, a, b: into.addmm_(a.float(), b.float()))
     rows, vocab, size = 6, 1003, 20
     hidden, weight, bias, targets = problem(rows, vocab, size, dtype, scale=2.0)
     mask, weights = torch.ones(1, rows, dtype=torch.bool), torch.full((1,), factor * rows)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from dmpo.kernels import linear_sample_tokens, linear_sampling, reference, sample_tokens
+from dmpo.kernels import linear_sample_tokens, reference, sample_tokens
+from dmpo.kernels.sampling import from_hidden as linear_sampling
 from tests.kernels.kernel_oracle import FLOATS, both_paths
 from tests.kernels.linear_problems import keeps_half_precision
 from tests.kernels.sampling_oracle import INF, NAN, Allocations, assert_same_draw, chi_square_p
@@ -186,8 +187,8 @@ def test_forbidden_tokens_are_never_drawn() -> None:
 def test_logits_exist_only_in_a_piece(temperature: float) -> None:
     hidden, weight = problem(300, 20_000, size=4)
     for limit in (1 << 18, 1 << 20):
-        walk = linear_sampling._Walk(hidden, weight, None, limit, temperature)
-        assert limit / 2 < sum(piece.nbytes for piece in walk.pieces) <= limit
+        walk = linear_sampling.TilePass(hidden, weight, None, limit, temperature)
+        assert limit / 2 < sum(piece.nbytes for piece in walk.buffers) <= limit
         with Allocations() as sizes:
             walk(hidden[: walk.rows], temperature, 0, torch.arange(walk.rows), [5])
         tile_sums = walk.rows * walk.tiles * 8  # float64, while a tile is chosen

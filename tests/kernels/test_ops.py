@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.library import opcheck
 
 from dmpo import kernels
-from dmpo.kernels import linear_token_ops as token_ops
-from dmpo.kernels import linear_weighted_ops as weighted_ops
-from dmpo.kernels import masked_ce_ops
+from dmpo.kernels.linear_ce import token_operators as token_ops
+from dmpo.kernels.linear_ce import weighted_operator as weighted_ops
+from dmpo.kernels.masked_ce import operators as masked_ce_ops
 from tests.kernels.kernel_oracle import both_paths, tensors_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import dmpo.kernels.extension as extension
+import dmpo.kernels.remask.extension as extension
 from dmpo.kernels import reference, remask_
 
 from .kernel_oracle import tensors_on

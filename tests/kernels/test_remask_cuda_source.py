@@ -1,6 +1,6 @@
 """The CUDA code of remask_ and revoke_, run on the CPU: where it differs from the host's, a GPU would choose otherwise.
 
-csrc/remask_cuda.cu is compiled by g++ as it stands; native/cuda_on_cpu.h gives it blocks, barriers and shared memory.
+csrc/select_cuda.cu is compiled by g++ as it stands; native/cuda_on_cpu.h gives it blocks, barriers and shared memory.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ GRID = [(20, 1), (20, 2), (16, 31), (16, 33), (16, 64), (16, 65), (10, 200), (3,
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """torch.ops with the operators of remask_cuda.cu for CPU tensors."""
+    """torch.ops with the operators of select_cuda.cu for CPU tensors."""
     folder = tmp_path_factory.mktemp("cuda_on_cpu")
     flags = ["-O2", "-include", "cuda_on_cpu.h"]
-    torch.ops.load_library(build_operators(folder, "remask_cuda.cu", "select_cuda", "dmpo_on_cpu", *flags))
+    torch.ops.load_library(build_operators(folder, "select_cuda.cu", "select_cuda", "dmpo_on_cpu", *flags))
     return torch.ops.dmpo_on_cpu
 
 

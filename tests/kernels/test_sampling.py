@@ -8,7 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from dmpo.kernels import launch, reference, sample_tokens, sampling_plain, sampling_triton
+from dmpo.kernels import launch, reference, sample_tokens
+from dmpo.kernels.sampling import plain as sampling_plain
+from dmpo.kernels.sampling import triton_kernels as sampling_triton
 from tests.kernels.kernel_oracle import both_paths
 from tests.kernels.sampling_oracle import (
     INF,

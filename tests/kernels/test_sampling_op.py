@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmpo.kernels import sample_tokens, sampling_plain
+from dmpo.kernels import sample_tokens
+from dmpo.kernels.sampling import plain as sampling_plain
 from tests.kernels.kernel_oracle import both_paths
 from tests.kernels.sampling_oracle import INF, NAN, Allocations, random_logits
 

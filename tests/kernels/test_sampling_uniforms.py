@@ -7,8 +7,9 @@ import torch
 import triton
 import triton.language as tl
 
-from dmpo.kernels import reference, sample_tokens, sampling_plain
-from dmpo.kernels.sampling_triton import _pick
+from dmpo.kernels import reference, sample_tokens
+from dmpo.kernels.sampling import plain as sampling_plain
+from dmpo.kernels.sampling.triton_kernels import _pick
 from tests.kernels.kernel_oracle import both_paths
 from tests.kernels.sampling_oracle import chi_square_p
 

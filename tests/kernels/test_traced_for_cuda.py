@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from dmpo import kernels
-from dmpo.kernels import extension
+from dmpo.kernels.remask import extension
 
 M, H, V = 3, 8, 33
 

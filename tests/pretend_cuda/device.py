@@ -12,7 +12,8 @@ import torch
 from triton.runtime import interpreter
 
 from benchmarks.counted.interpreter import quick_interpreter
-from dmpo.kernels import extension, launch
+from dmpo.kernels import launch
+from dmpo.kernels.remask import extension
 from tests.pretend_cuda import counts
 from tests.pretend_cuda.attention import attention
 from tests.pretend_cuda.operators import PINNED, DeviceMismatchError, DeviceMode
@@ -28,7 +29,7 @@ def pretend_cuda() -> Iterator[None]:
 
     Raises RuntimeError where the process was not started by `run`, which loads the hooks before torch.
     """
-    if not launch.INTERPRETED:
+    if not launch.paths.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET=1 must be set before Triton is imported")
     with ExitStack() as stack:
         for target, name, value in (

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 
 from dmpo.decoding.canvas import Canvas
-from dmpo.kernels import sampling_triton
+from dmpo.kernels.sampling import triton_kernels as sampling_triton
 from tests.pretend_cuda import decoder_group
 from tests.pretend_cuda.counts import counting
 from tests.pretend_cuda.device import pretend_cuda

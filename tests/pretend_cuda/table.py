@@ -118,8 +118,9 @@ views. A micro-batch is the forward and the backward of the weighted cross-entro
 OPS = """
 ## Ops
 
-One call at LLaDA's vocabulary (V = 126464) in 16 bits, backward included where there is one. All rows fit one piece of
-logits. With a frozen head linear cross-entropy has the same launches again for each of the 16 tiles of the vocabulary.
+One call at LLaDA's vocabulary (V = 126464) in 16 bits, backward included where there is one. The rows are few, so the
+whole vocabulary is one tile of logits. Where rows fill the tile, linear cross-entropy takes 16 tiles, with three
+launches each.
 
 | | launches | syncs |
 |---|---|---|"""

@@ -68,7 +68,7 @@ def test_an_op_waits_only_for_a_number_of_rows(results: Results, name: str) -> N
     if case.op == "linear_weighted_ce":
         wanted = {MASKED_ROWS: 1}
     elif case.op == "linear_token_logprobs" and case.trained:
-        wanted = {"nonzero dmpo/kernels/linear_token_ops.py:recompute_op": 1}
+        wanted = {"nonzero dmpo/kernels/linear_ce/token_operators.py:recompute_op": 1}
     assert case_of(results, "ops_group", name)["syncs"] == wanted
 
 

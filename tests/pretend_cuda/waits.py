@@ -9,12 +9,12 @@ from __future__ import annotations
 PADDING = (
     "tolist dmpo/models/tokenizer.py:padding"  # where the longest prompt of a pass begins, and whether any is padded
 )
-MASKED_ROWS = "nonzero dmpo/kernels/linear_weighted_ops.py:weighted_op"  # how many rows the head is for
+MASKED_ROWS = "nonzero dmpo/kernels/linear_ce/weighted_operator.py:weighted_op"  # how many rows the head is for
 SCORED_ROWS = (
     "nonzero of an index dmpo/rollouts/likelihood.py:token_log_probs"  # of the hidden states, and of the targets
 )
 LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is not known beforehand
-FIRST_DRAW = "copy from host dmpo/kernels/sampling_triton.py:_forbidden"  # once a process
+FIRST_DRAW = "copy from host dmpo/kernels/sampling/triton_kernels.py:_forbidden"  # once a process
 
 # Of one `generate`, outside of its steps.
 UP_FRONT = {"_local_scalar_dense dmpo/decoding/generation.py:_check": 2}  # tokens in range, no mask in the prompt

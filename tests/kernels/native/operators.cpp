@@ -4,7 +4,7 @@
 // registered for CPU tensors whatever the source: the CUDA one then runs on cuda_on_cpu.h.
 #include DMPO_SOURCE
 
-#include "entries.h"
+#include "operators.h"
 
 #define DMPO_REGISTER(library)                                       \
   STABLE_TORCH_LIBRARY(library, m) {                                 \

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, launch
-from . import masked_ce_plain as plain
-from . import masked_ce_triton as kernels
-from .reference import coefficients, mean_nll, wide
+from .. import checks, launch
+from ..arithmetic import accumulation_dtype, coefficients, mean_nll
+from . import plain
+from . import triton_kernels as kernels
 
 
 def _live(
@@ -92,7 +92,9 @@ def logprobs_op(
 
 @logprobs_op.register_fake
 def _(logits: Tensor, targets: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    log_probs, row_max, log_sum = (logits.new_empty(targets.shape, dtype=wide(logits.dtype)) for _ in range(3))
+    log_probs, row_max, log_sum = (
+        logits.new_empty(targets.shape, dtype=accumulation_dtype(logits.dtype)) for _ in range(3)
+    )
     return log_probs, row_max, log_sum
 
 
@@ -129,11 +131,13 @@ def _(
     logits: Tensor, targets: Tensor, mask: Tensor, weights: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     shapes = ((), weights.shape, weights.shape, targets.shape, targets.shape)
-    loss, nll, scale, row_max, log_sum = (logits.new_empty(shape, dtype=wide(logits.dtype)) for shape in shapes)
+    loss, nll, scale, row_max, log_sum = (
+        logits.new_empty(shape, dtype=accumulation_dtype(logits.dtype)) for shape in shapes
+    )
     return loss, nll, scale, row_max, log_sum
 
 
-# those of `_backward`
+# What `_backward` takes.
 _BACKWARD_ARGUMENTS = "Tensor targets, Tensor? mask, Tensor row_max, Tensor log_sum, Tensor grad, Tensor? scale"
 
 

@@ -25,7 +25,7 @@ _OPERATORS = ("remask_", "revoke_")
 
 def _build_command() -> str:
     """The command that builds dmpo._C for the Python and the torch that are running."""
-    tree, python = Path(__file__).resolve().parents[1], shlex.quote(sys.executable)
+    tree, python = Path(__file__).resolve().parents[2], shlex.quote(sys.executable)
     if (tree / "setup.py").is_file():
         return f"cd {shlex.quote(str(tree))} && {python} setup.py build_ext --inplace"
     return f"{python} -m pip install --no-build-isolation --no-deps --force-reinstall {_source()}"

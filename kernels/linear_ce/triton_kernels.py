@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import launch
-from .launch import ProductionKernel, jit, production_kernel, tl
-from .masked_ce_triton import narrow, rounds_by_hand
+from .. import launch
+from ..launch import ProductionKernel, jit, production_kernel, tl
+from ..masked_ce.triton_kernels import round_to, rounds_by_hand
 
 PITCH = 16  # elements; Triton sees no alignment in a stride that 16 does not divide
 VEC = 4  # float32 elements of a 16-byte access
@@ -24,7 +24,9 @@ SPAN = 4096  # elements of a row of hidden size that one step of `_tile_softmax_
 FINISH_SPAN, FINISH_WARPS = 1024, 4  # the same of `_finish_kernel`
 FINISH_ROWS = 512  # of a program of `_finish_log_sum_kernel`
 BLOCK = 8192  # columns of a tile that one program holds in registers
-FP16_BOOST = 10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
+FP16_EXPONENT_SHIFT = (
+    10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
+)
 
 
 @jit
@@ -56,7 +58,7 @@ def _carry(  # type: ignore[no-untyped-def]
 def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tile, probs, gradient, targets, chosen, row_max, total,
     first, columns, pitch, probs_pitch, size,
-    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
+    SHIFT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), stored if `probs` is given, and Σ.
 
@@ -70,13 +72,13 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     x = tl.where(column < columns, x, float("-inf"))
     old = tl.load(row_max + row, mask=first > 0, other=float("-inf"))
     new = tl.maximum(old, tl.max(tl.max(x, 1), 0))
-    p = tl.exp(x - _shift_of(new) + BOOST)
+    p = tl.exp(x - _shift_of(new) + SHIFT)
     target = tl.load(targets + row) - first
     here = (target >= 0) & (target < columns)
     logit = tl.load(tile + row * pitch + target, mask=here, other=float("nan"))
     sums = tl.sum(tl.sum(p, 1), 0)  # a barrier: the target's logit is read before `probs` may take its place
     if probs is not None:
-        out = narrow(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
+        out = round_to(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
         tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
     _carry(row, old, new, sums, logit, here, gradient, chosen, row_max, total, first, size, SPAN)
 
@@ -85,7 +87,7 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
 def _wide_tile_softmax_kernel(  # type: ignore[no-untyped-def]
     tile, probs, gradient, targets, chosen, row_max, total,
     first, columns, pitch, probs_pitch, size,
-    BOOST: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
+    SHIFT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """The same where a row of the tile is longer than a block: once over it for the maximum and Σ, and, if `probs` is
     given, once more for exp(x - max)."""
@@ -107,13 +109,13 @@ def _wide_tile_softmax_kernel(  # type: ignore[no-untyped-def]
         top = new_top
     old = tl.load(row_max + row, mask=first > 0, other=float("-inf"))
     new = tl.maximum(old, tl.max(top, 0))
-    whole = tl.sum(sums * tl.exp(top - _shift_of(new) + BOOST), 0)  # a barrier, as above
+    whole = tl.sum(sums * tl.exp(top - _shift_of(new) + SHIFT), 0)  # a barrier, as above
     if probs is not None:
         for start in range(0, columns, LANES * VEC):
             column = start + lanes * VEC + within
             x = tl.load(tile + row * pitch + column, mask=start + lanes * VEC < columns, other=float("-inf"))
-            p = tl.where(column == target, 0.0, tl.exp(x - _shift_of(new) + BOOST))
-            out = narrow(p, probs.dtype.element_ty, ROUND)
+            p = tl.where(column == target, 0.0, tl.exp(x - _shift_of(new) + SHIFT))
+            out = round_to(p, probs.dtype.element_ty, ROUND)
             tl.store(probs + row * probs_pitch + column, out, mask=start + lanes * VEC < columns)
     _carry(row, old, new, whole, logit, here, gradient, chosen, row_max, total, first, size, SPAN)
 
@@ -129,23 +131,23 @@ def _one_minus_exp(x):  # type: ignore[no-untyped-def]
 
 @jit
 def _finish_kernel(  # type: ignore[no-untyped-def]
-    weight, gradient, targets, log_probs, row_max, log_sum, c,
+    weight, gradient, targets, log_probs, row_max, log_sum, row_scale,
     vocab, weight_row, weight_column, size,
-    BOOST: tl.constexpr, SPAN: tl.constexpr,
+    SHIFT: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """After the last tile: a row's log_probs, so far its target's logit, and log_sum, so far Σ, become what they say.
 
-    Its row of `gradient`, Σ_{v ≠ y} p̃·w_v so far, becomes c · d log p / d hidden =
-    c·(1 - p_y)·w_y - c·Σ_{v ≠ y} p_v·w_v; c is 1 where it is not given.
+    Its row of `gradient`, Σ_{v ≠ y} p̃·w_v so far, becomes s · d log p / d hidden =
+    s·(1 - p_y)·w_y - s·Σ_{v ≠ y} p_v·w_v, where s is the row's scale, and 1 where none is given.
     """
     row = tl.program_id(0).to(tl.int64)
     total = tl.load(log_sum + row)
-    log_total = tl.log(total) - BOOST
+    log_total = tl.log(total) - SHIFT
     log_prob = (tl.load(log_probs + row) - tl.load(row_max + row)) - log_total
     own = _one_minus_exp(log_prob)
     others = -1.0 / total
-    if c is not None:
-        scale = tl.load(c + row)
+    if row_scale is not None:
+        scale = tl.load(row_scale + row)
         own *= scale
         others *= scale
     target = tl.load(targets + row)
@@ -172,29 +174,29 @@ def _finish_log_sum_kernel(log_probs, row_max, log_sum, rows, BLOCK: tl.constexp
 
 @jit
 def _tile_gradient_kernel(  # type: ignore[no-untyped-def]
-    tile, gradient, targets, row_max, log_sum, factor,
+    tile, gradient, targets, row_max, log_sum, row_scale,
     first, columns, pitch, gradient_pitch,
     VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """c · (onehot - softmax) of one block of one row of a tile, with the row's final maximum and logarithm of the
-    sum."""
+    """row_scale · (onehot - softmax) of one block of one row of a tile, with the row's final maximum and logarithm of
+    the sum."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.program_id(1) * LANES + tl.arange(0, LANES)[:, None]
     column = lanes * VEC + tl.arange(0, VEC)[None, :]
     x = tl.load(tile + row * pitch + column, mask=lanes * VEC < columns, other=0.0)
     p = tl.exp((x - tl.load(row_max + row)) - tl.load(log_sum + row))
     target = tl.load(targets + row) - first
-    dx = tl.load(factor + row) * tl.where(column == target, 1.0 - p, -p)
+    dx = tl.load(row_scale + row) * tl.where(column == target, 1.0 - p, -p)
     tl.store(
         gradient + row * gradient_pitch + column,
-        narrow(dx, gradient.dtype.element_ty, ROUND),
+        round_to(dx, gradient.dtype.element_ty, ROUND),
         mask=lanes * VEC < columns,
     )
 
 
-def boost(dtype: torch.dtype) -> float:
+def fp16_exponent_shift(dtype: torch.dtype) -> float:
     """Exponent added before probabilities are rounded to `dtype`."""
-    return FP16_BOOST if dtype == torch.float16 else 0.0
+    return FP16_EXPONENT_SHIFT if dtype == torch.float16 else 0.0
 
 
 def tile_softmax(
@@ -220,7 +222,7 @@ def tile_softmax(
         tile, probs, gradient, targets, chosen, row_max, total,
         first, columns, tile.stride(0), tile.stride(0) if probs is None else probs.stride(0),
         0 if gradient is None else gradient.shape[1],
-        BOOST=boost(dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(dtype), SPAN=SPAN,
+        SHIFT=fp16_exponent_shift(dtype), VEC=VEC, LANES=block // VEC, ROUND=rounds_by_hand(dtype), SPAN=SPAN,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
 
@@ -232,7 +234,7 @@ def finish(
     log_probs: Tensor,
     row_max: Tensor,
     log_sum: Tensor,
-    c: Tensor | None,
+    row_scale: Tensor | None,
     compute: torch.dtype,
 ) -> None:
     """After the last `tile_softmax`, whose chosen logits are in `log_probs` and whose sums are in `log_sum`: all three
@@ -244,20 +246,20 @@ def finish(
         )
         return
     _finish_kernel[(rows,)](
-        weight, gradient, targets, log_probs, row_max, log_sum, c,
+        weight, gradient, targets, log_probs, row_max, log_sum, row_scale,
         len(weight), *weight.stride(), weight.shape[1],
-        BOOST=boost(compute), SPAN=FINISH_SPAN, num_warps=FINISH_WARPS,
+        SHIFT=fp16_exponent_shift(compute), SPAN=FINISH_SPAN, num_warps=FINISH_WARPS,
     )  # fmt: skip
 
 
 def tile_gradient(
-    tile: Tensor, gradient: Tensor, targets: Tensor, row_max: Tensor, log_sum: Tensor, factor: Tensor, first: int
+    tile: Tensor, gradient: Tensor, targets: Tensor, row_max: Tensor, log_sum: Tensor, row_scale: Tensor, first: int
 ) -> None:
-    """Write c · (onehot - softmax) of every row of `tile` into `gradient` (which may be the same memory)."""
+    """Write row_scale · (onehot - softmax) of every row of `tile` into `gradient` (which may be the same memory)."""
     rows, columns = tile.shape
     config = launch.launch_config("ce_backward", columns, torch.float32)
     _tile_gradient_kernel[(rows, -(-columns // config.block))](
-        tile, gradient, targets, row_max, log_sum, factor, first, columns, tile.stride(0), gradient.stride(0),
+        tile, gradient, targets, row_max, log_sum, row_scale, first, columns, tile.stride(0), gradient.stride(0),
         VEC=VEC, LANES=config.block // VEC, ROUND=rounds_by_hand(gradient.dtype),
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
@@ -266,7 +268,7 @@ def tile_gradient(
 def production(arch: int) -> list[ProductionKernel]:
     """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last, one column; a tile of
     more columns than a block holds."""
-    statistics = ("chosen", "row_max", "total", "log_sum", "log_probs", "factor", "c")
+    statistics = ("chosen", "row_max", "total", "log_sum", "log_probs", "row_scale")
     types = dict.fromkeys((*statistics, "tile"), "*fp32") | {"targets": "*i64"}
     kernels = []
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
@@ -281,7 +283,11 @@ def production(arch: int) -> list[ProductionKernel]:
                 if op == "tile_softmax" and columns > BLOCK:
                     fn = _wide_tile_softmax_kernel
                 config = launch.launch_config(op, min(columns, BLOCK), torch.float32, arch)
-                constants: dict[str, Any] = {"BOOST": boost(dtype), "VEC": VEC, "LANES": config.block // VEC}
+                constants: dict[str, Any] = {
+                    "SHIFT": fp16_exponent_shift(dtype),
+                    "VEC": VEC,
+                    "LANES": config.block // VEC,
+                }
                 constants |= {"ROUND": False, "SPAN": SPAN, **dict.fromkeys(absent)}
                 gradient = short if op == "ce_backward" else "fp32"
                 kernels.append(
@@ -292,7 +298,7 @@ def production(arch: int) -> list[ProductionKernel]:
                 )  # fmt: skip
         for (rows, absent), size in itertools.product(_FINISHES.items(), (4096, 127)):
             config = launch.LaunchConfig(FINISH_SPAN, FINISH_WARPS)
-            constants = {"BOOST": boost(dtype), "SPAN": FINISH_SPAN, **dict.fromkeys(absent)}
+            constants = {"SHIFT": fp16_exponent_shift(dtype), "SPAN": FINISH_SPAN, **dict.fromkeys(absent)}
             integers = {"vocab": 126464, "weight_row": size, "weight_column": 1, "size": size}
             kernels.append(
                 production_kernel(
@@ -326,4 +332,4 @@ _TILE_STEPS = {  # name: op, kernel, arguments that are not given
     "tile_log_sum": ("tile_softmax", _tile_softmax_kernel, ("gradient", "probs")),  # no gradient follows
     "tile_gradient": ("ce_backward", _tile_gradient_kernel, ()),
 }
-_FINISHES = {"finish": (), "finish_unscaled": ("c",)}
+_FINISHES = {"finish": (), "finish_unscaled": ("row_scale",)}

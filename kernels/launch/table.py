@@ -1,8 +1,8 @@
 """The table of launch parameters of every Triton kernel, one for each architecture, and the files that override it.
 
 Parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (an environment
-variable with the path of a file), the autotune cache (written by `autotune.py`, only when asked), `TABLE`. Files are
-read once a process, when an op first asks. Both have the same form:
+variable with the path of a file), the autotune cache (written by `kernels/autotune.py`, only when asked), `TABLE`.
+Files are read once a process, when an op first asks. Both have the same form:
 `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
 element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
 """
@@ -92,7 +92,7 @@ def _read_table(path: Path) -> OverrideTable:
         table = {a: {o: {s: LaunchConfig(**c) for s, c in v.items()} for o, v in ops.items()} for a, ops in raw.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"launch parameters in {path}: {error}; want the form shown in dmpo/kernels/launch_table.py"
+            f"launch parameters in {path}: {error}; want the form shown in dmpo/kernels/launch/table.py"
         ) from error
     for arch, ops in table.items():
         _check_key(path, arch, [f"sm_{known}" for known in ARCHITECTURES])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from .reference import wide
+from ..arithmetic import accumulation_dtype
 
 PLAIN_CHUNK_BYTES = 16 << 20  # wide copy of the rows the plain path holds at a time
 
@@ -14,13 +14,13 @@ PLAIN_CHUNK_BYTES = 16 << 20  # wide copy of the rows the plain path holds at a 
 def _chunks(logits: Tensor, live: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices (n, l) of live rows, a bounded number at a time."""
     rows, columns = live.nonzero(as_tuple=True)
-    step = max(1, PLAIN_CHUNK_BYTES // (logits.shape[-1] * wide(logits.dtype).itemsize))
+    step = max(1, PLAIN_CHUNK_BYTES // (logits.shape[-1] * accumulation_dtype(logits.dtype).itemsize))
     yield from zip(rows.split(step), columns.split(step), strict=True)
 
 
 def forward(logits: Tensor, targets: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p(target), the maximum and the logarithm of Σ exp(x - max), wide [N, L]; zeros where not `live`."""
-    dtype, vocab = wide(logits.dtype), logits.shape[-1]
+    dtype, vocab = accumulation_dtype(logits.dtype), logits.shape[-1]
     log_probs, row_max, log_sum = (logits.new_zeros(logits.shape[:2], dtype=dtype) for _ in range(3))
     for at in _chunks(logits, live):
         x = logits[at].to(dtype)  # [rows, V]

@@ -8,17 +8,15 @@ defines it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from . import sampling_plain
-from .checks import check_floating, check_like, check_number
-from .launch import ProductionKernel, uses_triton
+from ..checks import check_draw, check_floating
+from ..launch import uses_triton
+from . import plain
 
 MODES = ("cdf", "gumbel")
-_SMALLEST_TEMPERATURE = 1e-30  # 1 / T stays finite in float32
 
 
 def sample_tokens(
@@ -53,44 +51,18 @@ def sample_tokens(
     return torch.ops.dmpo.sample_tokens(logits.detach(), float(temperature), seed, row_ids, forbid, mode)
 
 
-def check_draw(
-    x: Tensor, vocab: int, temperature: float, seed: int, row_ids: Tensor | None, forbid: Sequence[int]
-) -> tuple[list[int], int]:
-    """Validate what says how to draw for the rows of `x` [M, ...]; forbidden ids once each, and the seed in 64 bits."""
-    check_number("temperature", temperature)
-    if temperature != 0 and temperature < _SMALLEST_TEMPERATURE:
-        raise ValueError(f"temperature: got {temperature}, want 0 or at least {_SMALLEST_TEMPERATURE}")
-    if isinstance(seed, bool) or not isinstance(seed, (Integral, torch.SymInt)):
-        raise TypeError(f"seed: got {type(seed).__name__}, want an integer")
-    if row_ids is not None:
-        check_like("row_ids", row_ids, x, (x.shape[0],), torch.int64)
-    if not isinstance(forbid, (Sequence, set, frozenset)) or isinstance(forbid, str):
-        raise TypeError(f"forbid: got {type(forbid).__name__}, want a sequence of token ids")
-    ids = list(dict.fromkeys(forbid))
-    for token in ids:
-        if isinstance(token, bool) or not isinstance(token, Integral):
-            raise TypeError(f"forbid: got {token!r}, want token ids (integers)")
-        if not 0 <= token < vocab:
-            raise ValueError(f"forbid: got {token}, want token ids in [0, {vocab})")
-    if len(ids) == vocab:
-        raise ValueError(f"forbid: got all {vocab} tokens, want at least one left to draw")
-    if not -(1 << 63) <= seed < 1 << 63:
-        seed = (int(seed) + (1 << 63)) % (1 << 64) - (1 << 63)
-    return [int(token) for token in ids], int(seed)
-
-
 @torch.library.custom_op("dmpo::sample_tokens", mutates_args=())
 def _sample_op(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
 ) -> tuple[Tensor, Tensor]:
     if uses_triton(logits):
-        from . import sampling_triton
+        from . import triton_kernels
 
         if logits.stride(1) != 1 and logits.shape[1] > 1:
             logits = logits.contiguous()
         row_ids = None if row_ids is None else row_ids.contiguous()
-        return sampling_triton.sample(logits, temperature, seed, row_ids, forbid, mode)
-    return sampling_plain.sample(logits, temperature, seed, row_ids, forbid, mode)
+        return triton_kernels.sample(logits, temperature, seed, row_ids, forbid, mode)
+    return plain.sample(logits, temperature, seed, row_ids, forbid, mode)
 
 
 @_sample_op.register_fake
@@ -99,10 +71,3 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     rows = logits.shape[0]
     return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
-
-
-def production(arch: int) -> list[ProductionKernel]:
-    """The sampler's Triton kernels as launched on sm_`arch`."""
-    from . import sampling_triton
-
-    return sampling_triton.production(arch)

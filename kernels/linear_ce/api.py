@@ -1,16 +1,14 @@
-"""Masked-token cross-entropy from hidden states and lm_head: logits exist for masked rows only, a bounded piece at a
-time."""
+"""Masked-token cross-entropy from hidden states and lm_head: logits exist for masked rows only, a
+bounded tile at a time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from . import checks, linear_ce_triton
-from .linear_token_ops import logprobs_op
-from .linear_weighted_ops import weighted_op
-
-production = linear_ce_triton.production
+from .. import checks
+from .token_operators import logprobs_op
+from .weighted_operator import weighted_op
 
 
 def linear_token_logprobs(
@@ -29,7 +27,7 @@ def linear_token_logprobs(
     A head that needs no gradient (the LoRA case) costs 4·H·V FLOPs a row, forward and backward together: the forward
     walks tiles of the vocabulary with an online softmax and keeps Σ p·weight, float32 [M, H]; the backward scales its
     rows. A trainable head is recomputed in the backward, 8·H·V; its gradient goes to `weight` as autograd has it, so
-    tied heads add up. Without gradients: 2·H·V. Logits exist only in a piece of at most `max_logits_bytes` (default:
+    tied heads add up. Without gradients: 2·H·V. Logits exist only in a tile of at most `max_logits_bytes` (default:
     16 MiB on a CPU, 256 MiB on a GPU).
 
     On a GPU with half-precision inputs p (with a trainable head, upstream · (onehot - p)) is rounded to their dtype
@@ -40,7 +38,7 @@ def linear_token_logprobs(
     weight), ValueError for wrong shapes, dtypes, devices and (on CPU tensors; on a GPU the row becomes NaN) targets
     outside [0, V), RuntimeError from create_graph=True.
     """
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
+    hidden, weight, bias = checks.check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     checks.check_like("targets", targets, hidden, hidden.shape[:1], torch.int64)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
@@ -78,7 +76,7 @@ def linear_weighted_ce(
     `max_logits_bytes`, autocast and errors: see `linear_token_logprobs`.
     """
     checks.check_tensor("mask", mask)
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="NLH")
+    hidden, weight, bias = checks.check_linear(hidden, weight, bias, max_logits_bytes, dims="NLH")
     checks.check_like("targets", targets, hidden, hidden.shape[:2], torch.int64)
     checks.check_like("mask", mask, hidden, hidden.shape[:2], torch.bool)
     checks.check_row_weights("weights", weights, hidden, hidden.shape[0])
@@ -99,35 +97,3 @@ def linear_weighted_ce(
         needs,
     )
     return loss, nll
-
-
-def _check_linear(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, max_logits_bytes: int | None, dims: str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Validate; returns the three tensors in the dtype autocast asks for, if it is on."""
-    checks.check_floating("hidden", hidden, dims)
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"weight: got {type(weight).__name__}, want the tensor lm_head.weight [V, H]; an adapter on lm_head (LoRA) "
-            "must be merged into it first"
-        )
-    checks.check_floating("weight", weight, "VH")
-    if bias is not None:
-        checks.check_floating("bias", bias, "V")
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight = hidden.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    checks.check_like("weight", weight, hidden, (weight.shape[0], hidden.shape[-1]), hidden.dtype)
-    if weight.shape[0] == 0:
-        raise ValueError(f"weight: got shape {list(weight.shape)}, want V >= 1")
-    if bias is not None:
-        checks.check_like("bias", bias, hidden, (weight.shape[0],), bias.dtype)
-    if max_logits_bytes is not None:
-        if isinstance(max_logits_bytes, bool) or not isinstance(max_logits_bytes, int):
-            kind = type(max_logits_bytes).__name__
-            raise TypeError(f"max_logits_bytes: got {max_logits_bytes!r} ({kind}), want an int, bytes")
-        if max_logits_bytes < 1:
-            raise ValueError(f"max_logits_bytes: got {max_logits_bytes}, want a whole number of bytes >= 1")
-    return hidden, weight, bias

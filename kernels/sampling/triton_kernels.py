@@ -8,7 +8,6 @@ with one uniform a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language import constexpr
 
-from . import reference
-from .launch import LaunchConfig, ProductionKernel, launch_config, production_kernel
+from ..launch import LaunchConfig, ProductionKernel, launch_config, on_device, production_kernel
+from ..random_numbers import seed_key
 
 ARGMAX, PLAIN, TEMPERED, GUMBEL = 0, 1, 2, 3  # T = 0; T = 1; any other T; per-element oracle
 STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers kept of a tile
@@ -36,7 +35,7 @@ _GAMMA = tl.constexpr(0x9E3779B97F4A7C15)
 
 @triton.jit
 def _mix(x):  # type: ignore[no-untyped-def]
-    """splitmix64 finaliser on uint64, as `reference._mix`."""
+    """splitmix64 finaliser on uint64, as `random_numbers._mix`."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB
     return x ^ (x >> 31)
@@ -205,12 +204,12 @@ def sample(
     fallback = min(set(range(len(forbid) + 1)) - set(forbid))
     by_value = (*forbid[:BY_VALUE], *[None] * (BY_VALUE - len(forbid)))
     more = _table(tuple(forbid[BY_VALUE:]), logits.device) if len(forbid) > BY_VALUE else None
-    key, inv_t = reference.seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
+    key, inv_t = seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
     beyond = max(0, len(forbid) - BY_VALUE)
     shared = (logits, logits.stride(0), stats, *by_value, more, beyond, row_ids, key, inv_t, vocab)
     first, second = _constexprs(kind, config, tiles)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+    with on_device(logits):
         _tile_stats[(rows * tiles,)](*shared, **first, **options)
         _draw[(rows,)](*shared, ids, confidence, fallback, **second, **options)
     return ids, confidence

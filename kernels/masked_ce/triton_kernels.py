@@ -22,9 +22,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import launch
-from .launch import LaunchConfig, ProductionKernel, jit, production_kernel, tl
-from .reference import coefficients
+from .. import launch
+from ..arithmetic import coefficients
+from ..launch import LaunchConfig, ProductionKernel, jit, paths, production_kernel, tl
 
 MEAN_BLOCK = 1024
 
@@ -83,7 +83,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 
 @jit
-def narrow(x, dtype: tl.constexpr, ROUND: tl.constexpr):  # type: ignore[no-untyped-def]
+def round_to(x, dtype: tl.constexpr, ROUND: tl.constexpr):  # type: ignore[no-untyped-def]
     """float32 to `dtype`, rounding to nearest even; ROUND does it by hand where Triton's interpreter would truncate
     to bfloat16."""
     if ROUND:
@@ -121,7 +121,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         target = tl.load(targets + row)
         c = tl.where((target >= 0) & (target < vectors * VEC), c, float("nan"))
         dx = c * tl.where(columns == target, 1.0 - p, -p)
-        tl.store(out, narrow(dx, grad_logits.dtype.element_ty, ROUND), mask=inside)
+        tl.store(out, round_to(dx, grad_logits.dtype.element_ty, ROUND), mask=inside)
     else:
         tl.store(out, tl.zeros([LANES, VEC], grad_logits.dtype.element_ty), mask=inside)
 
@@ -213,8 +213,8 @@ def backward(
 
 
 def rounds_by_hand(dtype: torch.dtype) -> bool:
-    """The ROUND of `narrow`."""
-    return launch.INTERPRETED and dtype == torch.bfloat16
+    """The ROUND of `round_to`."""
+    return paths.INTERPRETED and dtype == torch.bfloat16
 
 
 def weighted_mean_nll(

@@ -1,6 +1,6 @@
 """The two-level token draw in PyTorch: sums of vocabulary tiles, a tile by its mass, a token inside it.
 
-`tile_sums`, `choose_tile` and `choose_token` are the three steps; `sample` takes them over logits, `linear_sampling`
+`tile_sums`, `choose_tile` and `choose_token` are the three steps; `sample` takes them over logits, `from_hidden`
 over hidden states and a head. A tile's sums are those of exp(l - top of the tile): nothing in them depends on other
 tiles or rows.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from .. import reference
+from ..arithmetic import accumulation_dtype
+from ..random_numbers import uniform
 
 TILE = 2048  # tokens, upper bound
 CHUNK = 1 << 20  # logits handled at a time: 4 MB a buffer
@@ -20,7 +22,7 @@ SMALLEST = -80.0  # exponents below are raised to it: e^-80 adds nothing to 1, a
 def sample(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
 ) -> tuple[Tensor, Tensor]:
-    """`sampling.sample_tokens`, arguments already validated, a bounded number of rows at a time."""
+    """`api.sample_tokens`, arguments already validated, a bounded number of rows at a time."""
     rows, vocab = logits.shape
     if row_ids is None:
         row_ids = torch.arange(rows, device=logits.device)
@@ -30,15 +32,15 @@ def sample(
     scratch: list[Tensor] = []
     step = max(1, (CHUNK >> 3) // vocab) if slow else max(torch.get_num_threads(), CHUNK // vocab)
     for start in range(0, rows, step):
-        part = slice(start, start + step)
+        chunk = slice(start, start + step)
         if slow:
-            odd = torch.arange(len(ids[part]), device=ids.device)
+            odd = torch.arange(len(ids[chunk]), device=ids.device)
         else:
-            ids[part], confidence[part] = _draw(logits[part], temperature, seed, row_ids[part], forbid, scratch)
-            odd = confidence[part].isnan().nonzero().flatten()
+            ids[chunk], confidence[chunk] = _draw(logits[chunk], temperature, seed, row_ids[chunk], forbid, scratch)
+            odd = confidence[chunk].isnan().nonzero().flatten()
         if len(odd):
-            ids[part][odd], confidence[part][odd] = reference.sample_tokens(
-                logits[part][odd], temperature, seed=seed, row_ids=row_ids[part][odd], forbid=forbid, mode=mode
+            ids[chunk][odd], confidence[chunk][odd] = reference.sample_tokens(
+                logits[chunk][odd], temperature, seed=seed, row_ids=row_ids[chunk][odd], forbid=forbid, mode=mode
             )
     return ids, confidence
 
@@ -51,14 +53,14 @@ def _draw(
     tiles = -(-vocab // TILE)
     width = -(-vocab // tiles)
     if not scratch:
-        dtype = reference.wide(logits.dtype)
+        dtype = accumulation_dtype(logits.dtype)
         scratch += [logits.new_empty(m, tiles * width, dtype=dtype) for _ in range(buffers(temperature))]
     work = scratch[0][:m]
     work[:, :vocab] = logits
     work[:, vocab:] = float("-inf")
     work[:, forbid] = float("-inf")
     sums = tile_sums(work.view(m, tiles, width), temperature, scratch[-1][:m].view(m, tiles, width))
-    tile, rest, mass = choose_tile(sums, temperature, reference.uniform(seed, row_ids).unsqueeze(-1))
+    tile, rest, mass = choose_tile(sums, temperature, uniform(seed, row_ids).unsqueeze(-1))
     at = tile * width + torch.arange(width, device=tile.device)  # [m, width]
     x = logits.gather(-1, at.clamp(max=vocab - 1)).to(work.dtype)
     token, share = choose_token(x.masked_fill_(barred(at, vocab, forbid), float("-inf")), temperature, rest)
@@ -68,14 +70,14 @@ def _draw(
 
 def barred(at: Tensor, vocab: int, forbid: list[int]) -> Tensor:
     """Where `at` holds no token that may be drawn."""
-    found = at >= vocab
+    outside = at >= vocab
     for token in forbid:
-        found |= at == token
-    return found
+        outside |= at == token
+    return outside
 
 
 def buffers(temperature: float) -> int:
-    """How many pieces of logits `tile_sums` works on."""
+    """How many buffers of logits `tile_sums` works on."""
     return 1 if temperature in (0, 1) else 2
 
 

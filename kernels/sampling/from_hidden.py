@@ -1,11 +1,11 @@
-"""Token sampling from hidden states and lm_head: the two-level draw of `sampling`, logits a bounded piece at a time.
+"""Token sampling from hidden states and lm_head: the two-level draw of `api`, so many logits at a time.
 
 On a CPU tiles of the vocabulary pass by once: of every row and every TILE tokens only the largest logit and the sums of
 exponentials stay. A row's tile is then taken by its mass, its TILE logits are computed again, and the token is taken
 among them by its share. The share comes from the second product alone and the mass from the first alone, so rounding
 between the two moves neither a probability nor a confidence by more than itself: 2·H·(V + TILE) FLOPs a row.
 
-On a GPU a chunk of rows passes through torch's product and then through the kernels of `sampling_triton`.
+On a GPU a chunk of rows passes through torch's product and then through the kernels of `triton_kernels`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import launch, reference
-from .linear_ce import _check_linear
-from .linear_ce_tiles import Head, settings
-from .sampling import check_draw
-from .sampling_plain import barred, buffers, choose_tile, choose_token, tile_sums
+from .. import launch, reference
+from ..arithmetic import accumulation_dtype
+from ..checks import check_draw, check_linear
+from ..head import Head, byte_limit, op_context
+from ..random_numbers import uniform
+from .plain import barred, buffers, choose_tile, choose_token, tile_sums
 
 TILE = 128  # tokens whose sums are kept, and whose logits are computed twice
-PIECE_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default bounds of a piece, by device
-MOST_ROWS = 256  # of a piece on a CPU
+LOGITS_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default limits of the logits held, by device
+MOST_ROWS = 256  # of a row chunk on a CPU
 FEWEST_ROWS = 16  # of a product on a CPU: BLAS rounds products of fewer rows in another way, and draws would follow
-WEIGHT_BYTES = 16 << 20  # of the head read for a piece on a CPU
+WEIGHT_BYTES = 16 << 20  # of the head read for one product on a CPU
 
 
 def linear_sample_tokens(
@@ -45,10 +46,10 @@ def linear_sample_tokens(
     [M], default 0..M-1; forbid: token ids never drawn -> ids int64 [M], confidence float32 [M] in [0, 1].
 
     The same (seed, row id) draws the same token as `sample_tokens` does, up to the rounding of logits; temperature,
-    forbidden tokens, infinities, NaN and the meaning of confidence: see there. Logits exist only in a piece of at most
-    `max_logits_bytes` (default: 2 MiB on a CPU, 256 MiB on a GPU), but 16 rows of 128 logits at least on a CPU and one
-    row on a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of
-    the inputs, as from a linear layer, and float64 takes the CPU's path.
+    forbidden tokens, infinities, NaN and the meaning of confidence: see there. At most `max_logits_bytes` of logits
+    exist at a time (default: 2 MiB on a CPU, 256 MiB on a GPU), but 16 rows of 128 logits at least on a CPU and one row
+    on a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of the
+    inputs, as from a linear layer, and float64 takes the CPU's path.
 
     A row that `sample_tokens` would give confidence NaN, or that holds +inf, is done again by the definition, from the
     whole row of logits.
@@ -57,7 +58,7 @@ def linear_sample_tokens(
     types (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain weight), ValueError for wrong
     shapes, dtypes, devices or values, before any work.
     """
-    hidden, weight, bias = _check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
+    hidden, weight, bias = check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     forbid, seed = check_draw(hidden, weight.shape[0], temperature, seed, row_ids, forbid)
     return _sample_op(
         hidden.detach(),
@@ -86,14 +87,14 @@ def _sample_op(
     row_ids = torch.arange(rows, device=hidden.device) if row_ids is None else row_ids.contiguous()
     ids = torch.empty(rows, dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=hidden.device)
-    limit = PIECE_BYTES.get(hidden.device.type, PIECE_BYTES["cpu"]) if max_logits_bytes is None else max_logits_bytes
-    kind = Chunks if launch.uses_triton(hidden) else _Walk
+    limit = byte_limit(max_logits_bytes, LOGITS_BYTES, hidden.device)
+    kind = RowChunks if launch.uses_triton(hidden) else TilePass
     draw = kind(hidden, weight, bias, limit, temperature)
-    with settings(hidden):
+    with op_context(hidden):
         for start in range(0, rows, draw.rows):
-            part = slice(start, start + draw.rows)
-            ids[part], confidence[part] = draw(hidden[part], temperature, seed, row_ids[part], forbid)
-        if isinstance(draw, _Walk):
+            chunk = slice(start, start + draw.rows)
+            ids[chunk], confidence[chunk] = draw(hidden[chunk], temperature, seed, row_ids[chunk], forbid)
+        if isinstance(draw, TilePass):
             for i in confidence.isnan().nonzero().flatten().tolist():
                 row, logits = slice(i, i + 1), draw.whole_row(hidden[i])
                 ids[row], confidence[row] = reference.sample_tokens(
@@ -108,8 +109,8 @@ def _(hidden: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return hidden.new_empty(rows, dtype=torch.int64), hidden.new_empty(rows, dtype=torch.float32)
 
 
-class Chunks:
-    """Whole rows of logits, as many as the bound allows, through the kernels of `sampling_triton`."""
+class RowChunks:
+    """Whole rows of logits, as many as the limit allows, through the kernels of `triton_kernels`."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float) -> None:
         self.weight, self.bias = weight, None if bias is None else bias.to(weight.dtype)
@@ -118,35 +119,36 @@ class Chunks:
     def __call__(
         self, hidden: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int]
     ) -> tuple[Tensor, Tensor]:
-        from . import sampling_triton
+        from . import triton_kernels
 
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        return sampling_triton.sample(logits, temperature, seed, row_ids, forbid, "cdf")
+        return triton_kernels.sample(logits, temperature, seed, row_ids, forbid, "cdf")
 
 
-class _Walk:
-    """Tiles of the vocabulary, a piece of rows and columns at a time; buffers are made once."""
+class TilePass:
+    """A pass over the vocabulary for each row chunk, a few tiles of TILE tokens at a time, in memory that is kept."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float) -> None:
-        dtype = reference.wide(hidden.dtype)
+        dtype = accumulation_dtype(hidden.dtype)
         self.head, self.tiles, self.limit = Head(weight, bias, dtype), -(-len(weight) // TILE), limit
-        spans = limit // (buffers(temperature) * dtype.itemsize * TILE)  # of TILE logits, that the bound allows
-        pieces = -(-len(hidden) // max(FEWEST_ROWS, min(MOST_ROWS, spans)))
-        self.rows = max(1, -(-len(hidden) // max(1, pieces)))
+        spans = limit // (buffers(temperature) * dtype.itemsize * TILE)  # of TILE logits, that the limit allows
+        chunks = -(-len(hidden) // max(FEWEST_ROWS, min(MOST_ROWS, spans)))
+        self.rows = max(1, -(-len(hidden) // max(1, chunks)))
         self.height = max(FEWEST_ROWS, self.rows)
         width = min(spans // self.height, WEIGHT_BYTES // (dtype.itemsize * hidden.shape[1] * TILE))
         self.columns = TILE * min(max(1, width), self.tiles)
-        self.pieces = [weight.new_empty(self.height * self.columns, dtype=dtype) for _ in range(buffers(temperature))]
+        size = self.height * self.columns
+        self.buffers = [weight.new_empty(size, dtype=dtype) for _ in range(buffers(temperature))]
 
     def __call__(
         self, hidden: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """One piece of rows [m, H]; confidence NaN marks rows that need the full definition."""
+        """One row chunk [m, H]; confidence NaN marks rows that need the full definition."""
         m = len(hidden)
         padded = hidden.new_zeros(max(FEWEST_ROWS, m), hidden.shape[1], dtype=self.head.compute)
         padded[:m] = hidden
         sums = self._sums(padded, m, temperature, sorted(forbid))
-        tile, rest, mass = choose_tile(sums, temperature, reference.uniform(seed, row_ids).unsqueeze(-1))
+        tile, rest, mass = choose_tile(sums, temperature, uniform(seed, row_ids).unsqueeze(-1))
         token, share = choose_token(self._logits(padded[:m], tile, forbid), temperature, rest)
         return (tile * TILE + token).squeeze(-1), (mass * share).squeeze(-1).float()
 
@@ -154,28 +156,29 @@ class _Walk:
         """Every logit of one row [H]; [1, V]."""
         row = hidden.to(self.head.compute).unsqueeze(0)
         logits = row.new_empty(1, len(self.head.weight))
-        for part, first in zip(logits.split(self.columns, 1), range(0, logits.shape[1], self.columns), strict=True):
-            self.head.logits(row, first, part)
+        for out, first in zip(logits.split(self.columns, 1), range(0, logits.shape[1], self.columns), strict=True):
+            self.head.logits(row, first, out)
         return logits
 
     def _sums(self, hidden: Tensor, m: int, temperature: float, forbid: list[int]) -> tuple[Tensor, ...]:
         """`tile_sums` of the first m rows over the whole vocabulary; two or three [m, tiles]."""
-        found = [hidden.new_empty(m, self.tiles) for _ in range(1 + len(self.pieces))]
+        whole_rows = [hidden.new_empty(m, self.tiles) for _ in range(1 + len(self.buffers))]
         vocab, height = len(self.head.weight), len(hidden)
         for first in range(0, vocab, self.columns):
             width = min(self.columns, vocab - first)
             tiles = -(-width // TILE)
-            x, spare = (piece[: height * tiles * TILE].view(height, -1) for piece in (self.pieces[0], self.pieces[-1]))
+            size = height * tiles * TILE
+            x, spare = (buffer[:size].view(height, -1) for buffer in (self.buffers[0], self.buffers[-1]))
             self.head.logits(hidden, first, x[:, :width])
             x[:, width:] = float("-inf")
             for token in forbid:
                 if first <= token < first + width:
                     x[:, token - first] = float("-inf")
-            part = tile_sums(x[:m].view(m, tiles, TILE), temperature, spare[:m].view(m, tiles, TILE))
+            these = tile_sums(x[:m].view(m, tiles, TILE), temperature, spare[:m].view(m, tiles, TILE))
             at = first // TILE
-            for whole, sums in zip(found, part, strict=True):
+            for whole, sums in zip(whole_rows, these, strict=True):
                 whole[:, at : at + tiles] = sums
-        return tuple(found)
+        return tuple(whole_rows)
 
     def _logits(self, hidden: Tensor, tile: Tensor, forbid: list[int]) -> Tensor:
         """Logits of each row's own tile, -inf where there is no token to draw; [m, TILE]."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, masked_ce_triton
-from . import masked_ce_ops as ops
+from .. import checks
+from . import operators
 
 
 def masked_token_logprobs(
@@ -31,7 +31,7 @@ def masked_token_logprobs(
     if mask is not None:
         mask = mask.contiguous()
     inplace_backward = _inplace(logits, inplace_backward)
-    return ops.logprobs_op(logits, targets.contiguous(), mask, inplace_backward)[0]
+    return operators.logprobs_op(logits, targets.contiguous(), mask, inplace_backward)[0]
 
 
 def weighted_masked_ce(
@@ -62,7 +62,7 @@ def weighted_masked_ce(
         baseline = baseline.contiguous()
     checks.check_number("strength", strength)
     inplace_backward = _inplace(logits, inplace_backward)
-    out = ops.weighted_op(
+    out = operators.weighted_op(
         logits,
         targets.contiguous(),
         mask.contiguous(),
@@ -87,6 +87,3 @@ def _inplace(logits: Tensor, wanted: bool) -> bool:
     if any(size > 1 and stride == 0 for size, stride in zip(logits.shape, logits.stride(), strict=True)):
         raise ValueError("inplace_backward: got expanded logits (a stride of 0), want logits that own every row")
     return True
-
-
-production = masked_ce_triton.production

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks
-from . import linear_ce_tiles as tiles
-from .linear_ce_sweep import sweep
-from .linear_ce_trained import Gradients, recompute
-from .reference import wide
+from .. import checks
+from ..arithmetic import accumulation_dtype
+from ..head import op_context
+from .frozen_head import vocabulary_pass
+from .tiles import refuse_double_backward
+from .trainable_head import Gradients, recompute
 
 
 @torch.library.custom_op(
@@ -30,23 +31,21 @@ def logprobs_op(
     keep_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     checks.check_target_values(targets, None, weight.shape[0])
-    with tiles.settings(hidden):
-        found = sweep(hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes)
-    gradient = hidden.new_empty(0, dtype=wide(hidden.dtype)) if found.gradient is None else found.gradient
-    return found.log_probs, found.row_max, found.log_sum, gradient
+    with op_context(hidden):
+        scores = vocabulary_pass(hidden, weight, bias, targets, gradient=keep_gradient, limit=max_logits_bytes)
+    gradient = scores.grad_hidden
+    if gradient is None:
+        gradient = hidden.new_empty(0, dtype=accumulation_dtype(hidden.dtype))
+    return scores.log_probs, scores.row_max, scores.log_sum, gradient
 
 
 @logprobs_op.register_fake
 def _(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, limit: int | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    log_probs, row_max, log_sum = (hidden.new_empty(targets.shape, dtype=wide(hidden.dtype)) for _ in range(3))
-    return (
-        log_probs,
-        row_max,
-        log_sum,
-        hidden.new_empty(hidden.shape if keep else (0,), dtype=wide(hidden.dtype)),
-    )
+    dtype = accumulation_dtype(hidden.dtype)
+    log_probs, row_max, log_sum = (hidden.new_empty(targets.shape, dtype=dtype) for _ in range(3))
+    return log_probs, row_max, log_sum, hidden.new_empty(hidden.shape if keep else (0,), dtype=dtype)
 
 
 @torch.library.custom_op(
@@ -66,13 +65,13 @@ def recompute_op(
     needs: Sequence[bool],
     max_logits_bytes: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    with tiles.settings(hidden):
+    with op_context(hidden):
         live = (grad != 0).nonzero().squeeze(1)
-        stats, c = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
-        found = recompute(hidden[live], weight, bias, targets[live], stats, c, needs, max_logits_bytes)
-        if found.hidden is not None:
-            found.hidden = hidden.new_zeros(hidden.shape).index_copy_(0, live, found.hidden.to(hidden.dtype))
-    return _as_outputs(found, hidden, weight, bias)
+        stats, row_scale = (row_max[live], log_sum[live]), grad[live].to(row_max.dtype)
+        of_live = recompute(hidden[live], weight, bias, targets[live], stats, row_scale, needs, max_logits_bytes)
+        if of_live.hidden is not None:
+            of_live.hidden = hidden.new_zeros(hidden.shape).index_copy_(0, live, of_live.hidden.to(hidden.dtype))
+    return _as_outputs(of_live, hidden, weight, bias)
 
 
 @recompute_op.register_fake
@@ -81,21 +80,22 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[
     return _empty_outputs(hidden, weight, bias, needs)
 
 
-def _as_outputs(found: Gradients, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _as_outputs(gradients: Gradients, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in the dtypes of (hidden, weight, bias); empty tensors where there are none."""
     like = inputs[0]
     assert like is not None
-    parts = zip((found.hidden, found.weight, found.bias), inputs, strict=True)
-    made = [like.new_empty(0) if g is None or x is None else g.to(x.dtype) for g, x in parts]
-    return made[0], made[1], made[2]
+    pairs = zip((gradients.hidden, gradients.weight, gradients.bias), inputs, strict=True)
+    of_hidden, of_weight, of_bias = (like.new_empty(0) if g is None or x is None else g.to(x.dtype) for g, x in pairs)
+    return of_hidden, of_weight, of_bias
 
 
 def _empty_outputs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    parts = zip((hidden, weight, bias), needs, strict=True)
-    made = [x.new_empty(x.shape) if need and x is not None else hidden.new_empty(0) for x, need in parts]
-    return made[0], made[1], made[2]
+    pairs = zip((hidden, weight, bias), needs, strict=True)
+    empty = (x.new_empty(x.shape) if need and x is not None else hidden.new_empty(0) for x, need in pairs)
+    of_hidden, of_weight, of_bias = empty
+    return of_hidden, of_weight, of_bias
 
 
 def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -109,7 +109,7 @@ def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    tiles.refuse_double_backward()
+    refuse_double_backward()
     if grad is None:
         return (None,) * 6
     if ctx.keep_gradient:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import reference
+from .. import reference
 from .extension import extension_status, run_in_place, usable
 
 __all__ = ["extension_status", "remask_", "revoke_"]
