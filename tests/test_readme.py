@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readme import RESULTS_PAGE, TABLES, filled, insert
-from tests.markdown import ROOT, Block, blocks, check_command, check_config, commands, links, run_block
+from tests.markdown import ROOT, Block, blocks, check_command, commands, links, run_block
 
 PATH = ROOT / "README.md"
 TEXT = PATH.read_text()
@@ -17,11 +17,6 @@ TEXT = PATH.read_text()
 def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a block that trains owns a folder
     run_block(block, PATH, {})
-
-
-@pytest.mark.parametrize("block", blocks(TEXT, "yaml"), ids=lambda block: f"line {block.line}")
-def test_yaml_blocks_are_configs(block: Block) -> None:
-    check_config(block)
 
 
 @pytest.mark.parametrize("words", commands(TEXT), ids=" ".join)
