@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +44,16 @@ def run(setting: GpuSetting, note: Note) -> None:
                 tune(op, size, job, setting, note, name)
         file = cache_file()
         table = json.loads(file.read_text())
-        note("table, for launch/table.py", launch_json=json.dumps(table), file=None if setting.rehearse else file)
+        note(
+            "table, for launch/table.py",
+            launch_json=json.dumps(table),
+            file=None if setting.rehearse else _below_home(file),
+        )
+
+
+def _below_home(file: Path) -> str:
+    """The path as `~/…` where it lies in the user's home: results name no folder of one machine."""
+    return f"~/{file.relative_to(Path.home())}" if file.is_relative_to(Path.home()) else str(file)
 
 
 def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSetting, note: Note, name: str) -> None:
