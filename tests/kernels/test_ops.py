@@ -56,11 +56,11 @@ def test_opcheck_linear(path: str, trained: tuple[bool, bool, bool]) -> None:
     frozen = not trained[1]
     opcheck(
         token_ops.logprobs_op,
-        (h.flatten(0, 1).detach().requires_grad_(), w, b, TARGETS.flatten(), None, 0.0, frozen),
+        (h.flatten(0, 1).detach().requires_grad_(), w, b, TARGETS.flatten(), None, frozen),
     )
-    opcheck(weighted_ops.weighted_op, (h, w, b, TARGETS, MASK, WEIGHTS, BASELINE, 0.5, None, 0.0, list(trained)))
+    opcheck(weighted_ops.weighted_op, (h, w, b, TARGETS, MASK, WEIGHTS, BASELINE, 0.5, None, list(trained)))
     flat, targets = HIDDEN.flatten(0, 1), TARGETS.flatten()
-    stats = token_ops.logprobs_op(flat, WEIGHT, BIAS, targets, None, 0.0, False)[1:3]
+    stats = token_ops.logprobs_op(flat, WEIGHT, BIAS, targets, None, False)[1:3]
     opcheck(token_ops.recompute_op, (flat, WEIGHT, BIAS, targets, *stats, torch.ones(15), list(trained), None))
 
 
@@ -73,9 +73,9 @@ def test_opcheck_linear_transposed(path: str) -> None:
     for needs in ([True, False], [True, True]):
         for limit in (None, 1000):  # whole rows, tiles
             head = w.detach().requires_grad_(needs[1])
-            opcheck(weighted_ops.weighted_op, (h, head, BIAS, TARGETS, *rest, limit, 0.0, [*needs, False]))
-    stats = token_ops.logprobs_op(flat, w.detach(), BIAS, targets, None, 0.0, True)[1:3]
-    opcheck(token_ops.logprobs_op, (flat.requires_grad_(), w.detach(), BIAS, targets, None, 0.0, True))
+            opcheck(weighted_ops.weighted_op, (h, head, BIAS, TARGETS, *rest, limit, [*needs, False]))
+    stats = token_ops.logprobs_op(flat, w.detach(), BIAS, targets, None, True)[1:3]
+    opcheck(token_ops.logprobs_op, (flat.requires_grad_(), w.detach(), BIAS, targets, None, True))
     for upstream in (torch.ones(15), torch.zeros(15)):
         opcheck(
             token_ops.recompute_op,
