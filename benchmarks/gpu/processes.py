@@ -48,13 +48,14 @@ def code_digest(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout; without git, what a file COMMIT says beside the tree or beside a bundle's site/."""
-    if (root / ".git").exists() and (head := git(root, "rev-parse", "HEAD")):
-        return head
+    """The commit of the sources: what a file COMMIT says beside the tree or a bundle's site/, else what git says.
+
+    The file comes first: a machine may get changed files with the git folder of an older commit.
+    """
     for folder in (root, *(Path(entry).parent for entry in sys.path if Path(entry).name == "site")):
         if (folder / "COMMIT").is_file():
             return (folder / "COMMIT").read_text().strip()
-    return None
+    return git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
 
 
 def probe_device(kind: str) -> dict[str, Any]:
