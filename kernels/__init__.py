@@ -1,8 +1,8 @@
 """Kernels for masked diffusion language models: masked cross-entropy, token sampling, remasking. Tensors only.
 
-The package is `dmpo.kernels`. From the root of the repository its folder also passes for the hub's library `kernels`,
-which transformers imports to ask for its version: under that name the package is empty, since a second copy of it
-would register every operator twice.
+The package is `dmpo.kernels`. Python that starts in the root of the repository also finds this folder as `kernels`,
+which is the name of a library of the hub: transformers imports it to read its version. Under that name the package is
+empty, because a second copy of it would register every operator twice.
 """
 
 if __name__ != "kernels":

@@ -1,4 +1,4 @@
-"""Arithmetic that the definitions and every kernel share: its dtype, a row's coefficient, its mean NLL."""
+"""Arithmetic that the definitions and every kernel share: the accumulation dtype, a row's coefficient and mean NLL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def coefficients(weights: Tensor, baseline: Tensor | None, strength: float) -> Tensor:
-    """a = w - s * b in float32, or in float64 where one of them is; [N]."""
+    """a = w - s * b in float32, or in float64 if w or b is float64; [N]."""
     if baseline is None:
         return widened(weights)
     dtype = accumulation_dtype(torch.promote_types(weights.dtype, baseline.dtype))
@@ -25,5 +25,5 @@ def coefficients(weights: Tensor, baseline: Tensor | None, strength: float) -> T
 
 
 def mean_nll(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Per-row mean of -log p over masked positions, 0 for a row without any; [N, L] -> [N]."""
+    """Per-row mean of -log p over masked positions, 0 for a row without masks; [N, L] -> [N]."""
     return 0.0 - (log_probs * mask).sum(-1) / mask.sum(-1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The fastest launch parameters of an op on this machine, searched on request and kept where launches look."""
+"""The fastest launch parameters of an op on this machine: searched on request, stored where launches read them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ def autotune(
     arch: int | None = None,
     timer: Callable[[Callable[[], Any]], float] | None = None,
 ) -> LaunchConfig:
-    """Time `run()` under `override` for each block and warp count, keep the fastest on disk, and return it.
+    """Time `run()` under `override` for each block and warp count, store the fastest on disk, and return it.
 
-    On request only, on the machine that will run: `autotune("ce_forward", 126464, torch.bfloat16)`. `run` is whatever
-    launches `op`; None: the op itself on the current GPU (or in the interpreter) at `vocab` and `dtype`, for which
-    "ce_forward", "ce_backward" and "sample_tiles" are known. Every later process, and this one, launches what was
-    found. `timer` defaults to `triton.testing.do_bench` (milliseconds). Raises ValueError for an op with neither.
+    Nothing calls it by itself: call it on the machine that will run, as `autotune("ce_forward", 126464,
+    torch.bfloat16)`. `run` is a function that launches `op`. Without it "ce_forward", "ce_backward" and "sample_tiles"
+    are launched at `vocab` and `dtype`, on the current GPU or in the interpreter. This process and every later one
+    launch the stored parameters. `timer` defaults to `triton.testing.do_bench` (milliseconds). Raises ValueError for
+    another op without `run`.
     """
     arch = launch.current_arch() if arch is None else arch
-    size = max(2, dtype.itemsize)
+    itemsize = max(2, dtype.itemsize)
     run = _job(op, vocab, dtype) if run is None else run
     if op == "tile_softmax":  # a row is one block
         blocks = [TABLE[nearest_architecture(arch)][op][4].block]
@@ -43,7 +44,7 @@ def autotune(
         LaunchConfig(block, warps)
         for block in blocks
         for warps in (4, 8, 16)
-        if 1 <= block * size // (warps * 32 * 16) <= 8
+        if 1 <= block * itemsize // (warps * 32 * 16) <= 8
     ] or [launch.launch_config(op, vocab, dtype, arch)]
     clock = launch.triton.testing.do_bench if timer is None else timer
     times = []
@@ -53,7 +54,7 @@ def autotune(
     best = candidates[times.index(min(times))]
     path = cache_file()
     table = json.loads(path.read_text()) if path.is_file() else {}
-    table.setdefault(f"sm_{nearest_architecture(arch)}", {}).setdefault(op, {})[str(size)] = asdict(best)
+    table.setdefault(f"sm_{nearest_architecture(arch)}", {}).setdefault(op, {})[str(itemsize)] = asdict(best)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(table, indent=1))
@@ -63,11 +64,12 @@ def autotune(
 
 
 def _job(op: str, vocab: int, dtype: torch.dtype) -> Callable[[], Any]:
-    """One launch of `op` and little else, on as many rows as fill a GPU; a few in the interpreter."""
+    """One launch of `op` and little else, on enough rows to fill a GPU; on two rows in the interpreter."""
     device, rows = ("cuda", 512) if torch.cuda.is_available() else ("cpu", 2)
     x = torch.randn(1, rows, vocab, device=device).to(dtype)
     if not launch.uses_triton(x):
-        raise ValueError(f"op: {op} of {dtype} runs no Triton kernel here ({launch.kernel_status(device)[1]})")
+        reason = launch.kernel_status(device)[1]
+        raise ValueError(f"op: {op} of {dtype} runs no Triton kernel here ({reason}); tune it on a GPU")
     targets = torch.zeros(1, rows, dtype=torch.int64, device=device)
     if op == "sample_tiles":
         return lambda: sample_tokens(x[0], 1.0, seed=0)

@@ -1,8 +1,8 @@
 """Argument checks that several ops share.
 
-Shapes, dtypes and devices are checked in the public functions. Values are checked inside the ops, on CPU tensors
-only: on a GPU a value check would stall the stream, so there a target outside [0, V) gives NaN for its row and a
-weight that is not finite reaches the loss.
+The public functions check shapes, dtypes and devices. The ops check values, of CPU tensors only: on a GPU such a check
+would stall the stream. There a target outside [0, V) gives NaN for its row, and a weight that is not finite reaches
+the loss.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_floating(name: str, x: object, dims: str) -> None:
-    """`x` must be a floating tensor with as many dimensions as the letters of `dims`, the last of them not empty."""
+    """`x` must be a floating tensor with one dimension for each letter of `dims`. The last must not be empty."""
     check_tensor(name, x)
     assert isinstance(x, Tensor)
     if x.dtype not in _FLOATS:
@@ -49,20 +49,20 @@ def check_like(name: str, x: object, like: Tensor, shape: tuple[int, ...], dtype
 
 
 def check_device(name: str, x: Tensor, like: Tensor) -> None:
-    """`x` must live where `like` does."""
+    """`x` must be on the device of `like`."""
     if x.device != like.device:
         raise ValueError(f"{name}: got device {x.device}, want {like.device}")
 
 
 def check_row_weights(name: str, x: object, like: Tensor, rows: int) -> None:
-    """`x` must hold one constant floating weight a row: the losses are not differentiable in their weights."""
+    """`x` must have one constant floating weight a row: the losses are not differentiable in their weights."""
     check_floating(name, x, "N") if not isinstance(x, Tensor) or rows else check_tensor(name, x)
     assert isinstance(x, Tensor)
     if tuple(x.shape) != (rows,):
         raise ValueError(f"{name}: got shape {list(x.shape)}, want [{rows}], one weight a row")
     check_device(name, x, like)
     if x.requires_grad:
-        raise ValueError(f"{name}: got a tensor that requires grad, want a constant; call .detach() on it")
+        raise ValueError(f"{name}: got a tensor that requires grad, want a constant tensor; call .detach() on it")
 
 
 def check_number(name: str, x: object) -> None:
@@ -74,7 +74,7 @@ def check_number(name: str, x: object) -> None:
 
 
 def check_target_values(targets: Tensor, live: Tensor | None, vocab: int) -> None:
-    """Every target that is used must be a token id; on CPU tensors only."""
+    """Every target of a live row must be a token id. Checks CPU tensors only."""
     if targets.device.type != "cpu":
         return
     used = targets if live is None else targets[live]
@@ -87,7 +87,7 @@ def check_target_values(targets: Tensor, live: Tensor | None, vocab: int) -> Non
 
 
 def check_weight_values(name: str, x: Tensor | None) -> None:
-    """Every weight must be finite; on CPU tensors only."""
+    """Every weight must be finite. Checks CPU tensors only."""
     if x is not None and x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
         raise ValueError(
             f"{name}: got {int((~torch.isfinite(x)).sum())} values that are not finite, want finite weights"
@@ -97,12 +97,12 @@ def check_weight_values(name: str, x: Tensor | None) -> None:
 def check_linear(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, max_logits_bytes: int | None, dims: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Validate; returns the three tensors in the dtype autocast asks for, if it is on."""
+    """Validate the arguments; returns the three tensors, under autocast in its dtype."""
     check_floating("hidden", hidden, dims)
     if not isinstance(weight, Tensor):
         raise TypeError(
-            f"weight: got {type(weight).__name__}, want the tensor lm_head.weight [V, H]; an adapter on lm_head (LoRA) "
-            "must be merged into it first"
+            f"weight: got {type(weight).__name__}, want the tensor lm_head.weight [V, H]; merge an adapter (LoRA) on "
+            "lm_head into it first"
         )
     check_floating("weight", weight, "VH")
     if bias is not None:
@@ -129,7 +129,7 @@ def check_linear(
 def check_draw(
     x: Tensor, vocab: int, temperature: float, seed: int, row_ids: Tensor | None, forbid: Sequence[int]
 ) -> tuple[list[int], int]:
-    """Validate what says how to draw for the rows of `x` [M, ...]; forbidden ids once each, and the seed in 64 bits."""
+    """Validate how the rows of `x` [M, ...] are drawn; returns each forbidden id once, and the seed in 64 bits."""
     check_number("temperature", temperature)
     if temperature != 0 and temperature < _SMALLEST_TEMPERATURE:
         raise ValueError(f"temperature: got {temperature}, want 0 or at least {_SMALLEST_TEMPERATURE}")

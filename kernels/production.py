@@ -1,4 +1,4 @@
-"""Every kernel in every form that the ops launch."""
+"""The list of all Triton kernels, each in every configuration that the ops launch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers of a draw: functions of (seed, row id) alone, in whatever order or batch rows come."""
+"""Random numbers of a draw: functions of (seed, row id) alone, whatever the order or the batch of the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain PyTorch definitions of every kernel: short, slow, and the meaning of "correct".
+"""Plain PyTorch definitions of every kernel: short and slow. They define what is correct.
 
 Each function has the signature of its public name in `dmpo.kernels`. Arithmetic runs in float64 for float64 inputs
 and in float32 for everything else.
@@ -20,7 +20,7 @@ def masked_token_logprobs(
 ) -> Tensor:
     """log softmax(logits)[target] where masked, 0 elsewhere; [N, L]."""
     logits = widened(logits)
-    if mask is not None:  # dead rows and their targets may hold anything: NaN, -100
+    if mask is not None:  # dead rows and their targets may be anything: NaN, -100
         logits, targets = logits.masked_fill(~mask.unsqueeze(-1), 0.0), targets.masked_fill(~mask, 0)
     log_probs = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return log_probs if mask is None else log_probs.masked_fill(~mask, 0.0)
@@ -50,7 +50,7 @@ def weighted_masked_ce(
     inplace_backward: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """sum_n a_n * mean NLL_n with a = w - s * b, and the mean NLLs, detached; scalar, [N]. A row with a = 0 is not
-    looked at: 0."""
+    read, and its mean NLL is 0."""
     a = coefficients(weights, baseline, strength)
     mask = mask & (a != 0).unsqueeze(1)
     nll = mean_nll(masked_token_logprobs(logits, targets, mask), mask)
@@ -86,7 +86,7 @@ def remask_(
     factor: float | None = None,
 ) -> Tensor:
     """Unmask by count, threshold or factor, one row and one position at a time; returns int32 [B]."""
-    moved = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
+    unmasked = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
     for row in range(tokens.shape[0]):
         masked = (tokens[row] == mask_id).nonzero().flatten().tolist()
         score = {j: float(confidence[row, j]) for j in masked}
@@ -103,8 +103,8 @@ def remask_(
                 count += 1
         for j in order[:count]:
             tokens[row, j] = candidates[row, j]
-        moved[row] = min(count, len(order))
-    return moved
+        unmasked[row] = min(count, len(order))
+    return unmasked
 
 
 def sample_tokens(
@@ -146,7 +146,7 @@ def sample_tokens(
 
 
 def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: float, limit: int | Tensor) -> Tensor:
-    """Mask the tokens below the threshold again, the least confident first, `limit` a row at most; int32 [B]."""
+    """Mask tokens below the threshold again, the least confident first, at most `limit` of a row; int32 [B]."""
     revoked = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
     for row in range(tokens.shape[0]):
         token, score = tokens[row].tolist(), confidence[row].tolist()

@@ -1,8 +1,8 @@
 """The same three jobs done by dmpo, by plain PyTorch and by other packages, ready to be measured or timed.
 
-A peer is a name and a function that takes the inputs and returns a callable of no arguments that does the whole job
-once: forward and backward of a loss, or one draw. Packages are optional: `load` says which are missing, and what
-version was found of the others.
+A peer has a name and a function that takes the inputs and returns a job. A job is a callable without arguments that
+does the whole work once: forward and backward of a loss, or one draw. Packages are optional: `load` says which ones are
+missing, and the versions of the others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LossInputs:
 
     @property
     def ignored(self) -> Tensor:
-        """Flat targets with -100 at unmasked positions, as the peers want them."""
+        """Flat targets with -100 at unmasked positions, as the peers take them."""
         return self.targets.masked_fill(~self.mask, IGNORE).flatten()
 
     def run(self, loss: Callable[[], Tensor]) -> Job:
@@ -60,8 +60,8 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class Peer:
-    """name; package it needs, or none; build(inputs) -> job; whether it computes the weighted per-sample problem, or
-    an easier one without weights; whether the installed torch has what it calls."""
+    """name; build(inputs) -> job; package that it needs, or None; weighted: whether it solves the problem with a weight
+    for each sample, or an easier one without weights; in_torch: whether the installed torch has its function."""
 
     name: str
     build: Callable[..., Job]
@@ -74,7 +74,7 @@ def make_loss_inputs(
     rows: int, length: int, vocab: int, dtype: torch.dtype, device: str, *, masked: float, hidden: int | None = None,
     trainable_head: bool = False,
 ) -> LossInputs:  # fmt: skip
-    """Random inputs, the first `masked` share of every row's positions masked."""
+    """Random inputs; in every row the first `masked` share of the positions is masked."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -97,7 +97,7 @@ def make_loss_inputs(
 
 
 def _mean_nll(nll: Tensor, i: LossInputs) -> Tensor:
-    """sum_n a_n mean NLL_n from NLLs of every position, as published code applies it."""
+    """sum_n a_n mean NLL_n from the NLLs of every position, as published code computes it."""
     mean = (nll.view_as(i.targets) * i.mask).sum(-1) / i.mask.sum(-1).clamp(min=1)
     return ((i.weights - i.baseline) * mean).sum()
 
@@ -198,7 +198,7 @@ def _cut(i: LossInputs) -> Job:
 
 
 def interpretable_cut_cross_entropy() -> None:
-    """Give cut-cross-entropy a log(1 + x) made of tl.log: Triton's interpreter has no libdevice. Same traffic."""
+    """Give cut-cross-entropy a log(1 + x) that calls tl.log: Triton's interpreter has no libdevice. Same traffic."""
 
     @triton.jit
     def logaddexp(a, b):  # type: ignore[no-untyped-def]
@@ -242,7 +242,7 @@ def _torch_multinomial(logits: Tensor, temperature: float) -> Job:
 
 
 def _published_gumbel(logits: Tensor, temperature: float) -> Job:
-    """Gumbel noise and softmax in float64 over the vocabulary, as decoders of this family are published."""
+    """Gumbel noise and softmax in float64 over the vocabulary, as in the published decoders of this family."""
 
     def job() -> tuple[Tensor, Tensor]:
         wide = logits.to(torch.float64)
@@ -264,19 +264,19 @@ SAMPLING = [
 
 
 def easier(peers: list[Peer]) -> str:
-    """A sentence that names the peers that solve less than the others, for reports; "" if there are none."""
+    """A sentence for reports that names the peers that solve an easier problem; "" if there are none."""
     names = "; ".join(peer.name for peer in peers if not peer.weighted)
     return f"Easier problem, no weight for each sample: {names}." if names else ""
 
 
 def load(peers: list[Peer]) -> tuple[list[Peer], dict[str, str]]:
-    """The peers whose package is installed and whose functions torch has, and the version of every package (or "not
+    """The peers whose package is installed and whose function torch has, and the version of every package (or "not
     installed")."""
     versions = {name: version(name) for name in ("torch", "triton") if _installed(name)}
     for name in sorted({peer.package for peer in peers if peer.package}):
         versions[name] = version(name) if _installed(name) else "not installed"
-    found = [peer for peer in peers if peer.in_torch and (peer.package is None or _installed(peer.package))]
-    return found, versions
+    usable = [peer for peer in peers if peer.in_torch and (peer.package is None or _installed(peer.package))]
+    return usable, versions
 
 
 def _installed(package: str) -> bool:

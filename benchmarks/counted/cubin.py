@@ -1,6 +1,6 @@
 """What do the production kernels compile to? Registers, spills, shared memory, widths of loads and tensor-core use.
 
-Triton compiles to real cubins for sm_80, sm_90 and sm_100 with no GPU; its own cuobjdump reads them. Run without
+Triton compiles real cubins for sm_80, sm_90 and sm_100 without a GPU, and its own cuobjdump reads them. Run without
 TRITON_INTERPRET: `python -m benchmarks.counted.cubin [--arch 90] [--ptx] [--json FILE]`.
 """
 
@@ -33,9 +33,9 @@ PTX_TENSOR_CORE = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel on one architecture. spills: bytes of local memory a thread; wide_loads: 16-byte global load
-    instructions; narrow_loads: all others; row_loads: 16-byte loads it takes to read one block of the row; source:
-    what the instructions were counted in, "sass" or "ptx"."""
+    """One kernel on one architecture. spills: bytes of local memory a thread; wide_loads: global loads of 16 bytes;
+    narrow_loads: all other global loads; row_loads: 16-byte loads that read one block of the row; source: the code in
+    which instructions were counted, "sass" or "ptx"."""
 
     name: str
     arch: int
@@ -53,32 +53,32 @@ class Compiled:
     source: str = "sass"
 
     def faults(self) -> list[str]:
-        """What breaks the promise of no spills, 16-byte loads and tensor cores where there is a dot."""
-        found = []
+        """The broken promises: no spills, loads of 16 bytes, tensor cores for a dot."""
+        faults = []
         if self.spills or self.local_instructions:
-            found.append(f"spills: {self.spills} bytes, {self.local_instructions} instructions")
+            faults.append(f"spills: {self.spills} bytes, {self.local_instructions} instructions")
         if self.wants_wide and (self.row_loads == 0 or self.wide_loads < self.row_loads):
-            found.append(f"16-byte loads: {self.wide_loads}, want {max(1, self.row_loads)}")
+            faults.append(f"16-byte loads: {self.wide_loads}, want {max(1, self.row_loads)}")
         if self.wants_tensor_core and self.tensor_core == 0:
-            found.append("no tensor-core instruction")
-        return found
+            faults.append("no tensor-core instruction")
+        return faults
 
 
 def row_loads(kernel: Any) -> int:
-    """16-byte loads a thread needs for one block of a row: block bytes over (threads x 16)."""
+    """16-byte loads of a thread for one block of a row: bytes of the block over (threads x 16)."""
     constants = kernel.constexprs
     elements = constants.get("BLOCK") or (constants.get("VEC") or 0) * (constants.get("LANES") or 0)
     pointed = next((t for name, t in kernel.signature.items() if name in ("logits", "tile")), "*fp32")
-    size = {"*fp32": 4, "*fp64": 8}.get(pointed, 2)
-    return int(elements * size // (kernel.num_warps * 32 * 16))
+    itemsize = {"*fp32": 4, "*fp64": 8}.get(pointed, 2)
+    return int(elements * itemsize // (kernel.num_warps * 32 * 16))
 
 
 def compile_kernel(kernel: Any, *, ptx: bool = False) -> Compiled:
     """Compile one `ProductionKernel` for its architecture and read the cubin.
 
-    `ptx`: registers, spills and shared memory still come from the cubin, but instructions are counted in the PTX it was
-    assembled from, which has one vector load for each of the machine code's. Disassembling takes twice as long as
-    compiling does.
+    `ptx`: registers, spills and shared memory still come from the cubin, but instructions are counted in its PTX, which
+    has one vector load for each load of the machine code. This saves the disassembly, which takes twice as long as the
+    compilation.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -92,15 +92,15 @@ def compile_kernel(kernel: Any, *, ptx: bool = False) -> Compiled:
         file.write(binary.asm["cubin"])
         file.flush()
         flags = ["-res-usage"] if ptx else ["-res-usage", "-sass"]
-        read = [subprocess.run([cuobjdump, f, file.name], capture_output=True, text=True, check=True) for f in flags]
-    usage = read[0].stdout
-    found = RESOURCES.search(usage)
-    if found is None:
+        dumps = [subprocess.run([cuobjdump, f, file.name], capture_output=True, text=True, check=True) for f in flags]
+    usage = dumps[0].stdout
+    resources = RESOURCES.search(usage)
+    if resources is None:
         raise RuntimeError(
             f"{kernel.name}, sm_{kernel.arch}: no resource usage in cuobjdump's output: {usage[-200:]!r}"
         )
-    registers, stack, shared, local = map(int, found.groups())
-    counted = _count_ptx(binary.asm["ptx"]) if ptx else _count_sass(read[1].stdout)
+    registers, stack, shared, local = map(int, resources.groups())
+    counted = _count_ptx(binary.asm["ptx"]) if ptx else _count_sass(dumps[1].stdout)
     return Compiled(
         name=kernel.name,
         arch=kernel.arch,
@@ -129,8 +129,8 @@ def _count_ptx(code: str) -> dict[str, Any]:
 
 
 def _counts(source: str, loads: list[str], wide: int, local: list[str], dots: list[str]) -> dict[str, Any]:
-    found = {"wide_loads": wide, "narrow_loads": len(loads) - wide, "local_instructions": len(local)}
-    return found | {"tensor_core": len(dots), "source": source}
+    counts = {"wide_loads": wide, "narrow_loads": len(loads) - wide, "local_instructions": len(local)}
+    return counts | {"tensor_core": len(dots), "source": source}
 
 
 def _compile_numbered(number: int, ptx: bool) -> Compiled:
@@ -145,7 +145,7 @@ def compile_all(archs: tuple[int, ...] | None = None, *, ptx: bool = False) -> l
     from dmpo.kernels.production import production_kernels
 
     if paths.INTERPRETED:
-        raise RuntimeError("TRITON_INTERPRET is set: interpreted kernels cannot be compiled; unset it")
+        raise RuntimeError("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled; unset it")
     kernels = production_kernels()
     numbers = [i for i, kernel in enumerate(kernels) if archs is None or kernel.arch in archs]
     with ProcessPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
@@ -153,12 +153,12 @@ def compile_all(archs: tuple[int, ...] | None = None, *, ptx: bool = False) -> l
 
 
 def figures(compiled: list[Compiled]) -> list[dict[str, Any]]:
-    """As JSON holds them, with their faults."""
+    """The compiled kernels and their faults, as JSON stores them."""
     return [asdict(kernel) | {"faults": kernel.faults()} for kernel in compiled]
 
 
 def table_of_kernels(compiled: list[Compiled]) -> str:
-    """Markdown, a row for each kernel and architecture."""
+    """A Markdown table, with a row for each kernel and architecture."""
     head = ["kernel", "sm", "warps", "registers", "spills (B)", "shared (B)", "16-byte loads", "other loads"]
     rows = []
     for k in compiled:

@@ -1,5 +1,4 @@
-"""Runs Triton kernels in Triton's interpreter, on CPU tensors, inside a block; and makes the interpreter several times
-faster.
+"""Runs Triton kernels in Triton's interpreter, on CPU tensors, inside a `with`, several times faster than Triton does.
 
 Triton chooses between the compiler and the interpreter when a kernel is defined, from TRITON_INTERPRET. `interpreted`
 chooses at each launch instead: the same process can then compile a kernel, interpret it and launch it on a GPU.
@@ -22,8 +21,8 @@ from dmpo.kernels.launch import paths
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """CPU tensors take the Triton path inside the block, and every kernel of the process runs in the interpreter, those
-    of `triton.language` included."""
+    """CPU tensors take the Triton path inside the `with`. Every kernel of the process runs in the interpreter, also the
+    kernels of `triton.language`."""
     forms: dict[Callable[..., Any], Any] = {}
 
     def form(kernel: Any) -> Any:
@@ -51,11 +50,11 @@ def interpreted() -> Iterator[None]:
 
 @contextmanager
 def quick_interpreter() -> Iterator[None]:
-    """The interpreter patches `triton.language` once a launch inside the block, and takes every patch back after it.
+    """Inside the `with` the interpreter patches `triton.language` once a launch, and undoes every patch after it.
 
-    Triton 3.9 patches the language again whenever one jitted function calls another, several thousand times in a launch
-    of a few hundred programs, with the same result each time; and it never takes these patches back, so that nothing
-    compiles afterwards.
+    Triton 3.9 patches the language again whenever one jitted function calls another: several thousand times in a launch
+    of a few hundred programs, with the same result each time. It never undoes these patches, so no kernel compiles
+    afterwards.
     """
     patch, launch_all = interpreter._patch_lang, interpreter.GridExecutor.__call__
     patched: dict[tuple[bool, bool], Any] = {}
@@ -67,9 +66,9 @@ def quick_interpreter() -> Iterator[None]:
             modules[fn] = any(value is tl for value in values), any(value is tl.core for value in values)
         if modules[fn] not in patched:
             patched[modules[fn]] = patch(fn)
-        return interpreter._LangPatchScope()  # an empty one: `launch_afresh` undoes the patches
+        return interpreter._LangPatchScope()  # an empty scope: `launch_and_undo` undoes the patches
 
-    def launch_afresh(self: Any, *args: Any, **kwargs: Any) -> None:
+    def launch_and_undo(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             launch_all(self, *args, **kwargs)
         finally:
@@ -79,6 +78,6 @@ def quick_interpreter() -> Iterator[None]:
 
     with (
         mock.patch.object(interpreter, "_patch_lang", patch_once),
-        mock.patch.object(interpreter.GridExecutor, "__call__", launch_afresh),
+        mock.patch.object(interpreter.GridExecutor, "__call__", launch_and_undo),
     ):
         yield

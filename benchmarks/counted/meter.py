@@ -1,15 +1,15 @@
-"""How many bytes does an op move, how many FLOPs does it do, how much does it allocate? Counted with no GPU.
+"""How many bytes does an op move, how many FLOPs does it do, how much does it allocate? Counted without a GPU.
 
-Run under TRITON_INTERPRET=1. What is counted:
+Run under TRITON_INTERPRET=1. The meter counts:
 
-- Triton kernels, in Triton's interpreter: every load and store, popcount(mask) x item size; an atomic is a read and
-  a write; a dot is 2mnk; a launch is one. Caches are not modelled: a tile read by two programs counts twice.
-- PyTorch ops, seen by a dispatch mode below autograd, as `op_traffic` says; a matrix product is 2mnk. That is the least
-  a kernel for the op could move, so it flatters PyTorch: its softmax, say, reads a long row more than once.
-  `tiled_read` has products read their operands as tiles of TILE x TILE results would, as Triton's products count.
-- Products of half-precision operands into float32, which PyTorch has on GPUs only, are counted as such and played by
-  float32 ones; `as_on_a_gpu` lets linear cross-entropy make them, and take pieces of a GPU's size.
-- Peak temporary memory: the highest sum of live PyTorch allocations above what was there before, from the profiler.
+- Triton kernels, in Triton's interpreter. A load or store counts popcount(mask) x item size, an atomic counts as a read
+  and a write, a dot as 2mnk FLOPs. There is no model of caches: a tile that two programs read counts twice.
+- PyTorch ops, in a dispatch mode below autograd, as `op_traffic` says; a matrix product is 2mnk FLOPs. The bytes are
+  the least that a kernel for the op could move. That favours PyTorch, whose softmax reads a long row more than once. In
+  `tiled_read` a product reads its operands for every tile of TILE x TILE results, as Triton's products do.
+- Products of half-precision operands into float32. PyTorch has them on GPUs only, so a float32 product computes their
+  values. `as_on_a_gpu` makes linear cross-entropy use them, with the byte limits of a GPU.
+- Peak temporary memory: the highest sum of live PyTorch allocations, without those of before, from the profiler.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from dmpo.kernels import head as lm_head
 
 try:
     from triton.runtime import interpreter
-except ImportError:  # PyTorch ops are counted all the same
+except ImportError:  # without Triton only PyTorch ops are counted
     interpreter = None
 
-TILE = 128  # results of a product that a block of threads makes together, each way
+TILE = 128  # rows, and columns, of the results that a block of threads computes together
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Traffic:
 
 
 def measure(run: Callable[[], Any]) -> Traffic:
-    """What one call of `run` moves, computes and allocates at most. Call it once before, if it autotunes or caches."""
+    """The traffic, FLOPs and peak memory of one call of `run`. If `run` autotunes or caches, call it once before."""
     traffic = Traffic()
     with ExitStack() as stack:
         stack.enter_context(_triton_counted(traffic))
@@ -75,8 +75,8 @@ def measure(run: Callable[[], Any]) -> Traffic:
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """The walks of linear cross-entropy as a GPU takes them: operands of products in the inputs' dtype, a GPU's bounds
-    of a piece. On CPU tensors such products run inside `measure` alone."""
+    """Linear cross-entropy runs as on a GPU: operands of products have the dtype of the inputs, and the byte limits are
+    those for a GPU. On CPU tensors such products run inside `measure` alone."""
 
     def byte_limit(limit: int | None, defaults: dict[str, int], device: torch.device) -> int:
         return defaults["cuda"] if limit is None else limit
@@ -110,13 +110,13 @@ def _triton_counted(traffic: Traffic) -> Iterator[None]:
         return store(self, ptrs, value, mask, *rest)
 
     def counted_rmw(self: Any, op: Any, ptr: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        size = int(mask.data.sum()) * _itemsize(ptr)
-        traffic.add(kernel[0], size, size)
+        touched = int(mask.data.sum()) * _itemsize(ptr)
+        traffic.add(kernel[0], touched, touched)
         return rmw(self, op, ptr, value, mask, *rest)
 
     def counted_cas(self: Any, ptr: Any, *rest: Any) -> Any:
-        size = ptr.data.size * _itemsize(ptr)
-        traffic.add(kernel[0], size, size)
+        touched = ptr.data.size * _itemsize(ptr)
+        traffic.add(kernel[0], touched, touched)
         return cas(self, ptr, *rest)
 
     def counted_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
@@ -126,7 +126,7 @@ def _triton_counted(traffic: Traffic) -> Iterator[None]:
     def counted_launch(self: Any, *args: Any, **kwargs: Any) -> Any:
         kernel[0] = getattr(self.fn, "__name__", "?")
         traffic.add(kernel[0], 0, 0, launches=1)
-        with _disable_current_modes():  # the interpreter's own copies are not the kernel's
+        with _disable_current_modes():  # copies that the interpreter makes are no traffic of the kernel
             return launch(self, *args, **kwargs)
 
     with ExitStack() as stack:
@@ -159,11 +159,11 @@ class _TorchCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace not in ("aten", "prims", "prim"):
-            with self:  # the Python implementation itself, whose own ops come back here
+            with self:  # run the op's Python implementation; the ops inside it come here again
                 return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
-        wide = func in (torch.ops.aten.mm.dtype_out, torch.ops.aten.addmm.dtype_out)
-        on_cpu = wide and args[0].device.type == "cpu"
-        out = _wide_product(*args[:-1], out=kwargs["out"]) if on_cpu else func(*args, **kwargs)
+        into_float32 = func in (torch.ops.aten.mm.dtype_out, torch.ops.aten.addmm.dtype_out)
+        on_cpu = into_float32 and args[0].device.type == "cpu"
+        out = _float32_product(*args[:-1], out=kwargs["out"]) if on_cpu else func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         if name not in UNCOUNTED and not is_view(func):
             read, written = bytes_moved(func, name, args, kwargs, out)
@@ -179,21 +179,21 @@ class _TorchCounter(TorchDispatchMode):
         return out
 
 
-def _wide_product(*factors: Tensor, out: Tensor) -> Tensor:
-    """out = a @ b, or into + a @ b of three `factors`. NumPy holds the float32 copies that a GPU does not make."""
+def _float32_product(*factors: Tensor, out: Tensor) -> Tensor:
+    """out = a @ b, or into + a @ b for three `factors`. NumPy makes the float32 copies: a GPU makes none to count."""
     *into, a, b = factors
-    product = _wide(a) @ _wide(b)
+    product = _as_float32(a) @ _as_float32(b)
     np.copyto(out.numpy(), product + into[0].numpy() if into else product)
     return out
 
 
-def _wide(x: Tensor) -> np.ndarray[Any, Any]:
-    if x.dtype == torch.bfloat16:  # which NumPy has not: the upper half of a float32
+def _as_float32(x: Tensor) -> np.ndarray[Any, Any]:
+    if x.dtype == torch.bfloat16:  # NumPy does not have it; it is the upper half of a float32
         return (x.view(torch.int16).numpy().astype(np.uint32) << 16).view(np.float32)
     return x.numpy().astype(np.float32)
 
 
 def names(traffic: Traffic, top: int = 8) -> str:
-    """The ops that move most, for a look at where traffic goes."""
+    """The `top` ops that move the most bytes, as text."""
     heavy = Counter({name: read + written for name, (read, written) in traffic.by_op.items()})
     return ", ".join(f"{name} {moved / 1e6:.2f} MB" for name, moved in heavy.most_common(top))

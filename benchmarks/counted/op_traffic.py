@@ -1,7 +1,7 @@
-"""Which bytes does one op of PyTorch read and write at least? Inputs once, outputs once, views nothing.
+"""How many bytes does one op of PyTorch read and write at least? Inputs once, outputs once, none for a view.
 
-Gathers and scatters move what they touch. Both counters stand on this: `meter`, on tensors with values, and
-`predict.op_counts`, on tensors without.
+Gathers and scatters move only the entries that they touch. Both counters use this: `meter` on tensors with values,
+`predict.op_counts` on tensors without values.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def bytes_moved(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> tuple
     mutated = [x for a, x in given if a.alias_info is not None and a.alias_info.is_write and isinstance(x, Tensor)]
     fixed = [leaf for a, x in given if a.alias_info is None for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
     results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-    if name in SHAPING:  # of what they are given, only the shape is looked at
+    if name in SHAPING:  # of their inputs only the shape is read
         return 0, sum(map(bytes_behind, results))
-    if name in SCATTERING:  # index and values read, the touched entries read if added to, and written
+    if name in SCATTERING:  # reads index and values, reads the touched entries if it adds to them, and writes them
         touched = bytes_behind(fixed[-1]) if fixed else 0
         adds = "add" in name or any(a.name == "accumulate" and x for a, x in given)
         return sum(map(bytes_behind, fixed)) + (touched if adds else 0), touched
-    if name in SELECTING:  # the table is not read whole
+    if name in SELECTING:  # only the selected entries of the table are read
         return sum(map(bytes_behind, fixed[1:])) + bytes_behind(results[0]), sum(map(bytes_behind, results))
     fresh = [x for x in results if all(x is not m for m in mutated)]
     is_out = {id(kwargs[a.name]) for a in schema if a.is_out and a.name in kwargs}

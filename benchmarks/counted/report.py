@@ -1,11 +1,11 @@
-"""What do the kernels compile to, and how much do they move, next to their peers? Answered with no GPU.
+"""What do the kernels compile to, and how many bytes do they move, compared with their peers? Answered without a GPU.
 
     python -m benchmarks --only report
 
-Counts what meter.py says, under Triton's interpreter and so in a process of its own (ten minutes, most of them for
-cut-cross-entropy), and compiles every production configuration (cubin.py, minutes, too). Neither depends on the device
-or the hour: results of the same sources and versions are kept as they are, header and all. Peers are counted where they
-are installed: pip install liger-kernel cut-cross-entropy. The Markdown starts with the answer.
+Runs meter.py under Triton's interpreter in a process of its own (ten minutes, most of them for cut-cross-entropy), and
+compiles every production configuration (cubin.py, some minutes). Neither result depends on the machine or the time:
+results of the same sources and versions stay as they are, with their header. Peers that are installed are counted: pip
+install liger-kernel cut-cross-entropy. The Markdown starts with the answer.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ Rows = dict[str, Any]  # peer -> its figures
 
 @dataclass(frozen=True)
 class Size:
-    """From logits: a few rows of positions. Linear: LLaDA's V / H = 31 and 28 % of positions masked, all smaller; 256
-    masked rows (28 % of 457, twice) fill the largest row block of every peer, cut-cross-entropy's. drawn: rows."""
+    """From logits: a few rows of positions. Linear: smaller than LLaDA, with its V / H = 31 and 28 % of positions
+    masked; 256 masked rows (28 % of 457, twice) fill the largest row block of a peer, which cut-cross-entropy has.
+    drawn: rows of logits for a draw."""
 
     logit_rows: int = 2
     logit_length: int = 8
@@ -59,7 +60,7 @@ WHOLE, QUICK = Size(), Size(2, 4, 300, 2, 16, 16, 256, 2)
 
 
 def compiled_from() -> str:
-    """Digest of what compiled code depends on: Triton's version, the kernels, their launch parameters, their reader."""
+    """Digest of the sources of compiled code: Triton's version, the kernels, their launch parameters, `cubin`."""
     folder = ROOT / "kernels"
     kernels = re.compile(r"^@.*\bjit$|^def production\(", re.MULTILINE)
     sources = _files(folder)
@@ -70,12 +71,12 @@ def compiled_from() -> str:
 
 
 def counted_from(*, peers_alone: bool = False) -> str:
-    """Digest of what counts depend on: versions, the peers, the meter, what is metered and, for ours, the ops."""
-    found = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
+    """Digest of the sources of counts: versions, the peers, the meter, the metered problems and, for dmpo, the ops."""
+    packages = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
     files = [] if peers_alone else _files(ROOT / "kernels")
     files += [ROOT / "benchmarks" / name for name in COUNTED_WITH]
     here = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
-    return _digest(str(found), str(MASKED), *(path.read_text() for path in files), *map(inspect.getsource, here))
+    return _digest(str(packages), str(MASKED), *(path.read_text() for path in files), *map(inspect.getsource, here))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -95,32 +96,32 @@ def compile_kernels(setting: Setting) -> list[dict[str, Any]]:
 
 
 def measure(setting: Setting, known: Path = RESULTS / "kernel_report.json") -> dict[str, Any]:
-    """Counts and compiled code; all of `known`, its header included, where both are of the same sources."""
+    """Counts and compiled code. If both are of the same sources as in `known`, all of it, with its header."""
     before = json.loads(known.read_text()) if known.is_file() and not setting.quick else {}
     sources = {"counted_from": counted_from(), "compiled_from": compiled_from()}
     sources["peers_counted_from"] = counted_from(peers_alone=True)
     same = {name: before.get(name) == digest for name, digest in sources.items()}
     if all(same.values()):
-        print(f"{known.name} has the counts and the code of these sources; remove it to have them anew\n", flush=True)
+        print(f"{known.name} has the counts and the code of these sources; remove it to count again\n", flush=True)
         return dict(before)
     meter, compiled = before.get("meter"), [] if setting.quick else before.get("compiled")
     if not same["counted_from"]:
-        kept = meter if same["peers_counted_from"] else None
-        meter = in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"}, kept=kept)
+        earlier = meter if same["peers_counted_from"] else None
+        meter = in_own_process(meter_all, setting, environment={"TRITON_INTERPRET": "1"}, earlier=earlier)
     if not same["compiled_from"] and not setting.quick:
         compiled = in_own_process(compile_kernels, setting, environment={"TRITON_INTERPRET": None})
     return {**sources, "meter": meter, "compiled": compiled}
 
 
 def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:
-    """Ratios of one job's traffic to the floor of its problem, and what it moves and computes for each of its live rows
-    (masked ones, or those drawn); an error is reported in its place."""
+    """Ratios of one job's traffic to the floor of its problem, and bytes and FLOPs for each live row (a masked row, or
+    a row of a draw); for a job that fails, the error."""
     from benchmarks.counted.meter import measure as measure_traffic
     from benchmarks.counted.meter import names
 
     try:
-        with torch.compiler.set_stance("force_eager"):  # a peer's compiled helpers: their aten ops are what is counted
-            measure_traffic(job)  # caches and autotuners first
+        with torch.compiler.set_stance("force_eager"):  # count the aten ops of a peer's compiled helpers
+            measure_traffic(job)  # fills caches, runs autotuners
             traffic = measure_traffic(job)
     except Exception as error:
         traceback.print_exc(limit=3)
@@ -145,24 +146,24 @@ def count(job: Any, floor: dict[str, int], live: int) -> dict[str, Any]:
 def meter_logits(size: Size, masked: float, known: Rows) -> Rows:
     from benchmarks.baselines.kernels import LOGITS, load, make_loss_inputs
 
-    found = dict(known)
+    counts = dict(known)
     for peer in uncounted(load(LOGITS)[0], known):
         i = make_loss_inputs(size.logit_rows, size.logit_length, size.vocab, torch.bfloat16, "cpu", masked=masked)
         live = int(i.mask.sum())
         row = live * size.vocab * 2
-        found[peer.name] = count(peer.build(i), {"read": row, "write": row, "flops": 0, "peak": row}, live)
-    return found
+        counts[peer.name] = count(peer.build(i), {"read": row, "write": row, "flops": 0, "peak": row}, live)
+    return counts
 
 
 def meter_linear(size: Size, trainable: bool, known: Rows) -> Rows:
-    """As on a GPU. Packages in float16, which Triton's interpreter computes in; the others in LLaDA's bfloat16."""
+    """Counts as on a GPU: packages in float16, because Triton's interpreter computes in it; the others in bfloat16."""
     from benchmarks.baselines.kernels import LINEAR, interpretable_cut_cross_entropy, load, make_loss_inputs
     from benchmarks.counted.meter import as_on_a_gpu
 
-    peers, found_versions = load(LINEAR)
-    if found_versions["cut-cross-entropy"] != "not installed":
+    peers, package_versions = load(LINEAR)
+    if package_versions["cut-cross-entropy"] != "not installed":
         interpretable_cut_cross_entropy()
-    found = dict(known)
+    counts = dict(known)
     for peer in uncounted(peers, known):
         dtype = torch.float16 if peer.package else torch.bfloat16
         shape = (size.linear_rows, size.linear_length, size.linear_vocab, dtype, "cpu")
@@ -170,8 +171,8 @@ def meter_linear(size: Size, trainable: bool, known: Rows) -> Rows:
         live, head = int(i.mask.sum()), size.linear_vocab * size.linear_hidden
         floor = {"read": head * 2, "write": head * 2, "flops": live * head, "peak": live * size.linear_vocab * 2}
         with as_on_a_gpu():
-            found[peer.name] = count(peer.build(i), floor, live)
-    return found
+            counts[peer.name] = count(peer.build(i), floor, live)
+    return counts
 
 
 def meter_sampling(size: Size, temperature: float, known: Rows) -> Rows:
@@ -187,16 +188,16 @@ def uncounted(peers: list[Any], known: Rows) -> list[Any]:
     return [peer for peer in peers if peer.name not in known]
 
 
-def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str, Rows]:
+def meter_all(setting: Setting, earlier: dict[str, Rows] | None = None) -> dict[str, Rows]:
     """Every table of the meter: title -> peer -> figures. TRITON_INTERPRET must be set before Triton is imported.
 
-    kept: tables whose peers, all but dmpo, are not counted again.
+    earlier: tables whose counts stay, except the counts of dmpo.
     """
     from benchmarks.counted.interpreter import quick_interpreter
     from dmpo.kernels import launch
 
     if not launch.paths.INTERPRETED:
-        raise RuntimeError("the meter counts in Triton's interpreter, and TRITON_INTERPRET is not set")
+        raise RuntimeError("the meter counts in Triton's interpreter, but TRITON_INTERPRET is not set; set it to 1")
     size = QUICK if setting.quick else WHOLE
     positions = size.linear_rows * size.linear_length
     masked = f"{positions} positions, {100 * MASKED:.0f} % masked, 16 bits"
@@ -211,53 +212,54 @@ def meter_all(setting: Setting, kept: dict[str, Rows] | None = None) -> dict[str
         **{f"Sampling, T = {t:g}, {draw}": partial(meter_sampling, size, t) for t in (0.0, 0.2, 1.0)},
     }
     with quick_interpreter(), launch.plain_path(False):
-        found = {}
+        counted = {}
         for title, table in list(tables.items())[:: 2 if setting.quick else 1]:
-            before = (kept or {}).get(title, {})
-            counted = table({name: row for name, row in before.items() if not name.startswith("dmpo")})
-            found[title] = dict(sorted(counted.items(), key=lambda item: not item[0].startswith("dmpo")))
-        return found
+            before = (earlier or {}).get(title, {})
+            rows = table({name: row for name, row in before.items() if not name.startswith("dmpo")})
+            counted[title] = dict(sorted(rows.items(), key=lambda item: not item[0].startswith("dmpo")))
+        return counted
 
 
-UNITS = """Counted as `benchmarks/counted/meter.py` says. From logits and sampling: reads, writes and peak in bytes of
-the live logits, so 1.0 is each live logit read, or written, once; a dead row's gradient is zeros that autograd wants
-written. From hidden states: reads and writes in bytes of lm_head, FLOPs in H·V per masked row (one matrix product is
-2), peak in bytes of the masked rows' logits. Peak is the most that was allocated at once above the inputs, gradients
-included. At these small sizes the masked rows' logits fit the one piece that dmpo may hold on a GPU (256 MiB, with a
-trainable head and weights 1 GiB): peaks compare as a bound only from LLaDA's sizes on. From hidden states 256 rows are
-masked, which fills the row blocks of every peer; those that do not gather masked rows meet them among the others. 16
-bits are bf16, save for packages, whose kernels Triton's interpreter computes in fp16; bytes are as many. Matrix
-products outside of Triton are counted at the least they can move, each operand once, while a Triton kernel's tiles
-count each time they are read: that favours dmpo, whose products are torch's, over cut-cross-entropy, whose products are
-its own. *Tiled* are the reads if torch's products went in tiles of 128 by 128 results, too. What is read again for
-every tile grows with H: at H = 128 there is little of it."""
+UNITS = """`benchmarks/counted/meter.py` says how things are counted. From logits, and in sampling, the unit of reads,
+writes and peak is the bytes of the live logits: 1.0 means that each live logit is read, or written, once. Autograd also
+wants the gradient of a dead row: zeros, which are written. From hidden states the unit of reads and writes is the bytes
+of lm_head, the unit of FLOPs is H·V per masked row (one matrix product is 2), and the unit of peak is the bytes of the
+masked rows' logits. Peak is the highest sum of allocations without the inputs, gradients included. At these small sizes
+the masked rows' logits fit into one row chunk of dmpo on a GPU (256 MiB; with a trainable head and weights 1 GiB), so
+peaks compare only at LLaDA's sizes and above. From hidden states 256 rows are masked, which fills the row blocks of
+every peer. A peer that does not gather masked rows reads them among the other rows. 16 bits are bf16, except for
+packages: Triton's interpreter computes their kernels in fp16, with the same number of bytes. A matrix product outside
+Triton is counted at its least traffic, each operand once, but a tile in a Triton kernel counts each time it is read.
+That favours dmpo, which uses torch's products, over cut-cross-entropy, which has products of its own. The column
+*tiled* has the reads if torch's products, too, read their operands for every tile of 128 by 128 results. These further
+reads grow with H: at H = 128 they are few."""
 
 
-COMPILED = """{kernels} kernels, every variant an op can launch; {spilled} spill, {faults} with any fault. Kernels that
-end on `_odd` are what logits get whose rows do not start on 16 bytes, as an odd vocabulary makes them: elements are
-loaded one by one there. Those on `_one` handle rows gathered before the launch, or one column; on `_last` the
+COMPILED = """{kernels} kernels, every variant that an op can launch; {spilled} spill, {faults} with any fault. A kernel
+whose name ends on `_odd` reads logits whose rows do not start on 16 bytes, as with an odd vocabulary: it loads elements
+one by one. A kernel on `_one` handles rows that were gathered before the launch, or one column; on `_last` the
 vocabulary's last tile; on `_far` strides of 2^31 and more."""
 
 
 def answer(results: dict[str, Any]) -> str:
-    """Where ours is at or below every peer, and where it is not."""
-    found = compare_with_peers(results["meter"])
-    parts = []
+    """In how many problems dmpo is at or below every peer, and in which ones it is above."""
+    comparisons = compare_with_peers(results["meter"])
+    sentences = []
     for key in ("bytes", "FLOPs"):
-        above = [s for s in found if not s.holds[key]]
-        text = f"{key}: at or below every peer in {len(found) - len(above)} of {len(found)} problems"
-        parts.append(text + "".join(f"; above in {s.title} ({s.ours})" for s in above))
+        above = [s for s in comparisons if not s.holds[key]]
+        text = f"{key}: at or below every peer in {len(comparisons) - len(above)} of {len(comparisons)} problems"
+        sentences.append(text + "".join(f"; above in {s.title} ({s.ours})" for s in above))
     compiled = results["compiled"]
     if compiled:
         clean = sum(not row["faults"] for row in compiled)
-        parts.append(f"{clean} of {len(compiled)} compiled kernels without spills or other faults")
-    return ". ".join(parts) + "."
+        sentences.append(f"{clean} of {len(compiled)} compiled kernels without spills or other faults")
+    return ". ".join(sentences) + "."
 
 
 def meter_markdown(tables: dict[str, Any]) -> str:
     from benchmarks.baselines.kernels import LINEAR, LOGITS, easier
 
-    parts = [UNITS, easier(LOGITS + LINEAR)]
+    paragraphs = [UNITS, easier(LOGITS + LINEAR)]
     for title, peers in tables.items():
         rows = []
         for name, row in peers.items():
@@ -267,12 +269,12 @@ def meter_markdown(tables: dict[str, Any]) -> str:
             flops = "–" if row["flops"] is None else f"{row['flops']:.2f}"
             counted = (f"{row[key]:.3f}" for key in ("reads", "tiled_reads", "writes"))
             rows.append([name, *counted, flops, f"{row['peak']:.2f}", str(row["launches"])])
-        parts += [f"### {title}", table(["", "reads", "tiled", "writes", "FLOPs", "peak", "launches"], rows)]
-    return "\n\n".join(parts)
+        paragraphs += [f"### {title}", table(["", "reads", "tiled", "writes", "FLOPs", "peak", "launches"], rows)]
+    return "\n\n".join(paragraphs)
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The report of what kernel_report.json holds."""
+    """The report of the figures in kernel_report.json."""
     from benchmarks.counted.cubin import Compiled, table_of_kernels
 
     compiled = results["compiled"]

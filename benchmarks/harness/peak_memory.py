@@ -1,4 +1,4 @@
-"""How much memory does PyTorch hold at most on the CPU? The highest sum of live allocations, from the profiler."""
+"""How much memory does PyTorch use at most on the CPU? The highest sum of live allocations, from the profiler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most that PyTorch holds at once on the CPU in one call of `run`, above what is there before."""
+    """The highest sum of live PyTorch allocations on the CPU in one call of `run`, without those of before."""
     with allocations() as profile:
         run()
     return highest_sum(profile)
@@ -19,9 +19,9 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 @contextmanager
 def allocations() -> Iterator[Any]:
-    """Record all allocations of the block; `highest_sum` reads the record afterwards.
+    """Record all allocations inside the `with`; `highest_sum` reads the record afterwards.
 
-    Garbage collection is off, so that frees inside the block match allocations inside it.
+    Garbage collection is off, so that frees inside the `with` match allocations inside it.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -34,7 +34,7 @@ def allocations() -> Iterator[Any]:
 
 
 def highest_sum(profile: Any) -> int:
-    """Bytes that were allocated at most at once, of what `allocations` recorded."""
+    """The highest sum of live allocations in bytes, from a record of `allocations`."""
     changes = [(e.start_ns(), e.nbytes()) for e in profile.kineto_results.events() if e.name() == "[memory]"]
     live = most = 0
     for _, change in sorted(changes, key=lambda pair: pair[0]):

@@ -1,4 +1,4 @@
-"""Which path a tensor takes, how a Triton kernel is launched, and what it is compiled for."""
+"""Which path a tensor takes, how a Triton kernel is launched, and for which launches it is compiled."""
 
 from .parameters import current_arch, forget_files, launch_config, longest_block, override
 from .paths import jit, kernel_status, on_device, plain_path, tl, triton, uses_triton

@@ -22,7 +22,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def jit(fn: Callable[..., Any], do_not_specialize: tuple[str, ...] = ()) -> Any:
-    """`triton.jit`, or the bare function where Triton is not installed (it is then never launched)."""
+    """`triton.jit`, or the bare function, which is never launched, if Triton is not installed."""
     return fn if triton is None else triton.jit(fn, do_not_specialize=do_not_specialize)
 
 
@@ -31,8 +31,8 @@ _plain = os.environ.get("DMPO_PLAIN", "0") not in ("", "0")
 
 @contextlib.contextmanager
 def plain_path(enabled: bool = True) -> Iterator[None]:
-    """Force (or, with False, allow again) Triton off inside the block; the environment variable DMPO_PLAIN=1 does it
-    for good."""
+    """Force plain PyTorch inside the `with`, or allow Triton again (False). DMPO_PLAIN=1 in the environment forces it
+    for the whole process."""
     global _plain
     before, _plain = _plain, enabled
     try:
@@ -42,20 +42,19 @@ def plain_path(enabled: bool = True) -> Iterator[None]:
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current GPU: make that the one `x` is on."""
+    """Make the device of `x` the current GPU, on which Triton launches."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else contextlib.nullcontext()
 
 
 def uses_triton(x: Tensor) -> bool:
-    """True if ops on `x` run the Triton kernels: on a GPU, or on CPU tensors under TRITON_INTERPRET=1; never for
-    float64."""
+    """True if ops on `x` run the Triton kernels: on a GPU, or on a CPU under TRITON_INTERPRET=1; never for float64."""
     if triton is None or _plain or x.dtype not in _FLOATS:
         return False
     return INTERPRETED if x.device.type == "cpu" else x.device.type == "cuda"
 
 
 def kernel_status(device: str = "cpu") -> tuple[bool, str]:
-    """(Triton kernels are used on `device`, why or why not), for `dmpo info`."""
+    """Whether Triton kernels run on `device`, and why, for `dmpo info`."""
     if _plain:
         return False, "DMPO_PLAIN=1 or plain_path() forces plain PyTorch"
     if triton is None:

@@ -1,8 +1,8 @@
-"""The table of launch parameters of every Triton kernel, one for each architecture, and the files that override it.
+"""The launch parameters of every Triton kernel on each architecture, and the files that override them.
 
-Parameters come from the first of these that names (architecture, op, element size): `DMPO_LAUNCH_JSON` (an environment
-variable with the path of a file), the autotune cache (written by `kernels/autotune.py`, only when asked), `TABLE`.
-Files are read once a process, when an op first asks. Both have the same form:
+Parameters come from the first of these that has (architecture, op, element size): `DMPO_LAUNCH_JSON` (an environment
+variable with the path of a file), the autotune cache (written by `kernels/autotune.py`, only on request), `TABLE`. A
+process reads the files once, at its first launch. Both have the same form:
 `{"sm_90": {"ce_forward": {"2": {"block": 8192, "num_warps": 8, "num_stages": 1}}}}`, where "2" is the size of an
 element in bytes. A row of "tile_softmax" is one block: a block below the width of its tile has no effect.
 """
@@ -21,7 +21,7 @@ OverrideTable = dict[str, dict[str, dict[str, "LaunchConfig"]]]
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """block: elements of one row handled in one step of a program (a power of two); num_warps; num_stages."""
+    """block: elements of a row that a program handles in one step, a power of two; num_warps; num_stages."""
 
     block: int
     num_warps: int
@@ -33,17 +33,17 @@ _COMMON: dict[str, dict[int, LaunchConfig]] = {
     "ce_forward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
     "ce_backward": {2: LaunchConfig(8192, 8), 4: LaunchConfig(4096, 8)},
     "tile_softmax": {2: LaunchConfig(8192, 8), 4: LaunchConfig(8192, 8)},
-    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one such tile again
+    "sample_tiles": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},  # the draw reads one tile of a block again
 }
 
-# What differs by architecture. Two are measured: on an NVIDIA H200, 2026-11-27, 1024 rows of LLaDA's vocabulary in
-# bfloat16, 4 warps draw 1.99 times faster than 8, and a block of 4096 makes the forward 1.18 times faster than 8192
-# (benchmarks/results/nvidia-h200/gpu.md, part tuning). The others are predictions. A forward program walks its row
-# alone, so where rows are few its block is all that a multiprocessor has in flight, and hiding a load's latency of
-# about 0.6 microseconds takes bandwidth · latency / multiprocessors bytes: 11 KB on an A100 (2.0 TB/s, 108), 15 KB on
-# an H100 (3.35 TB/s, 132), 32 KB on a B200 (8 TB/s, 148). A block of 16 KB serves the first two. Registers (64 K) and
-# threads (2048) of a multiprocessor are the same on all three, shared memory holds reductions only, and the other
-# kernels launch many programs a row, which overlap: nothing there asks for another block.
+# Parameters that differ by architecture. Two are measured: on an NVIDIA H200, 2026-11-27, 1024 rows of LLaDA's
+# vocabulary in bfloat16, 4 warps draw 1.99 times faster than 8, and a block of 4096 makes the forward 1.18 times faster
+# than 8192 (benchmarks/results/nvidia-h200/gpu.md, part tuning). The others are predictions. One forward program reads
+# its whole row. With few rows, a multiprocessor has one block of loads in flight. To hide a load's latency of about 0.6
+# microseconds takes bandwidth · latency / multiprocessors bytes: 11 KB on an A100 (2.0 TB/s, 108), 15 KB on an H100
+# (3.35 TB/s, 132), 32 KB on a B200 (8 TB/s, 148). A block of 16 KB is enough for the first two. A multiprocessor has
+# the same registers (64 K) and threads (2048) on all three, and shared memory is for reductions only. The other kernels
+# launch many programs a row, which overlap, so they need no other block.
 _OWN: dict[int, dict[str, dict[int, LaunchConfig]]] = {
     90: {
         "ce_forward": {2: LaunchConfig(4096, 8), 4: LaunchConfig(4096, 8)},
@@ -55,17 +55,17 @@ TABLE = {arch: _COMMON | _OWN.get(arch, {}) for arch in ARCHITECTURES}
 
 
 def nearest_architecture(arch: int) -> int:
-    """The last of ARCHITECTURES that is not beyond `arch`; the first for older ones."""
+    """The newest of ARCHITECTURES that is not newer than `arch`; the first one for an older `arch`."""
     return max((a for a in ARCHITECTURES if a <= arch), default=ARCHITECTURES[0])
 
 
 def legal(config: LaunchConfig) -> bool:
-    """block and num_warps are powers of two."""
+    """Whether block and num_warps are powers of two."""
     return all(n >= 1 and not n & (n - 1) for n in (config.block, config.num_warps))
 
 
 def cache_file() -> Path:
-    """Where `autotune.autotune` keeps what it found (XDG_CACHE_HOME is honoured)."""
+    """The file in which `autotune.autotune` stores parameters, below XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dmpo" / "launch.json"
 
 
@@ -77,9 +77,9 @@ def _override_files(named: str) -> list[Path]:
 
 
 def override_tables(named: str) -> Iterator[OverrideTable]:
-    """The files that exist, the one that counts most first; `named` is DMPO_LAUNCH_JSON.
+    """The tables of the files that exist, in order of precedence; `named` is DMPO_LAUNCH_JSON.
 
-    Raises ValueError for a file that is missing, broken, or names what is unknown.
+    Raises ValueError for a file that is missing or broken, or that names an unknown architecture, op or element size.
     """
     for path in _override_files(named):
         if path.is_file():
@@ -101,7 +101,7 @@ def _read_table(path: Path) -> OverrideTable:
             for size, config in sizes.items():
                 _check_key(path, size, ("2", "4"))
                 if not legal(config):
-                    raise ValueError(f"{path}, {arch}, {op}: block and num_warps must be powers of two, got {config}")
+                    raise ValueError(f"{path}, {arch}, {op}: got {config}, want block and num_warps powers of two")
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a kernel is compiled for: its launches in production, described without a GPU."""
+"""The launches for which a kernel is compiled, described without a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .table import LaunchConfig
 
 @dataclass(frozen=True)
 class ProductionKernel:
-    """One kernel as it is launched in production, complete enough for `triton.compile(ASTSource(...))` without a GPU.
+    """One kernel as it is launched in production: all that `triton.compile(ASTSource(...))` needs, without a GPU.
 
     signature: argument -> Triton type ("*bf16", "i32", "constexpr"); constexprs: argument -> value; attrs: 16-byte
     divisibility by argument position. wide_loads: rows of logits are read, so 16-byte global loads are expected.
@@ -44,11 +44,11 @@ def production_kernel(
     unaligned: Collection[str] = (),
     integers: Mapping[str, int] | None = None,
 ) -> ProductionKernel:
-    """Describe a launch: `types` of the run-time arguments, `constexprs` of the others; what `fn` does not take is left
-    out. All pointers and integers but `unaligned` carry the hint that they divide by 16.
+    """Describe a launch: `types` of the run-time arguments, `constexprs` of the others. Names that `fn` does not take
+    are left out. All pointers and integers except `unaligned` carry the hint that they divide by 16.
 
-    `integers` are run-time integers by example, which Triton compiles for as it does at such a launch: those of 1 are
-    constants, those from 2^31 on are i64, and only multiples of 16 carry the hint.
+    `integers` are examples of run-time integers. Triton compiles for them as at a launch: a 1 is a constant, an integer
+    of 2^31 or more is i64, and only multiples of 16 carry the hint.
     """
     given = {a: v for a, v in (integers or {}).items() if a in fn.arg_names}
     types = {**types, **{a: "i32" if v < 2**31 else "i64" for a, v in given.items()}}

@@ -1,5 +1,4 @@
-"""Masked-token cross-entropy from hidden states and lm_head: logits exist for masked rows only, a
-bounded tile at a time."""
+"""Masked-token cross-entropy from hidden states and lm_head. Logits exist for masked rows only, one tile at a time."""
 
 from __future__ import annotations
 
@@ -19,30 +18,30 @@ def linear_token_logprobs(
     bias: Tensor | None = None,
     max_logits_bytes: int | None = None,
 ) -> Tensor:
-    """log softmax(hidden @ weight.T + bias)[target] of every row; differentiable for any upstream gradient, once.
+    """log softmax(hidden @ weight.T + bias)[target] of every row. Any upstream gradient; no second derivative.
 
     hidden [M, H] and weight [V, H] of one dtype (float32, bfloat16, float16, float64), targets int64 [M], bias [V]
     floating -> float32 [M] in nats (float64 for float64 inputs, which take the plain PyTorch path everywhere).
 
-    A head that needs no gradient (the LoRA case) costs 4·H·V FLOPs a row, forward and backward together: the forward
-    walks tiles of the vocabulary with an online softmax and keeps Σ p·weight, float32 [M, H]; the backward scales its
-    rows. A trainable head is recomputed in the backward, 8·H·V; its gradient goes to `weight` as autograd has it, so
-    tied heads add up. Without gradients: 2·H·V. Logits exist only in a tile of at most `max_logits_bytes` (default:
+    With a frozen head (the LoRA case) forward and backward together cost 4·H·V FLOPs a row: the forward takes the
+    vocabulary tile by tile with an online softmax and returns Σ p·weight, float32 [M, H]; the backward scales its
+    rows. With a trainable head the backward computes the logits again, 8·H·V; autograd adds the gradient to `weight`,
+    so tied heads add up. Without gradients: 2·H·V. Logits exist only in a tile of at most `max_logits_bytes` (default:
     16 MiB on a CPU, 256 MiB on a GPU).
 
     On a GPU with half-precision inputs p (with a trainable head, upstream · (onehot - p)) is rounded to their dtype
     before the second product.
 
     Under autocast hidden, weight and bias are cast to its dtype, as for a linear layer. Raises TypeError for
-    arguments that are not tensors (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain
-    weight), ValueError for wrong shapes, dtypes, devices and (on CPU tensors; on a GPU the row becomes NaN) targets
-    outside [0, V), RuntimeError from create_graph=True.
+    arguments that are not tensors (of an lm_head module pass the weight; merge LoRA into it first), ValueError for
+    wrong shapes, dtypes or devices, and RuntimeError under create_graph=True. A target outside [0, V) raises
+    ValueError on the CPU; on a GPU its row becomes NaN.
     """
     hidden, weight, bias = checks.check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     checks.check_like("targets", targets, hidden, hidden.shape[:1], torch.int64)
     head_trains = weight.requires_grad or (bias is not None and bias.requires_grad)
     keep_gradient = torch.is_grad_enabled() and hidden.requires_grad and not head_trains
-    targets = targets.contiguous()  # the kernels read one after the other
+    targets = targets.contiguous()  # the kernels read them with a stride of 1
     return logprobs_op(hidden, weight, bias, targets, max_logits_bytes, keep_gradient)[0]
 
 
@@ -62,13 +61,13 @@ def linear_weighted_ce(
 
     The loss of DMPO (WDCE, arXiv 2510.08233). hidden [N, L, H] and weight [V, H] of one dtype, targets int64 [N, L],
     mask bool [N, L], weights and baseline [N] floating constants, bias [V] -> scalar and [N], float32 (float64 for
-    float64 inputs). The loss is differentiable in hidden, weight and bias; the mean NLLs are a detached report.
+    float64 inputs). The loss is differentiable in hidden, weight and bias; the mean NLLs are detached.
 
-    Masked rows are gathered first: no logit of any other row is computed. Rows whose coefficient w - strength · b is
-    exactly 0 are left out too and report a mean NLL of 0, as does a row without masks. The coefficients are known
-    before the forward, so the gradient is made in it: 4·H·V FLOPs a row with a frozen head, 6·H·V with a trainable
-    one (8·H·V if fewer than 32 rows of logits fit in `max_logits_bytes`; its default is then 64 MiB on a CPU, 1 GiB
-    on a GPU). The backward multiplies by the upstream scalar.
+    Masked rows are gathered first: no logit of any other row is computed. A row whose coefficient w - strength · b is
+    exactly 0 is left out, too. Its mean NLL is 0, and so is the mean NLL of a row without masks. The coefficients are
+    known before the forward, so the forward computes the gradient: 4·H·V FLOPs a row with a frozen head, 6·H·V with a
+    trainable head (8·H·V if fewer than 32 rows of logits fit in `max_logits_bytes`, whose default is then 64 MiB on a
+    CPU and 1 GiB on a GPU). The backward multiplies by the upstream scalar.
 
     On a GPU with half-precision inputs p (with a trainable head, coefficient / m · (onehot - p)) is rounded to their
     dtype before the second product.

@@ -16,7 +16,7 @@ from . import triton_kernels as kernels
 
 @dataclass(frozen=True)
 class PassResult:
-    """[R] log-probs, maxima and logarithms of Σ exp(x - max); [R, H] row_scale · d log p / d hidden, or None."""
+    """log p, max x and log Σ exp(x - max), each [R]; row_scale · d log p / d hidden [R, H], or None."""
 
     log_probs: Tensor
     row_max: Tensor
@@ -26,9 +26,9 @@ class PassResult:
 
 @dataclass(frozen=True)
 class _RowChunk:
-    """Rows [R] that pass over the vocabulary together, `columns` at a time.
+    """R rows that make one pass over the vocabulary together, in tiles of `columns`.
 
-    To be written: log_probs, row_max and log_sum [R], and grad_hidden [R, H], which row_scale [R] multiplies.
+    Outputs: log_probs, row_max and log_sum [R], and grad_hidden [R, H], which row_scale [R] multiplies.
     """
 
     head: lm_head.Head
@@ -53,7 +53,7 @@ def vocabulary_pass(
     limit: int | None,
     row_scale: Tensor | None = None,
 ) -> PassResult:
-    """One pass over the vocabulary. hidden [R, H], targets [R]; row_scale [R], else 1, multiplies the gradient."""
+    """One pass over the vocabulary. hidden [R, H], targets [R]; row_scale [R] (None: 1) multiplies the gradient."""
     head = lm_head.head_of(hidden, weight, bias)
     dtype, count = accumulation_dtype(hidden.dtype), len(hidden)
     log_probs, row_max, log_sum = (hidden.new_empty(count, dtype=dtype) for _ in range(3))
@@ -61,10 +61,10 @@ def vocabulary_pass(
     if count:
         rows, columns = tiles.tile_of(head, count, lm_head.byte_limit(limit, tiles.TILE_BYTES, hidden.device))
         buffers = tiles.Buffers(head, rows, columns)
-        walk = _triton_walk if launch.uses_triton(hidden) else _plain_walk
+        take_pass = _triton_pass if launch.uses_triton(hidden) else _plain_pass
         for start in range(0, count, rows):
             chunk = slice(start, start + rows)
-            walk(
+            take_pass(
                 _RowChunk(
                     head,
                     hidden[chunk].to(head.compute),
@@ -82,8 +82,8 @@ def vocabulary_pass(
 
 
 def _finish(chunk: _RowChunk, total: Tensor) -> None:
-    """grad_hidden = Σ_{v ≠ y} p̃·w_v becomes s · d log p / d hidden = s·(1 - p_y)·w_y - s·Σ_{v ≠ y} p_v·w_v, where s is
-    the row's scale."""
+    """Turn grad_hidden = Σ_{v ≠ y} p̃·w_v into s · d log p / d hidden = s·(1 - p_y)·w_y - s·Σ_{v ≠ y} p_v·w_v, where s
+    is the row's scale."""
     grad_hidden, weight = chunk.grad_hidden, chunk.head.weight
     if grad_hidden is None:
         return
@@ -94,9 +94,9 @@ def _finish(chunk: _RowChunk, total: Tensor) -> None:
     grad_hidden.mul_(others.unsqueeze(1)).addcmul_(of_targets, own.unsqueeze(1))
 
 
-def _plain_walk(chunk: _RowChunk) -> None:
-    """The rows of one chunk. (Leaving the maximum of the first tile in place saves 10 % of the time and costs digits
-    where p is near 1.)"""
+def _plain_pass(chunk: _RowChunk) -> None:
+    """The pass of one row chunk in PyTorch. (To use the first tile's maximum throughout would save 10 % of the time and
+    cost digits where p is near 1.)"""
     head, grad_hidden = chunk.head, chunk.grad_hidden
     rows, vocab = len(chunk.hidden), len(head.weight)
     row_max = chunk.hidden.new_full((rows,), float("-inf"))
@@ -127,8 +127,8 @@ def _plain_walk(chunk: _RowChunk) -> None:
     _finish(chunk, total)
 
 
-def _triton_walk(chunk: _RowChunk) -> None:
-    """The rows of one chunk, the step between products in Triton; the host waits for nothing."""
+def _triton_pass(chunk: _RowChunk) -> None:
+    """The pass of one row chunk, with Triton kernels between the products; the host waits for nothing."""
     head, grad_hidden = chunk.head, chunk.grad_hidden
     rows, vocab = len(chunk.hidden), len(head.weight)
     stats = (chunk.log_probs, chunk.row_max, chunk.log_sum)

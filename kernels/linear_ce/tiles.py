@@ -1,16 +1,17 @@
-"""How large a tile of logits is: so many rows times so many columns of the vocabulary, never the whole.
+"""The size of a tile of logits: how many rows, times how many columns of the vocabulary.
 
-Three walks take them, by what the gradient needs (H hidden size, V vocabulary, FLOPs of one row):
+Three algorithms use tiles. The gradient decides which one runs (H hidden size, V vocabulary, FLOPs of one row):
 
-- `frozen_head.vocabulary_pass`: attention with keys = values = weight. Tiles of the vocabulary, a running maximum and
-  sum, Σ p·weight in float32: log-probs and d log p / d hidden in one pass of 4·H·V (2·H·V without the gradient).
-- `trainable_head.row_chunks`, row scales known beforehand: whole rows, a chunk at a time, gradient made on the spot:
-  6·H·V.
-- `trainable_head.recompute`, any upstream gradient: tiles again in the backward, each tile of the head's gradient
-  written once: 2·H·V forward and 6·H·V backward.
+- `frozen_head.vocabulary_pass` is attention with keys = values = weight. It takes vocabulary tiles with a running
+  maximum and sum, and adds up Σ p·weight in float32. One pass of 4·H·V gives log-probs and d log p / d hidden (2·H·V
+  gives log-probs alone).
+- `trainable_head.row_chunks` needs the row scales beforehand. It takes chunks of whole rows and computes the gradient
+  with them: 6·H·V.
+- `trainable_head.recompute` takes any upstream gradient. The backward computes the tiles again and writes each tile of
+  the head's gradient once: 2·H·V forward and 6·H·V backward.
 
-Measurements behind the choice are in docs/kernels.md. The target's entry of a gradient is formed as 1 - p in float32.
-On a GPU the steps between products are Triton kernels in place on the tile; the products are torch's.
+docs/kernels.md has the measurements behind the choice. The target's entry of a gradient is computed as 1 - p in
+float32. On a GPU torch computes the products, and Triton kernels change the tile in place between them.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from ..head import Head
 from . import triton_kernels as kernels
 
 TILE_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}  # default limits of a tile, by device
-ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # the same of a chunk of whole rows
-PLAIN_COLUMNS, TRITON_COLUMNS = 1024, kernels.BLOCK  # of a tile, wider ones on a GPU where rows are few
-MIN_CHUNK_ROWS = 32  # a product of fewer whole rows reads the head too often
+ROW_CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # default limits of a chunk of whole rows
+PLAIN_COLUMNS, TRITON_COLUMNS = 1024, kernels.BLOCK  # of a tile; on a GPU tiles of few rows are wider
+MIN_CHUNK_ROWS = 32  # with fewer rows a chunk the products would read the head too often
 
 
 def logit_bytes(head: Head) -> int:
-    """Of one logit: float32 or float64, and a half-precision copy for the next product where its operands are such."""
-    wide = accumulation_dtype(head.compute)
-    return wide.itemsize if head.compute == wide else wide.itemsize + head.compute.itemsize
+    """Bytes of one logit: float32 or float64, and a half-precision copy if the operands of products have half
+    precision."""
+    dtype = accumulation_dtype(head.compute)
+    return dtype.itemsize if head.compute == dtype else dtype.itemsize + head.compute.itemsize
 
 
 def tile_of(head: Head, rows: int, limit: int, *, trained: bool = False) -> tuple[int, int]:
-    """(rows, columns) of a tile of at most `limit` bytes (one logit at least). trained: a tile's gradient of the head
-    is held beside it."""
+    """(rows, columns) of a tile of at most `limit` bytes (one logit at least). trained: the tile's gradient of the head
+    needs memory, too."""
     beside = head.weight.shape[1] * accumulation_dtype(head.compute).itemsize if trained else 0
     on_gpu = launch.uses_triton(head.weight)
     return tile_shape(len(head.weight), rows, limit, logit_bytes(head), on_gpu=on_gpu, beside=beside)
@@ -46,10 +48,10 @@ def tile_of(head: Head, rows: int, limit: int, *, trained: bool = False) -> tupl
 def tile_shape(
     vocab: int, rows: int, limit: int, logit_bytes: int, *, on_gpu: bool, beside: int = 0
 ) -> tuple[int, int]:
-    """(rows, columns) of a tile. beside: bytes that are held for each column, whatever the rows.
+    """(rows, columns) of a tile. beside: further bytes for each column, whatever the number of rows.
 
-    On a GPU a tile takes about three launches of 30 µs each on the host. Rows that fill the limit at most by half get
-    fewer and wider tiles, which together with what lies beside them hold no more than a full tile does.
+    On a GPU a tile takes about three launches of 30 µs each on the host. If the rows fill at most half of the limit,
+    tiles become fewer and wider. Tile and further bytes together are then no more than for a full tile.
     """
     elements = max(1, limit // logit_bytes)
     columns = min(vocab, TRITON_COLUMNS if on_gpu else PLAIN_COLUMNS, elements)
@@ -64,8 +66,8 @@ def tile_shape(
 
 
 class Buffers:
-    """Memory of a tile: `logits` float32 or float64, and `operand`, what the next product reads; one memory where
-    dtypes agree."""
+    """Memory of a tile: `logits` (float32 or float64) and `operand`, which the next product reads. Both are one tensor
+    if their dtypes agree."""
 
     def __init__(self, head: Head, rows: int, columns: int) -> None:
         pitch = -(-columns // kernels.PITCH) * kernels.PITCH
@@ -74,14 +76,14 @@ class Buffers:
         self.operand = self.logits if same else head.weight.new_empty(rows, pitch, dtype=head.compute)
 
     def of(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """The first rows and columns of both."""
+        """The first rows and columns of `logits` and of `operand`."""
         return self.logits[:rows, :columns], self.operand[:rows, :columns]
 
 
 def refuse_double_backward() -> None:
-    """The backward of an op that keeps its gradient raises under create_graph=True."""
+    """Raise under create_graph=True: an op that stores its gradient has no double backward."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "create_graph=True: linear cross-entropy keeps its gradient and not the graph of it, so it has no double "
-            "backward; use dmpo.kernels.reference for second derivatives"
+            "create_graph=True: linear cross-entropy stores its gradient without a graph and has no double backward; "
+            "use dmpo.kernels.reference for second derivatives"
         )

@@ -1,4 +1,4 @@
-"""`linear_token_logprobs` as PyTorch operators: the gradient kept by the forward, or recomputed by the backward."""
+"""`linear_token_logprobs` as PyTorch operators: the forward computes the gradient, or the backward recomputes it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[
 
 
 def _as_outputs(gradients: Gradients, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in the dtypes of (hidden, weight, bias); empty tensors where there are none."""
+    """Gradients in the dtypes of (hidden, weight, bias); an empty tensor for a missing gradient."""
     like = inputs[0]
     assert like is not None
     pairs = zip((gradients.hidden, gradients.weight, gradients.bias), inputs, strict=True)
@@ -102,7 +102,7 @@ def _setup_logprobs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     hidden, weight, bias, targets, max_logits_bytes, keep_gradient = inputs
     _, row_max, log_sum, gradient = output
     ctx.mark_non_differentiable(row_max, log_sum, gradient)
-    ctx.set_materialize_grads(False)  # else zeros for each of those
+    ctx.set_materialize_grads(False)  # else autograd allocates zeros for each of these outputs
     ctx.keep_gradient, ctx.max_logits_bytes, ctx.dtype = keep_gradient, max_logits_bytes, hidden.dtype
     saved = (gradient,) if keep_gradient else (hidden, weight, bias, targets, row_max, log_sum)
     ctx.save_for_backward(*saved)
@@ -116,7 +116,7 @@ def _backward_logprobs(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
         (gradient,) = ctx.saved_tensors
         scale = grad.unsqueeze(1)
         scaled = (gradient * scale).to(ctx.dtype)
-        scaled.masked_fill_(scale == 0, 0.0)  # a NaN row that nothing depends on stays out
+        scaled.masked_fill_(scale == 0, 0.0)  # NaN of a row on which the loss does not depend
         return scaled, None, None, None, None, None
     hidden, weight, bias, targets, row_max, log_sum = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:3])

@@ -1,4 +1,4 @@
-"""Linear cross-entropy with a trainable head: its gradients, from whole rows or from tiles once more."""
+"""Linear cross-entropy with a trainable head: gradients from chunks of whole rows, or from tiles computed again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .frozen_head import vocabulary_pass
 
 @dataclass
 class Gradients:
-    """Of hidden [R, H], weight [V, H] and bias [V], in the accumulation dtype; None where not wanted."""
+    """Gradients of hidden [R, H], weight [V, H] and bias [V], in the accumulation dtype; None for those not needed."""
 
     hidden: Tensor | None
     weight: Tensor | None
@@ -28,7 +28,7 @@ class Gradients:
 
     @classmethod
     def empty(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Sequence[bool]) -> Gradients:
-        """Zeros for the bias, and for the others memory that the first of their products writes; zeros without rows."""
+        """Zeros for the bias. For hidden and weight memory that their first product writes, or zeros if R = 0."""
         dtype, new = accumulation_dtype(hidden.dtype), hidden.new_empty if len(hidden) else hidden.new_zeros
         return cls(
             new(hidden.shape, dtype=dtype) if needs[0] else None,
@@ -37,13 +37,13 @@ class Gradients:
         )
 
     def multiply_(self, unit: Tensor | None) -> None:
-        """Multiply what is there by `unit`, a number on the device."""
+        """Multiply every gradient by `unit`, a number on the device."""
         for gradient in (self.hidden, self.weight, self.bias):
             if unit is not None and gradient is not None:
                 gradient.mul_(unit)
 
     def add_products(self, operand: Tensor, hidden: Tensor, tile: Tensor, chunk: slice, *, first_tile: bool) -> None:
-        """Those of a chunk of rows and a tile of the head, from operand = row_scale · (onehot - softmax)."""
+        """Add the products of one row chunk and one tile of the head; operand = row_scale · (onehot - softmax)."""
         if self.hidden is not None:
             lm_head.accumulate(self.hidden[chunk], operand, tile, fresh=first_tile)
         if self.weight is not None:
@@ -55,8 +55,8 @@ class Gradients:
 def _gradient_step(
     x: Tensor, operand: Tensor, targets: Tensor, stats: tuple[Tensor, Tensor], row_scale: Tensor, first: int
 ) -> None:
-    """row_scale · (onehot - softmax) of the logits `x` into `operand`; a target outside [0, V) must have made its row's
-    scale NaN before."""
+    """Write row_scale · (onehot - softmax) of the logits `x` into `operand`. The scale of a row with a target outside
+    [0, V) must be NaN."""
     if launch.uses_triton(operand):
         kernels.tile_gradient(x, operand, targets, *stats, row_scale, first)
         return
@@ -70,19 +70,19 @@ def _gradient_step(
 
 
 def scale_into_fp16_range(head: lm_head.Head, row_scale: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Row scales [R] that keep row_scale · (onehot - softmax) in the range of float16 operands, whatever their size,
-    and the unit that their sums are then in; `row_scale` itself and None for other dtypes. One unit serves all rows,
-    for the head's gradient adds them up: a row far below the largest has fewer digits."""
+    """Row scales [R] that bring row_scale · (onehot - softmax) into the range of float16 operands, and the unit that
+    multiplies the sums afterwards; `row_scale` itself and None for other dtypes. All rows have one unit, because the
+    head's gradient adds them up: a row far below the largest has fewer digits."""
     shift = kernels.fp16_exponent_shift(head.compute)
     if not shift:
         return row_scale, None
-    largest = row_scale.abs().nan_to_num(0.0, 0.0, 0.0).amax()  # a row of NaN stays alone; no synchronisation
+    largest = row_scale.abs().nan_to_num(0.0, 0.0, 0.0).amax()  # NaN stays in its row; no synchronisation
     unit = largest.clamp(min=1e-30) * math.exp(-shift)
     return row_scale / unit, unit
 
 
 def nan_where_target_invalid(x: Tensor, targets: Tensor, vocab: int) -> Tensor:
-    """`x` [R], NaN in rows whose target is outside [0, vocab)."""
+    """`x` [R] with NaN in rows whose target is outside [0, vocab)."""
     return x.masked_fill((targets < 0) | (targets >= vocab), float("nan"))
 
 
@@ -100,7 +100,7 @@ def recompute(
 ) -> Gradients:
     """Gradients of Σ_i row_scale_i · log p_i from the row maxima and log-sums of a forward pass; 2·H·V a product.
 
-    Gradients of weight and bias come in their own dtypes, or in the accumulation dtype if not `rounded`."""
+    The gradients of weight and bias have the dtypes of weight and bias, or the accumulation dtype if not `rounded`."""
     head, count, vocab = lm_head.head_of(hidden, weight, bias), len(hidden), len(weight)
     whole = Gradients.empty(hidden, weight[:0], None, needs)
     dtype = None if rounded else accumulation_dtype(hidden.dtype)
@@ -117,7 +117,7 @@ def recompute(
     for first in range(0, vocab, columns):
         of_tile = slice(first, min(first + columns, vocab))
         tile_bias = None if bias is None else bias[of_tile]
-        into = Gradients.empty(hidden, weight[of_tile], tile_bias, (False, *needs[1:]))  # the tile's own: rounded once
+        into = Gradients.empty(hidden, weight[of_tile], tile_bias, (False, *needs[1:]))  # of this tile, rounded once
         into.hidden = whole.hidden
         for start in range(0, count, rows):
             chunk = slice(start, min(start + rows, count))
@@ -145,8 +145,8 @@ def row_chunks(
     needs: Sequence[bool],
     limit: int | None,
 ) -> tuple[Tensor, Gradients]:
-    """log p [R] and the gradients of Σ_i row_scale_i · log p_i, each logit computed once; `recompute` where few whole
-    rows fit in `limit`."""
+    """log p [R] and the gradients of Σ_i row_scale_i · log p_i. Each logit is computed once; if fewer than
+    MIN_CHUNK_ROWS whole rows fit in `limit`, `recompute` runs."""
     head, count, vocab = lm_head.head_of(hidden, weight, bias), len(hidden), len(weight)
     rows = lm_head.byte_limit(limit, tiles.ROW_CHUNK_BYTES, hidden.device) // (vocab * tiles.logit_bytes(head))
     if rows < min(count, tiles.MIN_CHUNK_ROWS):
@@ -166,8 +166,8 @@ def row_chunks(
             x, operand = buffers.of(len(h), vocab)
             tile = head.logits(h, 0, x)
             if launch.uses_triton(operand):
-                figures = whole_rows.forward(x.unsqueeze(1), target.unsqueeze(1), None, None, None, 0.0)
-                log_probs[chunk], row_max, log_sum = (figure.squeeze(1) for figure in figures)
+                statistics = whole_rows.forward(x.unsqueeze(1), target.unsqueeze(1), None, None, None, 0.0)
+                log_probs[chunk], row_max, log_sum = (statistic.squeeze(1) for statistic in statistics)
                 kernels.tile_gradient(x, operand, target, row_max, log_sum, factors[chunk], 0)
             else:
                 log_probs[chunk] = _plain_row_step(x, target, factors[chunk])

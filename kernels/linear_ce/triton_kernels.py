@@ -1,8 +1,8 @@
-"""Triton steps between the two matrix products of linear cross-entropy: a tile of logits becomes probabilities or a
-gradient.
+"""Triton kernels between the two matrix products of linear cross-entropy. They turn a tile of logits into probabilities
+or into a gradient.
 
-A tile is float32 [R, columns] with rows `pitch` elements apart, a multiple of PITCH, so loads stay 16 bytes wide at
-any vocabulary; one program handles one row of it, read once and written once.
+A tile is float32 [R, columns]. Its rows are `pitch` elements apart, a multiple of PITCH, so loads are 16 bytes wide at
+any vocabulary. One program handles one row of the tile, and reads and writes it once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..masked_ce.triton_kernels import round_to, rounds_by_hand
 
 PITCH = 16  # elements; Triton sees no alignment in a stride that 16 does not divide
 VEC = 4  # float32 elements of a 16-byte access
-SPAN = 4096  # elements of a row of hidden size that one step of `_tile_softmax_kernel` handles; fewer take registers
-FINISH_SPAN, FINISH_WARPS = 1024, 4  # the same of `_finish_kernel`
-FINISH_ROWS = 512  # of a program of `_finish_log_sum_kernel`
+SPAN = 4096  # elements of a row [H] that one step of `_tile_softmax_kernel` handles; fewer take more registers
+FINISH_SPAN, FINISH_WARPS = 1024, 4  # such elements of a step of `_finish_kernel`, and its warps
+FINISH_ROWS = 512  # rows that a program of `_finish_log_sum_kernel` handles
 BLOCK = 8192  # columns of a tile that one program holds in registers
 FP16_EXPONENT_SHIFT = (
     10.0  # float16 probabilities are stored times e^10: normal numbers down to 3e-9 of the row's maximum
@@ -31,7 +31,7 @@ FP16_EXPONENT_SHIFT = (
 
 @jit
 def _shift_of(new):  # type: ignore[no-untyped-def]
-    """What is subtracted from logits with the maximum `new`: 0 where there is nothing but -inf, as exp(-inf) is 0."""
+    """The number to subtract from logits with the maximum `new`: 0 if all are -inf, because exp(-inf) is 0."""
     return tl.where(new == float("-inf"), 0.0, new)
 
 
@@ -39,8 +39,8 @@ def _shift_of(new):  # type: ignore[no-untyped-def]
 def _carry(  # type: ignore[no-untyped-def]
     row, old, new, sums, logit, here, gradient, chosen, row_max, total, first, size, SPAN: tl.constexpr
 ):  # fmt: skip
-    """What came before the tile shrinks by exp(old max - max): the sum, and the row of `gradient` if it is given; where
-    the maximum stays, that row is not touched. At the first tile nothing came before, and nothing is read of it."""
+    """Scale the results of earlier tiles by exp(old max - max): the sum, and the row of `gradient` if there is one. If
+    the maximum stays the same, that row is not read. At the first tile there are no earlier results to read."""
     factor = tl.exp(old - _shift_of(new))
     tl.store(chosen + row, logit, mask=here | (first == 0))  # NaN stays for targets outside [0, V)
     before = tl.load(total + row, mask=first > 0, other=0.0)
@@ -62,8 +62,7 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One online-softmax step of one row (Milakov & Gimelshein 2018): exp(x - max), stored if `probs` is given, and Σ.
 
-    The target's own probability is stored as 0: its share of the gradient, 1 - p, is formed in float32 by
-    `_finish_kernel`.
+    The target's own probability is stored as 0: `_finish_kernel` computes its share of the gradient, 1 - p, in float32.
     """
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, LANES)[:, None]
@@ -76,7 +75,7 @@ def _tile_softmax_kernel(  # type: ignore[no-untyped-def]
     target = tl.load(targets + row) - first
     here = (target >= 0) & (target < columns)
     logit = tl.load(tile + row * pitch + target, mask=here, other=float("nan"))
-    sums = tl.sum(tl.sum(p, 1), 0)  # a barrier: the target's logit is read before `probs` may take its place
+    sums = tl.sum(tl.sum(p, 1), 0)  # a barrier: the target's logit is read before `probs` overwrites it
     if probs is not None:
         out = round_to(tl.where(column == target, 0.0, p), probs.dtype.element_ty, ROUND)
         tl.store(probs + row * probs_pitch + column, out, mask=lanes * VEC < columns)
@@ -89,8 +88,8 @@ def _wide_tile_softmax_kernel(  # type: ignore[no-untyped-def]
     first, columns, pitch, probs_pitch, size,
     SHIFT: tl.constexpr, VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """The same where a row of the tile is longer than a block: once over it for the maximum and Σ, and, if `probs` is
-    given, once more for exp(x - max)."""
+    """The same step for a row of the tile that is longer than a block. The first loop over it computes the maximum and
+    Σ, a second one, if `probs` is given, exp(x - max)."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, LANES)[:, None]
     within = tl.arange(0, VEC)[None, :]
@@ -122,7 +121,7 @@ def _wide_tile_softmax_kernel(  # type: ignore[no-untyped-def]
 
 @jit
 def _one_minus_exp(x):  # type: ignore[no-untyped-def]
-    """1 - e^x in float32 for x <= 0; a series where the difference would lose digits."""
+    """1 - e^x in float32 for x <= 0, by a series where the difference would lose digits."""
     series = 1.0 + x * (1.0 / 9.0)
     for i in tl.static_range(8, 1, -1):
         series = 1.0 + x * (1.0 / i) * series
@@ -135,10 +134,10 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
     vocab, weight_row, weight_column, size,
     SHIFT: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """After the last tile: a row's log_probs, so far its target's logit, and log_sum, so far Σ, become what they say.
+    """After the last tile: turn a row's log_probs from the target's logit into log p, its log_sum from Σ into log Σ.
 
-    Its row of `gradient`, Σ_{v ≠ y} p̃·w_v so far, becomes s · d log p / d hidden =
-    s·(1 - p_y)·w_y - s·Σ_{v ≠ y} p_v·w_v, where s is the row's scale, and 1 where none is given.
+    Turn its row of `gradient` from Σ_{v ≠ y} p̃·w_v into s · d log p / d hidden =
+    s·(1 - p_y)·w_y - s·Σ_{v ≠ y} p_v·w_v, where s is the row's scale (None: 1).
     """
     row = tl.program_id(0).to(tl.int64)
     total = tl.load(log_sum + row)
@@ -151,7 +150,7 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
         own *= scale
         others *= scale
     target = tl.load(targets + row)
-    target = tl.where((target >= 0) & (target < vocab), target, 0)  # one outside has a log_prob of NaN
+    target = tl.where((target >= 0) & (target < vocab), target, 0)  # a target outside has a log_prob of NaN
     for start in range(0, size, SPAN):
         at = start + tl.arange(0, SPAN)
         w = tl.load(weight + target * weight_row + at * weight_column, mask=at < size, other=0.0).to(tl.float32)
@@ -163,7 +162,7 @@ def _finish_kernel(  # type: ignore[no-untyped-def]
 
 @partial(jit, do_not_specialize=("rows",))
 def _finish_log_sum_kernel(log_probs, row_max, log_sum, rows, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The same of many rows where no gradient follows; nothing was added to exponents."""
+    """The same for BLOCK rows without a gradient; nothing was added to exponents."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     log_total = tl.log(tl.load(log_sum + row, mask=row < rows, other=1.0))
     logit = tl.load(log_probs + row, mask=row < rows, other=0.0)
@@ -178,8 +177,7 @@ def _tile_gradient_kernel(  # type: ignore[no-untyped-def]
     first, columns, pitch, gradient_pitch,
     VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """row_scale · (onehot - softmax) of one block of one row of a tile, with the row's final maximum and logarithm of
-    the sum."""
+    """row_scale · (onehot - softmax) of one block of one row of a tile, from the row's final maximum and log-sum."""
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.program_id(1) * LANES + tl.arange(0, LANES)[:, None]
     column = lanes * VEC + tl.arange(0, VEC)[None, :]
@@ -195,7 +193,7 @@ def _tile_gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 def fp16_exponent_shift(dtype: torch.dtype) -> float:
-    """Exponent added before probabilities are rounded to `dtype`."""
+    """The number added to exponents before probabilities are rounded to `dtype`."""
     return FP16_EXPONENT_SHIFT if dtype == torch.float16 else 0.0
 
 
@@ -209,10 +207,10 @@ def tile_softmax(
     total: Tensor,
     first: int,
 ) -> None:
-    """Step every row of `tile` into `probs` (which may be the same memory), if given.
+    """One online-softmax step of every row of `tile`, into `probs` (which may be the same memory) if given.
 
-    The statistics [R] are updated in place, and at first == 0 written; so is `gradient`, float32 [R, H], if given: its
-    rows shrink as their maximum grows."""
+    The statistics [R] are updated in place; at first == 0 they are written. The rows of `gradient`, float32 [R, H], if
+    given, are scaled down as their maximum grows."""
     rows, columns = tile.shape
     dtype = tile.dtype if probs is None else probs.dtype
     config = launch.launch_config("tile_softmax", min(columns, BLOCK), torch.float32)
@@ -237,8 +235,8 @@ def finish(
     row_scale: Tensor | None,
     compute: torch.dtype,
 ) -> None:
-    """After the last `tile_softmax`, whose chosen logits are in `log_probs` and whose sums are in `log_sum`: all three
-    and `gradient` become their final values, in place. compute: the dtype of the probabilities."""
+    """After the last `tile_softmax`, which left chosen logits in `log_probs` and sums in `log_sum`: give `log_probs`,
+    `log_sum` and `gradient` their final values, in place. compute: the dtype of the probabilities."""
     rows = len(targets)
     if gradient is None:
         _finish_log_sum_kernel[(-(-rows // FINISH_ROWS),)](
@@ -266,8 +264,8 @@ def tile_gradient(
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last, one column; a tile of
-    more columns than a block holds."""
+    """Every kernel of this file as launched on sm_`arch`: a whole tile, the vocabulary's last tile, one column, and a
+    tile with more columns than a block."""
     statistics = ("chosen", "row_max", "total", "log_sum", "log_probs", "row_scale")
     types = dict.fromkeys((*statistics, "tile"), "*fp32") | {"targets": "*i64"}
     kernels = []
@@ -326,7 +324,7 @@ _TILES = {
     "_wide_first": (0, 126464),
     "_wide_last": (105440, 21023),
 }
-_TILE_STEPS = {  # name: op, kernel, arguments that are not given
+_TILE_STEPS = {  # name: op, kernel, absent arguments
     "tile_softmax": ("tile_softmax", _tile_softmax_kernel, ()),
     "tile_softmax_fresh": ("tile_softmax", _tile_softmax_kernel, ("gradient",)),  # the first tile
     "tile_log_sum": ("tile_softmax", _tile_softmax_kernel, ("gradient", "probs")),  # no gradient follows

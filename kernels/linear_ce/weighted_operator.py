@@ -1,4 +1,4 @@
-"""`linear_weighted_ce` as a PyTorch operator: its gradient is made in the forward."""
+"""`linear_weighted_ce` as a PyTorch operator: the forward computes the gradient."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def weighted_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss, mean NLLs, indices [R] of the live rows, and the gradients of hidden's live rows, weight and bias.
 
-    Gradients have the accumulation dtype: the backward rounds them once, after the upstream scalar (float16 has no room
-    for both factors one by one)."""
+    Gradients have the accumulation dtype. The backward multiplies by the upstream scalar first and rounds once: float16
+    has no room for both factors one by one."""
     checks.check_target_values(targets, mask, weight.shape[0])
     checks.check_weight_values("weights", weights)
     checks.check_weight_values("baseline", baseline)
     dtype = accumulation_dtype(hidden.dtype)
     a = coefficients(weights, baseline, strength)
     live = mask & (a != 0).unsqueeze(1)
-    at = live.nonzero(as_tuple=True)  # the sizes of the products: one synchronisation on a GPU
-    row_scale = -(a.to(dtype) / mask.sum(1).clamp(min=1))[at[0]]  # [R], of log p in the loss
+    at = live.nonzero(as_tuple=True)  # the products need the number of rows: one synchronisation on a GPU
+    row_scale = -(a.to(dtype) / mask.sum(1).clamp(min=1))[at[0]]  # [R], the coefficient of log p in the loss
     rows, row_targets = hidden[at], targets[at]  # [R, H], [R]
     with op_context(hidden):
         if needs[1] or needs[2]:
@@ -81,7 +81,7 @@ def _(
 
 def _setup_weighted(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # else zeros for each of those, one as large as the head
+    ctx.set_materialize_grads(False)  # else autograd allocates zeros for each of them, one as large as the head
     ctx.save_for_backward(*output[2:])
     ctx.shape, ctx.dtypes = inputs[0].shape, [None if x is None else x.dtype for x in inputs[:3]]
 
@@ -91,7 +91,7 @@ def _backward_weighted(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
     if grad is None:
         return (None,) * 10
     flat, *gradients = ctx.saved_tensors
-    factor = grad.reshape(1)  # a dimension, so that it takes part in the type of the product; `out` rounds that once
+    factor = grad.reshape(1)  # with a dimension its dtype takes part in promotion; `out` rounds the product once
     each = zip(gradients, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
     scaled = [torch.mul(g, factor, out=g.new_empty(g.shape, dtype=to)) if need else None for g, to, need in each]
     of_live = scaled[0]

@@ -1,4 +1,4 @@
-"""Masked cross-entropy from logits as PyTorch operators: which path runs, fake kernels, autograd."""
+"""Masked cross-entropy from logits as PyTorch operators: the choice of the path, fake kernels, autograd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import triton_kernels as kernels
 def _live(
     mask: Tensor | None, weights: Tensor | None, baseline: Tensor | None, strength: float, like: Tensor
 ) -> Tensor:
-    """bool [N, L]: masked, in a row whose coefficient is not 0."""
+    """bool [N, L]: which positions are masked and lie in a row whose coefficient is not 0."""
     live = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if mask is None else mask
     return live if weights is None else live & (coefficients(weights, baseline, strength) != 0).unsqueeze(1)
 
@@ -35,7 +35,7 @@ def _forward(
         return plain.forward(logits, targets, _live(mask, weights, baseline, strength, logits))
     if logits.stride(-1) == 1:
         return kernels.forward(logits, targets, mask, weights, baseline, strength)
-    live = _live(mask, weights, baseline, strength, logits)  # no 16-byte loads along the rows: copy the live ones
+    live = _live(mask, weights, baseline, strength, logits)  # rows are not contiguous: copy the live ones
     rows = kernels.forward(logits[live].unsqueeze(1), targets[live].unsqueeze(1), None, None, None, 0.0)
     zeros = [x.new_zeros(live.shape) for x in rows]
     for x, row in zip(zeros, rows, strict=True):
@@ -44,7 +44,7 @@ def _forward(
 
 
 def _fills_dead_rows(logits: Tensor) -> bool:
-    """True if the backward is one kernel over every row; elsewhere only live rows are written."""
+    """True if one kernel writes the gradient of every row; else only live rows are written."""
     return launch.uses_triton(logits) and logits.stride(-1) == 1
 
 
@@ -59,7 +59,7 @@ def _backward(
     *,
     out: Tensor,
 ) -> None:
-    """Write the gradient of every row into `out`: what `backward_op` allocated, or `logits`; zeros in dead rows."""
+    """Write the gradient of every row, zeros in dead rows, into `out`: memory of `backward_op`, or `logits`."""
     if _fills_dead_rows(logits):
         kernels.backward(logits, targets, mask, row_max, log_sum, grad.contiguous(), scale, out)
         return
@@ -137,7 +137,7 @@ def _(
     return loss, nll, scale, row_max, log_sum
 
 
-# What `_backward` takes.
+# Arguments of `_backward`.
 _BACKWARD_ARGUMENTS = "Tensor targets, Tensor? mask, Tensor row_max, Tensor log_sum, Tensor grad, Tensor? scale"
 
 
@@ -196,11 +196,14 @@ def _autograd_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
         return (backward_op(logits, targets, mask, row_max, log_sum, grad, *(scale or [None])), *unused)
     if ctx.overwritten:
         raise RuntimeError(
-            "inplace_backward=True: a first backward overwrote the logits with their gradient, so there is no "
-            "second one; use inplace_backward=False to go backward twice through one graph"
+            "inplace_backward=True: got a second backward, but the first one overwrote the logits with their gradient; "
+            "use inplace_backward=False to go backward twice through one graph"
         )
     if torch.is_grad_enabled():
-        raise RuntimeError("inplace_backward=True does not go with create_graph=True: the logits would be overwritten")
+        raise RuntimeError(
+            "inplace_backward=True: got create_graph=True, which needs the logits that the backward overwrites; "
+            "use inplace_backward=False"
+        )
     logits, targets, mask, row_max, log_sum, *scale = ctx.saved_tensors
     ctx.overwritten = True
     gradient = logits.detach()
@@ -209,7 +212,9 @@ def _autograd_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor 
 
 
 def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("masked cross-entropy has no second derivative: its backward cannot be differentiated again")
+    raise RuntimeError(
+        "masked cross-entropy has no second derivative: its backward is not differentiable; use dmpo.kernels.reference"
+    )
 
 
 torch.library.register_autograd(logprobs_op, _autograd_backward, setup_context=_setup_logprobs)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..arithmetic import accumulation_dtype
 
-PLAIN_CHUNK_BYTES = 16 << 20  # wide copy of the rows the plain path holds at a time
+PLAIN_CHUNK_BYTES = 16 << 20  # of a row chunk: the copy of its logits in the accumulation dtype
 
 
 def _chunks(logits: Tensor, live: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -19,7 +19,7 @@ def _chunks(logits: Tensor, live: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def forward(logits: Tensor, targets: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(target), the maximum and the logarithm of Σ exp(x - max), wide [N, L]; zeros where not `live`."""
+    """log p(target), max x and log Σ exp(x - max): [N, L] each, accumulation dtype; zeros where not `live`."""
     dtype, vocab = accumulation_dtype(logits.dtype), logits.shape[-1]
     log_probs, row_max, log_sum = (logits.new_zeros(logits.shape[:2], dtype=dtype) for _ in range(3))
     for at in _chunks(logits, live):

@@ -1,17 +1,17 @@
 """Triton kernels of masked cross-entropy from logits, and their launchers.
 
-One program a row: a row that is not masked, or whose coefficient is 0, exits before it reads a logit. The forward
-keeps a running maximum and sum for each group of 16 bytes a thread loads, so its loop has no barrier, and stores the
-row's maximum and the logarithm of its sum apart: (x - max) - log(sum) keeps the digits that x - lse loses at |x| =
-1e4.
+One program handles one row. The program of a dead row (not masked, or with a coefficient of 0) exits before it reads
+a logit. The forward has a running maximum and sum for each group of 16 bytes that a thread loads, so its loop has no
+barrier. It stores the row's maximum and the logarithm of its sum separately: (x - max) - log(sum) keeps the digits
+that x - lse loses at |x| = 1e4.
 
-Loads are 16 bytes wide where the vocabulary and the strides of the logits, in bytes, divide by 16 and the logits start
-on 16 bytes (V a multiple of 8 in bfloat16, as LLaDA's and Dream's); of other logits every element is a load of its
-own, the results are the same.
+Loads are 16 bytes wide if the logits start on 16 bytes and their rows and strides, in bytes, divide by 16 (V a
+multiple of 8 in bfloat16, as for LLaDA and Dream). Otherwise every element is a load of its own; the results are the
+same.
 
 Traffic of a live row, in units of the row: forward 1 read; backward 1 read and 1 write. A dead row costs one write of
-zeros, in the backward, and nothing else. (Making the gradient in the forward would need the row, 253 KB at V = 126464
-in bf16, to stay in the registers of one program. It does not fit, and without that it reads twice as well.)
+zeros, in the backward. (A gradient computed in the forward would need the row, 253 KB at V = 126464 in bf16, in the
+registers of one program. The row does not fit there, and without it the forward reads the row twice, too.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MEAN_BLOCK = 1024
 
 @jit
 def _coefficient(weights, baseline, strength, n):  # type: ignore[no-untyped-def]
-    """a = w - strength * b of row n in float32; float64 weights come without a baseline, see `_weights`."""
+    """a = w - strength * b of row n in float32; with float64 weights there is no baseline, see `_weights`."""
     a = tl.load(weights + n)
     if weights.dtype.element_ty != tl.float64:
         a = a.to(tl.float32)
@@ -46,7 +46,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     length, vectors, stride_n, stride_l,
     VEC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """log p(target), the maximum and the logarithm of Σ exp(x - max) of one row; zeros if the row is dead."""
+    """log p(target), max x and log Σ exp(x - max) of one row; zeros if the row is dead."""
     row = tl.program_id(0)
     n = row // length
     live = True
@@ -64,7 +64,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
             x = tl.load(base + (start + lanes) * VEC + within, mask=start + lanes < vectors, other=float("-inf"))
             x = x.to(tl.float32)
             new_peak = tl.maximum(peak, tl.max(x, 1))
-            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # a group of -inf only: exp(-inf), not NaN
+            shift = tl.where(new_peak == float("-inf"), 0.0, new_peak)  # a group of -inf gives exp(-inf), not NaN
             total = total * tl.exp(peak - shift) + tl.sum(tl.exp(x - shift[:, None]), 1)
             peak = new_peak
         top = tl.max(peak, 0)
@@ -84,8 +84,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 
 @jit
 def round_to(x, dtype: tl.constexpr, ROUND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """float32 to `dtype`, rounding to nearest even; ROUND does it by hand where Triton's interpreter would truncate
-    to bfloat16."""
+    """float32 to `dtype`, rounded to nearest even. ROUND rounds by hand: Triton's interpreter truncates to
+    bfloat16."""
     if ROUND:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
@@ -99,8 +99,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     length, vectors, stride_n, stride_l, out_stride_n, out_stride_l,
     VEC: tl.constexpr, LANES: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """c · (onehot - softmax) of one block of one row, or zeros; c = grad[row], or -grad · scale[n] when a scale is
-    given."""
+    """c · (onehot - softmax) of one block of one row, zeros in a dead row. c = grad[row], or with a scale -grad ·
+    scale[n]."""
     row = tl.program_id(0)
     n = row // length
     if scale is None:  # noqa: SIM108 - Triton decides this branch at compile time
@@ -131,7 +131,7 @@ def _mean_nll_kernel(  # type: ignore[no-untyped-def]
     log_probs, mask, weights, baseline, strength, nll, term, scale, length,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of one row n: mean NLL over its m masked positions, a · mean NLL, and a / m; zeros where m = 0."""
+    """Mean NLL over the m masked positions of one row n, a · mean NLL, and a / m; zeros if m = 0."""
     n = tl.program_id(0)
     total = tl.zeros([BLOCK], tl.float32)
     count = tl.zeros([BLOCK], tl.int32)
@@ -157,13 +157,13 @@ def _vector(*tensors: Tensor) -> int:
     return vector if aligned else 1
 
 
-# Of a kernel that subtracts a baseline: product and difference are rounded one after the other, as PyTorch rounds them,
-# so that a coefficient is exactly 0 for both or for neither.
+# Options of a kernel that subtracts a baseline. It rounds the product and the difference one after the other, like
+# PyTorch: then both agree which coefficients are exactly 0.
 _UNFUSED = {"enable_fp_fusion": False}
 
 
 def _weights(weights: Tensor | None, baseline: Tensor | None, strength: float) -> tuple[Tensor | None, Tensor | None]:
-    """Weights and baseline for a kernel, which takes `strength` in float32: float64 ones are subtracted before."""
+    """Weights and baseline for a kernel. It takes `strength` in float32, so a float64 baseline is subtracted here."""
     if weights is None or baseline is None or torch.float64 not in (weights.dtype, baseline.dtype):
         return weights, baseline
     return coefficients(weights, baseline, strength), None
@@ -231,7 +231,7 @@ def weighted_mean_nll(
     return term.sum(), nll, scale
 
 
-# What a launch is compiled for: mask, weights and baseline are optional, `scale` is the weighted loss's own.
+# Variant of a launch: its absent arguments. Mask, weights and baseline are optional; `scale` is for the weighted loss.
 _VARIANTS = {
     "token": ("weights", "baseline", "scale"),
     "token_unmasked": ("mask", "weights", "baseline", "scale"),
@@ -255,9 +255,9 @@ def _examples(length: int, row: int) -> dict[str, int]:
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Every kernel of this file as launched on sm_`arch`, in every combination of what is optional."""
+    """Every kernel of this file as launched on sm_`arch`, in every combination of optional arguments."""
     statistics = dict.fromkeys(("log_probs", "row_max", "log_sum", "grad", "scale", "nll", "term"), "*fp32")
-    found = []
+    kernels = []
     for short, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
         types = {"logits": f"*{short}", "grad_logits": f"*{short}", "targets": "*i64", "mask": "*i1"} | statistics
         for shape, (length, vocab, variants) in _SHAPES.items():
@@ -273,7 +273,7 @@ def production(arch: int) -> list[ProductionKernel]:
                 kernel = production_kernel(
                     name, fn, arch, typed, constants, config, integers=integers, wide_loads=vector > 1
                 )
-                found.append(replace(kernel, options=_options(kernel)))
+                kernels.append(replace(kernel, options=_options(kernel)))
     for length, variant in itertools.product((4095, 1), tuple(_VARIANTS)[2:]):
         typed, constants = types | _weight_types(variant), dict.fromkeys(_VARIANTS[variant])
         constants["BLOCK"] = MEAN_BLOCK
@@ -281,8 +281,8 @@ def production(arch: int) -> list[ProductionKernel]:
         kernel = production_kernel(
             name, _mean_nll_kernel, arch, typed, constants, config, integers={"length": length}, wide_loads=False
         )
-        found.append(replace(kernel, options=_options(kernel)))
-    return found
+        kernels.append(replace(kernel, options=_options(kernel)))
+    return kernels
 
 
 _KERNELS = {"ce_forward": _forward_kernel, "ce_backward": _backward_kernel}

@@ -1,4 +1,4 @@
-"""Remasking in place, by the operators of csrc/."""
+"""Remasking in place, with the operators of csrc/."""
 
 from .api import extension_status, remask_, revoke_
 

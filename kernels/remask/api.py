@@ -64,13 +64,13 @@ def _check_one_rule(num_transfer: int | Tensor | None, threshold: float | None, 
 
 
 def _refuse_negative(op: str, name: str, counts: int | Tensor | None) -> None:
-    """The check of values, which the compiled operator makes on the CPU."""
+    """Refuse negative counts, as the compiled operator does on the CPU."""
     if isinstance(counts, Tensor) and bool((counts < 0).any()):
         raise ValueError(f"{op}: {name} must not be negative, got {int(counts.min())}")
 
 
 def _one_or_each(count: int | Tensor | None) -> tuple[int | None, Tensor | None]:
-    """The operator's two arguments for a count: one for all rows, or one a row."""
+    """The operator's two arguments for a count: a number for all rows, or a tensor with one a row."""
     return (None, count) if isinstance(count, Tensor) else (count, None)
 
 
@@ -90,31 +90,31 @@ def remask_(
 ) -> Tensor:
     """Unmask the most confident masked positions of each row, in place; returns how many, int32 [B].
 
-    Only positions where `tokens == mask_id` take part; a chosen one receives its candidate. They are ranked by
-    confidence, equal confidences by position (lowest first), NaN together with -inf last. Exactly one rule chooses how
-    many of a row:
+    Only positions where `tokens == mask_id` take part. They are ranked by confidence, equal confidences by position
+    (lowest first), NaN and -inf last. A chosen position receives its candidate. Exactly one rule says how many
+    positions of a row are chosen:
 
-    - `num_transfer`, an int or an integer tensor [B]: that many, all masks where it exceeds them, none at 0;
+    - `num_transfer`, an int or an integer tensor [B]: that many, or all masks if there are fewer;
     - `threshold`: every position with confidence >= threshold, and always the best one;
     - `factor` f: the longest prefix c_(1) >= c_(2) >= ... with c_(n) >= 1 - f / (n + 1), and always the best one
       (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618).
 
-    A row without masks is left alone and returns 0. A candidate equal to `mask_id` is written and counted like any
-    other: forbid the mask token when sampling.
+    A row without masks stays the same and returns 0. A candidate equal to `mask_id` is written and counted like any
+    other candidate: forbid the mask token when sampling.
 
     Args:
         tokens: int64 [B, L], any strides, without internal overlap; written in place.
         candidates: int64 [B, L], the token drawn for each position; read where chosen.
-        confidence: floating [B, L]. Compared in float64 if that is its dtype, otherwise in float32 (which is exact for
+        confidence: floating [B, L]. Float64 is compared in float64, every other dtype in float32 (which is exact for
             bfloat16 and float16). No gradient flows.
         mask_id: the mask token.
 
-    On CUDA, L is at most 4096 and a negative entry of a `num_transfer` tensor counts as 0, since looking would wait for
-    the device; on the CPU it is refused.
+    On CUDA, L is at most 4096. There a negative entry of a `num_transfer` tensor counts as 0, because a check would
+    wait for the device; on the CPU it is refused.
 
     Raises:
-        TypeError: a dtype or a Python type other than the above.
-        ValueError: a shape, device, count or bound other than the above, or not exactly one rule.
+        TypeError: a wrong dtype or Python type.
+        ValueError: a wrong shape, device, count or bound, or not exactly one rule.
     """
     _check_rows("remask_", tokens, mask_id, confidence, candidates)
     _check_one_rule(num_transfer, threshold, factor)
@@ -147,22 +147,22 @@ def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: floa
 
     Positions where `tokens != mask_id` and `confidence < threshold` take part. They are ranked by confidence, lowest
     first, equal confidences by position (lowest first), and at most `limit` of a row become `mask_id`. NaN is not below
-    any threshold: such a position keeps its token. So does one that the caller excludes with a confidence of +inf.
+    any threshold, so its position keeps its token. A confidence of +inf excludes a position, too.
 
     Args:
         tokens: int64 [B, L], any strides, without internal overlap; written in place.
-        confidence: floating [B, L]. Compared in float64 if that is its dtype, otherwise in float32 (which is exact for
+        confidence: floating [B, L]. Float64 is compared in float64, every other dtype in float32 (which is exact for
             bfloat16 and float16), with the threshold in float64. No gradient flows.
         mask_id: the mask token.
         threshold: finite.
         limit: how many positions of a row at most, an int or an integer tensor [B]; none at 0.
 
-    On CUDA, L is at most 4096 and a negative entry of a `limit` tensor counts as 0, since looking would wait for the
-    device; on the CPU it is refused.
+    On CUDA, L is at most 4096. There a negative entry of a `limit` tensor counts as 0, because a check would wait for
+    the device; on the CPU it is refused.
 
     Raises:
-        TypeError: a dtype or a Python type other than the above.
-        ValueError: a shape, device, limit or threshold other than the above.
+        TypeError: a wrong dtype or Python type.
+        ValueError: a wrong shape, device, limit or threshold.
     """
     _check_rows("revoke_", tokens, mask_id, confidence)
     _check_bound("revoke_", "threshold", threshold)

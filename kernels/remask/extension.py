@@ -1,4 +1,4 @@
-"""The compiled operators of csrc/: whether they can be used, and how a call reaches them."""
+"""The compiled operators of csrc/: whether they are usable, and how they are called."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPERATORS = ("remask_", "revoke_")
 
 
 def _build_command() -> str:
-    """The command that builds dmpo._C for the Python and the torch that are running."""
+    """The command that builds dmpo._C for this Python and this torch."""
     tree, python = Path(__file__).resolve().parents[2], shlex.quote(sys.executable)
     if (tree / "setup.py").is_file():
         return f"cd {shlex.quote(str(tree))} && {python} setup.py build_ext --inplace"
@@ -32,15 +32,15 @@ def _build_command() -> str:
 
 
 def _source() -> str:
-    """What the package was installed from: a folder, an archive, or a requirement that pip builds itself."""
+    """The source that the package was installed from: a folder, an archive, or a requirement that pip builds."""
     try:
         origin = json.loads(metadata.distribution("dmpo").read_text("direct_url.json") or "{}").get("url", "")
     except (metadata.PackageNotFoundError, ValueError):
         origin = ""
     if not origin:
         return "--no-binary=dmpo dmpo"
-    parts = urlsplit(origin)
-    return shlex.quote(unquote(parts.path) if parts.scheme == "file" else origin)
+    url = urlsplit(origin)
+    return shlex.quote(unquote(url.path) if url.scheme == "file" else origin)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _load() -> tuple[ModuleType | None, str]:
-    """dmpo._C and what it was built with, or None and why it cannot be used."""
+    """dmpo._C and how it was built, or None and why it is not usable."""
     hint = f"build it with `{_build_command()}`"
     try:
         module = importlib.import_module("dmpo._C")
@@ -68,12 +68,12 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 _module, _status = _load()
-# Asked once, here: torch.compile cannot trace a call of the extension's own functions.
+# Read once, here: torch.compile cannot trace a call of the extension's own functions.
 _has_cuda = _module is not None and bool(_module.build_info()["cuda"])
 
 
 def extension_status() -> tuple[bool, str]:
-    """Whether the compiled extension is in use, and how it was built or why it is not."""
+    """Whether the compiled extension is in use, and how it was built or why it is not in use."""
     return _module is not None, _status
 
 
@@ -83,14 +83,14 @@ def _warn_once(message: str) -> None:
 
 
 def usable(op: str) -> bool:
-    """Whether `op` is compiled; where it is not, the log says once that its slow reference runs."""
+    """Whether `op` is compiled; if it is not, warns once that the slow reference runs."""
     if _module is None:
         _warn_once(f"{op} runs its slow Python reference: {_status}")
     return _module is not None
 
 
 def run_in_place(op: str, tokens: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    """torch.ops.dmpo's `op`, which writes `tokens`; through a copy on the CPU where their device has no kernel."""
+    """Call torch.ops.dmpo's `op`, which writes `tokens`; on a copy on the CPU if their device has no kernel."""
     assert _module is not None
     operator = getattr(torch.ops.dmpo, op)
     device = tokens.device

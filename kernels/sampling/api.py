@@ -1,6 +1,6 @@
 """Token sampling with confidence: an exact two-level draw, one uniform a row, keyed by (seed, row id).
 
-A row's tokens are grouped into vocabulary tiles; a tile is taken by its mass, a token inside it by its share. With one
+A row's tokens form vocabulary tiles. The draw takes a tile by its mass, then a token of the tile by its share. With one
 uniform for both levels this is inverse-CDF sampling in index order, whatever the tile, as `reference.sample_tokens`
 defines it.
 """
@@ -34,13 +34,13 @@ def sample_tokens(
     -> ids int64 [M], confidence float32 [M] in [0, 1]. Not differentiable.
 
     temperature: 0 (the first largest logit) or at least 1e-30. The draw depends on (seed, row id) and the row's logits
-    alone, so it is the same however rows are batched. A forbidden token is a logit of -inf: confidence is
-    softmax(logits)[id] over the tokens that are allowed, in float32 (float64 logits: computed in float64).
-    +inf counts as the largest finite number. A row with a NaN among its allowed logits, or with nothing but -inf, gives
-    its lowest allowed token and confidence NaN; other rows are not touched by it.
+    alone, so it is the same however rows are batched. The logit of a forbidden token is -inf: confidence is
+    softmax(logits)[id] over the allowed tokens, in float32 (float64 logits: computed in float64). +inf counts as the
+    largest finite number. A row with a NaN among its allowed logits, or with -inf alone, gives its lowest allowed token
+    and confidence NaN; the other rows stay the same.
 
     mode: "cdf", the two-level inverse-CDF draw; or "gumbel", one Gumbel variable per logit (Maddison et al. 2014,
-    arXiv:1411.0030), the slow independent check on it, with the same distribution and other draws.
+    arXiv:1411.0030). The latter is slow. It checks the former: the same distribution from other random numbers.
 
     Raises TypeError for wrong types, ValueError for wrong shapes, dtypes, devices or values, before any work.
     """

@@ -1,11 +1,11 @@
-"""Token sampling from hidden states and lm_head: the two-level draw of `api`, so many logits at a time.
+"""Token sampling from hidden states and lm_head: the two-level draw of `api`, a bounded number of logits at a time.
 
-On a CPU tiles of the vocabulary pass by once: of every row and every TILE tokens only the largest logit and the sums of
-exponentials stay. A row's tile is then taken by its mass, its TILE logits are computed again, and the token is taken
-among them by its share. The share comes from the second product alone and the mass from the first alone, so rounding
-between the two moves neither a probability nor a confidence by more than itself: 2·H·(V + TILE) FLOPs a row.
+On a CPU one pass over the vocabulary keeps, of every row and every TILE tokens, the largest logit and the sums of
+exponentials. The draw then takes a row's tile by its mass, computes the tile's TILE logits again, and takes a token by
+its share. The mass comes from the first product alone and the share from the second alone. Rounding between the two
+therefore moves a probability or a confidence by no more than the rounding itself: 2·H·(V + TILE) FLOPs a row.
 
-On a GPU a chunk of rows passes through torch's product and then through the kernels of `triton_kernels`.
+On a GPU a row chunk takes torch's product and then the kernels of `triton_kernels`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..head import Head, byte_limit, op_context
 from ..random_numbers import uniform
 from .plain import barred, buffers, choose_tile, choose_token, tile_sums
 
-TILE = 128  # tokens whose sums are kept, and whose logits are computed twice
-LOGITS_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default limits of the logits held, by device
+TILE = 128  # tokens of a tile, which has one sum, and whose logits are computed twice
+LOGITS_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}  # default limits of the logits at a time, by device
 MOST_ROWS = 256  # of a row chunk on a CPU
-FEWEST_ROWS = 16  # of a product on a CPU: BLAS rounds products of fewer rows in another way, and draws would follow
+FEWEST_ROWS = 16  # of a product on a CPU: BLAS rounds products of fewer rows otherwise, and draws would change
 WEIGHT_BYTES = 16 << 20  # of the head read for one product on a CPU
 
 
@@ -45,18 +45,18 @@ def linear_sample_tokens(
     hidden [M, H] and weight [V, H] of one dtype (float32, bfloat16, float16, float64), bias [V] floating, row_ids int64
     [M], default 0..M-1; forbid: token ids never drawn -> ids int64 [M], confidence float32 [M] in [0, 1].
 
-    The same (seed, row id) draws the same token as `sample_tokens` does, up to the rounding of logits; temperature,
-    forbidden tokens, infinities, NaN and the meaning of confidence: see there. At most `max_logits_bytes` of logits
-    exist at a time (default: 2 MiB on a CPU, 256 MiB on a GPU), but 16 rows of 128 logits at least on a CPU and one row
-    on a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of the
-    inputs, as from a linear layer, and float64 takes the CPU's path.
+    The same (seed, row id) draws the same token as `sample_tokens` does, up to the rounding of logits. See there for
+    temperature, forbidden tokens, infinities, NaN and the meaning of confidence. At most `max_logits_bytes` of logits
+    exist at a time (default: 2 MiB on a CPU, 256 MiB on a GPU), at least 16 rows of 128 logits on a CPU and one row on
+    a GPU. On a CPU they are float32 whatever the inputs (float64 for float64); on a GPU they have the dtype of the
+    inputs, as in a linear layer, and float64 takes the path of the CPU.
 
-    A row that `sample_tokens` would give confidence NaN, or that holds +inf, is done again by the definition, from the
-    whole row of logits.
+    A row that has +inf, or for which `sample_tokens` would return confidence NaN, is drawn again by the definition,
+    from the whole row of logits.
 
     Under autocast hidden, weight and bias are cast to its dtype, as for a linear layer. Raises TypeError for wrong
-    types (an lm_head module, or one wrapped by LoRA: merge it first and pass the plain weight), ValueError for wrong
-    shapes, dtypes, devices or values, before any work.
+    types (of an lm_head module pass the weight; merge LoRA into it first), ValueError for wrong shapes, dtypes, devices
+    or values, before any work.
     """
     hidden, weight, bias = check_linear(hidden, weight, bias, max_logits_bytes, dims="MH")
     forbid, seed = check_draw(hidden, weight.shape[0], temperature, seed, row_ids, forbid)
@@ -88,8 +88,8 @@ def _sample_op(
     ids = torch.empty(rows, dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=hidden.device)
     limit = byte_limit(max_logits_bytes, LOGITS_BYTES, hidden.device)
-    kind = RowChunks if launch.uses_triton(hidden) else TilePass
-    draw = kind(hidden, weight, bias, limit, temperature)
+    path = RowChunks if launch.uses_triton(hidden) else TilePass
+    draw = path(hidden, weight, bias, limit, temperature)
     with op_context(hidden):
         for start in range(0, rows, draw.rows):
             chunk = slice(start, start + draw.rows)
@@ -110,7 +110,7 @@ def _(hidden: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 
 
 class RowChunks:
-    """Whole rows of logits, as many as the limit allows, through the kernels of `triton_kernels`."""
+    """Draws with the kernels of `triton_kernels`, from as many whole rows of logits as the limit allows."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float) -> None:
         self.weight, self.bias = weight, None if bias is None else bias.to(weight.dtype)
@@ -126,24 +126,25 @@ class RowChunks:
 
 
 class TilePass:
-    """A pass over the vocabulary for each row chunk, a few tiles of TILE tokens at a time, in memory that is kept."""
+    """Draws by a pass over the vocabulary for each row chunk, some tiles of TILE tokens at a time, in memory that all
+    passes share."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float) -> None:
         dtype = accumulation_dtype(hidden.dtype)
         self.head, self.tiles, self.limit = Head(weight, bias, dtype), -(-len(weight) // TILE), limit
-        spans = limit // (buffers(temperature) * dtype.itemsize * TILE)  # of TILE logits, that the limit allows
-        chunks = -(-len(hidden) // max(FEWEST_ROWS, min(MOST_ROWS, spans)))
+        runs = limit // (buffers(temperature) * dtype.itemsize * TILE)  # of TILE logits that the limit allows
+        chunks = -(-len(hidden) // max(FEWEST_ROWS, min(MOST_ROWS, runs)))
         self.rows = max(1, -(-len(hidden) // max(1, chunks)))
         self.height = max(FEWEST_ROWS, self.rows)
-        width = min(spans // self.height, WEIGHT_BYTES // (dtype.itemsize * hidden.shape[1] * TILE))
+        width = min(runs // self.height, WEIGHT_BYTES // (dtype.itemsize * hidden.shape[1] * TILE))
         self.columns = TILE * min(max(1, width), self.tiles)
-        size = self.height * self.columns
-        self.buffers = [weight.new_empty(size, dtype=dtype) for _ in range(buffers(temperature))]
+        elements = self.height * self.columns
+        self.buffers = [weight.new_empty(elements, dtype=dtype) for _ in range(buffers(temperature))]
 
     def __call__(
         self, hidden: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int]
     ) -> tuple[Tensor, Tensor]:
-        """One row chunk [m, H]; confidence NaN marks rows that need the full definition."""
+        """Draw for one row chunk [m, H]; confidence NaN marks rows that need the definition."""
         m = len(hidden)
         padded = hidden.new_zeros(max(FEWEST_ROWS, m), hidden.shape[1], dtype=self.head.compute)
         padded[:m] = hidden
@@ -161,36 +162,36 @@ class TilePass:
         return logits
 
     def _sums(self, hidden: Tensor, m: int, temperature: float, forbid: list[int]) -> tuple[Tensor, ...]:
-        """`tile_sums` of the first m rows over the whole vocabulary; two or three [m, tiles]."""
+        """`tile_sums` of the first m rows over the whole vocabulary; two or three tensors [m, tiles]."""
         whole_rows = [hidden.new_empty(m, self.tiles) for _ in range(1 + len(self.buffers))]
         vocab, height = len(self.head.weight), len(hidden)
         for first in range(0, vocab, self.columns):
             width = min(self.columns, vocab - first)
             tiles = -(-width // TILE)
-            size = height * tiles * TILE
-            x, spare = (buffer[:size].view(height, -1) for buffer in (self.buffers[0], self.buffers[-1]))
+            elements = height * tiles * TILE
+            x, spare = (buffer[:elements].view(height, -1) for buffer in (self.buffers[0], self.buffers[-1]))
             self.head.logits(hidden, first, x[:, :width])
             x[:, width:] = float("-inf")
             for token in forbid:
                 if first <= token < first + width:
                     x[:, token - first] = float("-inf")
-            these = tile_sums(x[:m].view(m, tiles, TILE), temperature, spare[:m].view(m, tiles, TILE))
+            of_tiles = tile_sums(x[:m].view(m, tiles, TILE), temperature, spare[:m].view(m, tiles, TILE))
             at = first // TILE
-            for whole, sums in zip(whole_rows, these, strict=True):
+            for whole, sums in zip(whole_rows, of_tiles, strict=True):
                 whole[:, at : at + tiles] = sums
         return tuple(whole_rows)
 
     def _logits(self, hidden: Tensor, tile: Tensor, forbid: list[int]) -> Tensor:
-        """Logits of each row's own tile, -inf where there is no token to draw; [m, TILE]."""
+        """Logits of each row's own tile, -inf for forbidden tokens and beyond the vocabulary; [m, TILE]."""
         weight, bias, dtype = self.head.weight, self.head.bias, self.head.compute
         at = tile * TILE + torch.arange(TILE, device=tile.device)
         outside = barred(at, len(weight), forbid)
         at.clamp_(max=len(weight) - 1)
         x = hidden.new_empty(at.shape)
-        step = max(1, self.limit // (TILE * hidden.shape[1] * dtype.itemsize))  # rows whose tiles are copied at a time
+        step = max(1, self.limit // (TILE * hidden.shape[1] * dtype.itemsize))  # rows; their tiles are copied together
         for h, tokens, out in zip(hidden.split(step), at.split(step), x.split(step), strict=True):
             copied = weight.index_select(0, tokens.flatten()).view(*tokens.shape, -1).to(dtype)  # [step, TILE, H]
-            torch.sum(copied.mul_(h.unsqueeze(1)), -1, out=out)  # row by row: BLAS rounds a lone row in another way
+            torch.sum(copied.mul_(h.unsqueeze(1)), -1, out=out)  # row by row: BLAS rounds a single row otherwise
         if bias is not None:
             x += bias[at].to(dtype)
         return x.masked_fill_(outside, float("-inf"))

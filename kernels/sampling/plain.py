@@ -1,8 +1,7 @@
 """The two-level token draw in PyTorch: sums of vocabulary tiles, a tile by its mass, a token inside it.
 
-`tile_sums`, `choose_tile` and `choose_token` are the three steps; `sample` takes them over logits, `from_hidden`
-over hidden states and a head. A tile's sums are those of exp(l - top of the tile): nothing in them depends on other
-tiles or rows.
+`tile_sums`, `choose_tile` and `choose_token` are the three steps. `sample` takes them on logits, `from_hidden` on
+hidden states and a head. A tile's sums add up exp(l - top of the tile), so they do not depend on other tiles or rows.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from ..arithmetic import accumulation_dtype
 from ..random_numbers import uniform
 
 TILE = 2048  # tokens, upper bound
-CHUNK = 1 << 20  # logits handled at a time: 4 MB a buffer
-SMALLEST = -80.0  # exponents below are raised to it: e^-80 adds nothing to 1, and exp of less is up to 200x slower
+CHUNK = 1 << 20  # logits of a row chunk: 4 MB a buffer
+SMALLEST = -80.0  # lower exponents are raised to it: e^-80 adds nothing to 1, and a lower exp is up to 200x slower
 
 
 def sample(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
 ) -> tuple[Tensor, Tensor]:
-    """`api.sample_tokens`, arguments already validated, a bounded number of rows at a time."""
+    """`api.sample_tokens` of validated arguments, one row chunk at a time."""
     rows, vocab = logits.shape
     if row_ids is None:
         row_ids = torch.arange(rows, device=logits.device)
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    slow = mode == "gumbel" and temperature != 0
+    by_definition = mode == "gumbel" and temperature != 0  # all rows by the definition, else only those with NaN
     scratch: list[Tensor] = []
-    step = max(1, (CHUNK >> 3) // vocab) if slow else max(torch.get_num_threads(), CHUNK // vocab)
+    step = max(1, (CHUNK >> 3) // vocab) if by_definition else max(torch.get_num_threads(), CHUNK // vocab)
     for start in range(0, rows, step):
         chunk = slice(start, start + step)
-        if slow:
+        if by_definition:
             odd = torch.arange(len(ids[chunk]), device=ids.device)
         else:
             ids[chunk], confidence[chunk] = _draw(logits[chunk], temperature, seed, row_ids[chunk], forbid, scratch)
@@ -48,7 +47,7 @@ def sample(
 def _draw(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int], scratch: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """One chunk [m, V]; confidence NaN marks rows that need the full definition. Buffers in `scratch` are reused."""
+    """Draw for one row chunk [m, V]; confidence NaN marks rows that need the definition. `scratch` keeps buffers."""
     m, vocab = logits.shape
     tiles = -(-vocab // TILE)
     width = -(-vocab // tiles)
@@ -69,7 +68,7 @@ def _draw(
 
 
 def barred(at: Tensor, vocab: int, forbid: list[int]) -> Tensor:
-    """Where `at` holds no token that may be drawn."""
+    """True where `at` is beyond the vocabulary or a forbidden token."""
     outside = at >= vocab
     for token in forbid:
         outside |= at == token
@@ -77,16 +76,16 @@ def barred(at: Tensor, vocab: int, forbid: list[int]) -> Tensor:
 
 
 def buffers(temperature: float) -> int:
-    """How many buffers of logits `tile_sums` works on."""
+    """How many buffers of logits `tile_sums` needs."""
     return 1 if temperature in (0, 1) else 2
 
 
 def tile_sums(x: Tensor, temperature: float, spare: Tensor) -> tuple[Tensor, ...]:
-    """Of every tile: its largest logit, Σ exp(l - top) and, where T is neither 0 nor 1, Σ exp((l - top) / T).
+    """The largest logit of every tile, Σ exp(l - top) and, if T is neither 0 nor 1, Σ exp((l - top) / T).
 
-    x float32 or float64 [m, n, k], destroyed; spare, alike, used where T is neither 0 nor 1 -> two or three [m, n]. A
-    tile that holds NaN or +inf has a top that says so; one of nothing but -inf has a top of -inf, and sums that
-    count for nothing.
+    x float32 or float64 [m, n, k], overwritten; spare, of the same shape, overwritten if T is neither 0 nor 1 -> two or
+    three tensors [m, n]. The top of a tile with NaN or +inf is NaN or +inf. The top of a tile with -inf alone is -inf,
+    and its sums are not used.
     """
     tops = x.amax(-1)
     x.sub_(tops.clamp(min=torch.finfo(x.dtype).min).unsqueeze(-1))
@@ -99,9 +98,9 @@ def _powers(x: Tensor) -> Tensor:
 
 
 def choose_tile(sums: tuple[Tensor, ...], temperature: float, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Take a tile by its mass. sums as of `tile_sums`, u float64 [m, 1] -> tile, what is left of u inside it, and the
-    tile's untempered probability: [m, 1] each. The probability is NaN for a row with a NaN or +inf, and for nothing
-    but -inf."""
+    """Take a tile by its mass. sums from `tile_sums`, u float64 [m, 1] -> tile, the remainder of u inside the tile, and
+    the tile's untempered probability: [m, 1] each. The probability is NaN for a row with NaN or +inf, or with -inf
+    alone."""
     tops = sums[0].double()
     gaps = tops - tops.amax(-1, keepdim=True)
     mass = _scaled(sums[1], gaps)
@@ -125,12 +124,12 @@ def choose_token(x: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tens
 
 
 def _scaled(sums: Tensor | float, gaps: Tensor) -> Tensor:
-    """sums · exp(gaps) in float64; exactly 0 where the exponential leaves the normal numbers, and for NaN."""
+    """sums · exp(gaps) in float64; exactly 0 where the exponential is no normal number, and where gaps is NaN."""
     return gaps.clamp(min=-700.0).exp_().mul_(sums).masked_fill_(~(gaps > -700.0), 0.0)
 
 
 def pick(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """First index whose cumulative weight exceeds u * total, and what is left of u inside it.
+    """First index whose cumulative weight exceeds u * total, and the remainder of u inside its weight.
 
     weights [m, n], u [m, 1] -> [m, 1], [m, 1].
     """

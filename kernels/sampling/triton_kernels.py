@@ -1,9 +1,9 @@
-"""The two-level token draw in Triton: one read of the logits, then one tile a row again.
+"""The two-level token draw in Triton: all logits are read once, and one tile of each row is read again.
 
-`_tile_stats` reduces every vocabulary tile of every row to a maximum and a sum of exponentials (at T as well, where T
-is neither 0 nor 1). `_draw` merges a row's tiles, takes a tile by its mass, reads that tile again and takes a token
-inside it. Choosing by tile mass and then within the tile is inverse-CDF sampling over the whole row, so it is exact,
-with one uniform a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes a tile written and read for the sums.
+`_tile_stats` reduces every vocabulary tile of every row to a maximum and a sum of exponentials (and to a sum at T, if T
+is neither 0 nor 1). `_draw` merges a row's tiles, takes a tile by its mass, reads that tile again and takes a token of
+it. To choose by tile mass and then inside the tile is inverse-CDF sampling over the whole row: exact, with one uniform
+a row. Traffic a row: V + BLOCK logits read, and 8 to 16 bytes a tile written and read for the sums.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..launch import LaunchConfig, ProductionKernel, launch_config, on_device, p
 from ..random_numbers import seed_key
 
 ARGMAX, PLAIN, TEMPERED, GUMBEL = 0, 1, 2, 3  # T = 0; T = 1; any other T; per-element oracle
-STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers kept of a tile
-RUN = 64  # tokens; the draw inside a tile goes by runs of so many
+STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers stored for a tile
+RUN = 64  # tokens; the draw inside a tile takes a run of this length, then a token of the run
 
-BY_VALUE = 4  # forbidden ids that are arguments of a launch; more lie in a table on the device
+BY_VALUE = 4  # forbidden ids that are arguments of a launch; further ones are in a table on the device
 _FORBID = tuple(f"forbid_{i}" for i in range(BY_VALUE))
-_PLAIN_NUMBERS = ["key", "n_more", "fallback", *_FORBID]  # any value, one compilation
+_PLAIN_NUMBERS = ["key", "n_more", "fallback", *_FORBID]  # one compilation serves all their values
 
 _ARGMAX, _TEMPERED, _GUMBEL = tl.constexpr(ARGMAX), tl.constexpr(TEMPERED), tl.constexpr(GUMBEL)
 _LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
@@ -51,7 +51,7 @@ def _row_state(row_ids, row, key):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _exponential(state, index):  # type: ignore[no-untyped-def]
-    """-log(1 - u) in float32 from 63 bits; the series keeps the digits of a small u."""
+    """-log(1 - u) in float32 from 63 bits; a series for small u, which loses no digits."""
     bits = _mix(state + (index + 1).to(tl.uint64) * _GAMMA) & 0x7FFFFFFFFFFFFFFF
     u = tl.minimum((bits.to(tl.float32) + 0.5) * 1.0842021724855044e-19, 1.0 - 5.9604644775390625e-8)
     return tl.where(u < 0.03125, u * (1.0 + u * (0.5 + u * (0.33333333 + u * 0.25))), -tl.log(1.0 - u))
@@ -59,7 +59,7 @@ def _exponential(state, index):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _without(x, lane, token, BLOCK: constexpr):  # type: ignore[no-untyped-def]
-    """-inf at `token`, counted from the start of the tile; a tile that does not hold it does no work for it."""
+    """`x` with -inf at `token`, counted from the start of the tile; `x` itself if the token is outside the tile."""
     if (token >= 0) & (token < BLOCK):
         x = tl.where(lane == token, float("-inf"), x)
     return x
@@ -69,7 +69,8 @@ def _without(x, lane, token, BLOCK: constexpr):  # type: ignore[no-untyped-def]
 def _tile(  # type: ignore[no-untyped-def]
     logits, stride, row, tile, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, vocab, BLOCK: constexpr
 ):  # fmt: skip
-    """One tile of a row in float32: -inf beyond the vocabulary and where forbidden, +inf the largest, NaN kept."""
+    """One tile of a row in float32: -inf beyond the vocabulary and at forbidden ids; +inf becomes the largest number,
+    NaN stays."""
     lane, first = tl.arange(0, BLOCK), tile * BLOCK
     x = tl.load(logits + row * stride + (first + lane), mask=first + lane < vocab, other=float("-inf")).to(tl.float32)
     if forbid_0 is not None:
@@ -88,13 +89,13 @@ def _tile(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _of_row(stats, row, tiles, MODE: constexpr):  # type: ignore[no-untyped-def]
-    """Where a row's figures begin: STATS[MODE] of them for each tile."""
+    """The address of a row's figures: STATS[MODE] figures for each tile."""
     return stats + row * tiles * (2 if MODE < _TEMPERED else MODE + 1)
 
 
 @triton.jit
 def _pick(weights, u, SIZE: constexpr):  # type: ignore[no-untyped-def]
-    """First index whose cumulative weight exceeds u * total, its weight positive; and what is left of u inside it."""
+    """First index of positive weight whose cumulative weight exceeds u * total, and the remainder of u inside it."""
     lane = tl.arange(0, SIZE)
     weights = weights.to(tl.float64)
     cum = tl.cumsum(weights, 0)
@@ -148,7 +149,7 @@ def _draw(  # type: ignore[no-untyped-def]
     sums = tl.load(at + tiles, mask=live, other=0.0)
     top = tl.max(tops, 0)
     shifted = tl.where(live & (tops > float("-inf")), tops - top, float("-inf"))
-    total = tl.sum(sums * tl.exp(shifted), 0)  # NaN if the row holds one: NaN * 0 is NaN
+    total = tl.sum(sums * tl.exp(shifted), 0)  # NaN if the row has a NaN: NaN * 0 is NaN
     u = ((_row_state(row_ids, row, key) >> 11).to(tl.float64)) * 1.1102230246251565e-16
 
     if MODE == _ARGMAX:
@@ -176,14 +177,14 @@ def _draw(  # type: ignore[no-untyped-def]
         weights = x - tl.where(tile_top > float("-inf"), tile_top, 0.0)
         if MODE == _TEMPERED:
             weights = weights * inv_t
-        # inside the tile by runs of RUN tokens, then inside one run: two scans of a few dozen numbers, none of BLOCK
+        # a run of RUN tokens, then a token of the run: two scans of some dozen numbers in place of one of BLOCK
         runs = tl.reshape(tl.exp(weights), [BLOCK // RUN, RUN])
         run, rest = _pick(tl.sum(runs, 1), rest, BLOCK // RUN)
         inside = tl.where(tl.arange(0, BLOCK // RUN)[:, None] == run, runs, 0.0)
         token, rest = _pick(tl.sum(inside, 0), rest, RUN)
         token += run * RUN
     logit = tl.sum(tl.where(lanes == token, x, 0.0), 0)
-    has_distribution = total > 0  # false for NaN and for nothing but -inf
+    has_distribution = total > 0  # false for NaN, and for a row with -inf alone
     tl.store(ids + row, tl.where(has_distribution, (tile * BLOCK + token).to(tl.int64), fallback))
     tl.store(confidence + row, tl.where(has_distribution, tl.exp(logit - top) / total, float("nan")))
 
@@ -191,7 +192,7 @@ def _draw(  # type: ignore[no-untyped-def]
 def sample(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
 ) -> tuple[Tensor, Tensor]:
-    """Launch both kernels; arguments already validated. logits float32, float16 or bfloat16 [M, V], last stride 1."""
+    """Launch both kernels on validated arguments. logits float32, float16 or bfloat16 [M, V], last stride 1."""
     rows, vocab = logits.shape
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
@@ -217,22 +218,21 @@ def sample(
 
 @lru_cache(maxsize=64)
 def _table(forbid: tuple[int, ...], device: torch.device) -> Tensor:
-    """Forbidden ids on the device, copied there once: where a CUDA graph is captured, draw with them once before."""
+    """Forbidden ids on the device, copied once: before a CUDA graph is captured, draw once with the same ids."""
     return torch.tensor(forbid, dtype=torch.int64, device=device)
 
 
 def _constexprs(kind: int, config: LaunchConfig, tiles: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Compile-time arguments of `_tile_stats` (T = 0 needs what T = 1 needs) and of `_draw`."""
+    """Compile-time arguments of `_tile_stats` (the same for T = 0 and T = 1) and of `_draw`."""
     block, padded = config.block, triton.next_power_of_2(tiles)
     return {"MODE": kind or PLAIN, "BLOCK": block}, {"MODE": kind, "BLOCK": block, "TILES": padded, "RUN": RUN}
 
 
 def production(arch: int) -> list[ProductionKernel]:
-    """Both kernels in every mode and dtype (the oracle in bfloat16) at a LLaDA vocabulary, with row ids.
+    """Both kernels in every mode and dtype (the Gumbel oracle in bfloat16) at LLaDA's vocabulary, with row ids.
 
-    "_odd": the same for a vocabulary and a stride that are no multiples of 16, which leaves no 16-byte loads.
-    "_no_ids": without row ids, where random numbers are made of them. One id is forbidden, as in decoding; "_0", "_2"
-    and so on: as many, by value; "_more": with a table.
+    "_odd": vocabulary and stride are no multiples of 16, so no load has 16 bytes. "_no_ids": random numbers without row
+    ids. One id is forbidden, as in decoding; "_0", "_2" and so on: that number of ids by value; "_more": with a table.
     """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
