@@ -1,7 +1,7 @@
 """The training loop, read top to bottom: rollouts → importance weights → F weighted denoising steps, repeated.
 
-See docs/maths.md, section 8. Everything random is a function of (seed, purpose, step), so a run has no generator state;
-a checkpoint is the weights, the optimiser, the round in hand and the numbers of the first evaluation.
+See docs/maths.md, section 8. Everything random is a function of (seed, purpose, step), so a run has no generator state.
+A checkpoint has the weights, the optimiser, the current round and the numbers of the first evaluation.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class DMPOTrainer:
     """Trains a masked diffusion language model by distribution matching policy optimization.
 
     Args:
-        config: the whole run.
-        model, tokenizer, task, reward: in place of what the config names.
+        config: all keys of the run.
+        model, tokenizer, task, reward: objects to use in place of the names in the config.
 
     Raises:
-        ValueError: before anything is written or trained, for whatever the config, the output folder, the checkpoint,
-            the task or the reward gets wrong.
+        ValueError: the config, the output folder, the checkpoint, the task or the reward is wrong. Raised before
+            anything is written or trained.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class DMPOTrainer:
         )
 
     def train(self) -> dict[str, Any]:
-        """Run to `max_steps`; returns what summary.json holds.
+        """Train to `max_steps`; returns the content of summary.json.
 
         Raises:
-            ValueError: another run writes into output_dir; the reward went wrong. What was done is saved.
+            ValueError: another run writes into output_dir, or the reward failed. The run is saved.
             FloatingPointError: `max_skipped_steps` steps in a row were not finite. The run and that batch are saved.
             OSError: the last step could not be saved.
-            Interrupted: a signal asked the run to leave. It is saved.
+            Interrupted: a signal asked the run to stop. The run is saved.
         """
         with self.run:
             return self._train()
@@ -175,7 +175,7 @@ class DMPOTrainer:
                 self.buffer.drop_stale(self.accelerator, self.model, self.config)
 
     def _refresh_reference(self) -> None:
-        """The policy becomes its own reference, under which the buffer is scored again."""
+        """Copy the policy to the reference, and score the buffer with the new reference."""
         every = self.config.reference_refresh_steps
         if not every or not self.step or self.step % every:
             return
@@ -248,11 +248,11 @@ class DMPOTrainer:
         write_evidence(folder, self.rank, self.buffer.batch(self.step - 1), self.tokenizer, self.config)
         raise FloatingPointError(
             f"the last {self.skipped.in_row} steps had a loss or gradient that is not finite; the run is saved at step "
-            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}; a larger max_skipped_steps goes on"
+            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}; to go on, raise max_skipped_steps"
         )
 
     def _seconds(self) -> float:
-        """Of the run so far, the parts before a resume included."""
+        """Seconds of the run so far, those before a resume included."""
         return self.seconds_before + time.perf_counter() - self.start
 
     def _finish(self, before: Evaluation, after: Evaluation, seconds: float) -> dict[str, Any]:

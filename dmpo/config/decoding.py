@@ -27,9 +27,9 @@ _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
 
 @dataclass(frozen=True)
 class Values:
-    """Which values an option may have: a test of a value that is not None, and the same in words."""
+    """The values that an option may have: a test of a value that is not None, and the test in words."""
 
-    wanted: str
+    description: str
     allowed: Callable[[Any], bool]
 
 
@@ -78,12 +78,12 @@ class DecodingRules:
 
 @dataclass(kw_only=True)
 class DecodingOptions(DecodingRules):
-    """Everything that `dmpo.generate` is asked for beside tensors and token ids. An object of this class is read-only.
+    """All arguments of `dmpo.generate` except tensors and token ids. An object of this class is read-only.
 
     Raises:
-        TypeError: an option of the wrong type, named.
-        ValueError: an option out of range, options that contradict each other, or an option that the decoder does not
-            read and that differs from its default.
+        TypeError: an option has the wrong type.
+        ValueError: an option is out of range, options contradict each other, or an option that the decoder does not
+            read differs from its default.
     """
 
     decoder: Decoder = "topk"
@@ -107,14 +107,14 @@ class DecodingOptions(DecodingRules):
                     f"not to {self.decoder!r}"
                 )
             if check.values and value is not None and not check.values.allowed(value):
-                raise ValueError(f"{name} must be {check.values.wanted}, got {value}")
+                raise ValueError(f"{name} must be {check.values.description}, got {value}")
         if self.threshold is not None and self.factor is not None:
             raise ValueError(f"give threshold or factor, not both, got {self.threshold} and {self.factor}")
         if self.decoder == "wino" and self.remasking == "random":
             raise ValueError("remasking must be low_confidence for 'wino': it verifies by probability what it unmasks")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__:  # a frozen class could have no subclass that is not
+        if name in self.__dict__:  # a subclass of a frozen class must be frozen
             raise FrozenInstanceError(f"cannot assign to {name!r}; make other options with dataclasses.replace")
         super().__setattr__(name, value)
 
@@ -144,7 +144,7 @@ OPTIONS = tuple(field.name for field in fields(DecodingOptions))
 
 
 def decoding_options(source: DecodingOptions, **changes: Any) -> DecodingOptions:
-    """The options that a config (or other options) holds, with changes.
+    """The decoding options of a config (or of other options), with changes.
 
     Raises TypeError and ValueError as `DecodingOptions` does.
     """
@@ -163,7 +163,7 @@ def readers_of(option: str) -> tuple[Decoder, ...]:
 
 
 def default_of(kind: type, key: str) -> Any:
-    """The default of a key of a dataclass; `dataclasses.MISSING` where the key is required."""
+    """The default of a key of a dataclass; `dataclasses.MISSING` if the key is required."""
     return next((field.default for field in fields(kind) if field.name == key), MISSING)
 
 
@@ -185,8 +185,8 @@ def with_defaults(defaults: Mapping[str, Any]) -> Callable[[Kind], Kind]:
 
 @dataclass(frozen=True)
 class _Check:
-    """What the annotation of an option says: a type or `Literal`, whether None is allowed, which values are, and the
-    decoders that read the option (empty: all)."""
+    """The annotation of an option: its type or `Literal`, whether None is allowed, the allowed values, and the decoders
+    that read the option (empty: all)."""
 
     kind: Any
     optional: bool
@@ -194,13 +194,13 @@ class _Check:
     readers: tuple[Decoder, ...]
 
     def type_of(self, name: str, value: object) -> None:
-        """Raise TypeError for a value of another type, ValueError for none of the choices of a `Literal`."""
+        """Raise TypeError for a value of another type, ValueError for a value that is no choice of a `Literal`."""
         if value is None and self.optional:
             return
         choices = get_args(self.kind)
-        types, wanted = ((str,), "a string") if choices else _TYPES[self.kind]
+        types, description = ((str,), "a string") if choices else _TYPES[self.kind]
         if not isinstance(value, types) or (isinstance(value, bool) and self.kind is not bool):
-            raise TypeError(f"{name} must be {wanted}, got {value!r}")
+            raise TypeError(f"{name} must be {description}, got {value!r}")
         if choices and value not in choices:
             raise ValueError(f"unknown {name} {value!r}, choose one of {', '.join(choices)}")
 

@@ -1,4 +1,4 @@
-"""One readable ValueError for a wrong config, however it is made: from a file, by keywords or by assignment."""
+"""One readable ValueError for a wrong config, whether it comes from a file, from keywords or from an assignment."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def readable(error: ValidationError) -> str:
 def checked_config(kind: Kind) -> Kind:
     """Class decorator above pydantic's: keywords and later assignments are checked as the values of a file are.
 
-    An assignment is checked together with all other values, so that keys which depend on each other change by
-    `dataclasses.replace`. The keys of the class itself come before those that it inherits.
+    An assignment is checked together with all other values: to change keys that depend on each other, use
+    `dataclasses.replace`. The keys of the class itself come before inherited keys.
     """
     inherited = {field.name for base in kind.__bases__ if dataclasses.is_dataclass(base) for field in fields(base)}
     keys: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
     """A config from a YAML path or a shipped name, with `key=value` overrides (values are YAML).
 
     Raises:
-        ValueError: no such file, bad YAML, an unknown key (with the nearest valid one) or a bad value, named.
+        ValueError: no such file, bad YAML, an unknown key (the message has the most similar key) or a bad value.
     """
     return build_config(kind, read_values(source, overrides))
 

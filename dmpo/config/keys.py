@@ -39,9 +39,9 @@ _AT_LEAST_ZERO = (
 @dataclass(config=_STRICT, kw_only=True)
 @with_defaults(RUN_DEFAULTS)
 class DMPOConfig(DecodingOptions):
-    """Everything that defines a run. Defaults are the paper's (docs/maths.md, sections 2 to 8) where it has one.
+    """All keys of a run. A default is the paper's (docs/maths.md, sections 2 to 8) if the paper has the value.
 
-    `DecodingOptions` holds the keys of decoding; rollouts and evaluation decode the same way.
+    `DecodingOptions` has the keys of decoding; rollouts and evaluation decode the same way.
     """
 
     # Model
@@ -218,10 +218,12 @@ class DMPOConfig(DecodingOptions):
         if self.antithetic:
             for name in ("score_views",) if self.loss in ONE_STEP else ("replicates", "score_views"):
                 _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
-        if self.loss == "wddo":  # two independent halves, neither of which holds half a pair of complements
+        if self.loss == "wddo":  # two independent halves, and no pair of complements is split between them
             divisor = 4 if self.antithetic else 2
-            wanted = f"a multiple of {divisor} for loss 'wddo'" + (" with antithetic views" if self.antithetic else "")
-            _require("replicates", self.replicates, self.replicates % divisor == 0, wanted)
+            multiple = f"a multiple of {divisor} for loss 'wddo'" + (
+                " with antithetic views" if self.antithetic else ""
+            )
+            _require("replicates", self.replicates, self.replicates % divisor == 0, multiple)
         for name, losses in _READ_BY.items():
             value, default = getattr(self, name), default_of(type(self), name)
             unread = self.loss not in losses and value != default
@@ -250,6 +252,6 @@ class GenerateConfig(DecodingOptions):
     """as torch names it"""
 
 
-def _require(name: str, value: object, holds: bool, wanted: str) -> None:
+def _require(name: str, value: object, holds: bool, description: str) -> None:
     if not holds:
-        raise ValueError(f"{name} must be {wanted}, got {value}")
+        raise ValueError(f"{name} must be {description}, got {value}")

@@ -1,4 +1,4 @@
-"""Keys and values of a whole canvas, of which later passes overwrite only the positions that they run on."""
+"""Keys and values of a whole canvas. Later passes overwrite only the positions on which they run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class Place:
-    """positions: int64 [q], where the next pass writes, the same for every row; None: everywhere.
+    """positions: int64 [q], the positions that the next pass writes in every row; None: all positions.
 
-    stays: keys and values stay where they are in memory from one block to the next, as CUDA graphs want.
+    stays: keys and values stay at one address from block to block, as CUDA graphs need it.
     """
 
     def __init__(self, stays: bool) -> None:
@@ -23,8 +23,8 @@ class Place:
 class BlockLayer(CacheLayerMixin):
     """One layer's keys (after RoPE) and values, [R, heads, T, head size].
 
-    A pass over all T positions fills it; each later one writes at `place.positions`. A layer knows the place and not
-    its cache: in a cycle of references the tensors would outlive the block until Python looks for cycles.
+    A pass over all T positions fills it; each later pass writes at `place.positions`. A layer refers to the place and
+    not to its cache: in a cycle of references the tensors would live on until Python collects cycles.
     """
 
     keys: Tensor
@@ -38,8 +38,10 @@ class BlockLayer(CacheLayerMixin):
         self.keys, self.values = key_states, value_states
         if self.place.stays:
             self.keys, self.values = key_states.contiguous(), value_states.contiguous()
-            for tensor in (self.keys, self.values):  # else no CUDA graph is made of a pass that writes into them
-                torch._dynamo.mark_static_address(tensor, guard=False)  # another call has others: no compilation anew
+            for tensor in (self.keys, self.values):  # else torch captures no CUDA graph of a pass that writes into them
+                torch._dynamo.mark_static_address(
+                    tensor, guard=False
+                )  # the tensors of another call need no new compilation
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -57,7 +59,7 @@ class BlockLayer(CacheLayerMixin):
         return (self.keys.shape[2] if self.is_initialized else query_length), 0
 
     def get_seq_length(self) -> int:
-        return 0  # callers give position ids; nothing is ever appended
+        return 0  # callers give position ids; no pass appends
 
     def get_max_length(self) -> int:
         return self.keys.shape[2] if self.is_initialized else -1

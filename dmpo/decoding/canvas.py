@@ -33,11 +33,11 @@ class Canvas:
 
     @property
     def shift(self) -> int:
-        """1 where a position is predicted at its left neighbour (Dream), else 0."""
+        """1 if a position is predicted at its left neighbour (Dream), else 0."""
         return unwrap(self.model).prediction_shift
 
     def inputs(self, index: Tensor) -> Tensor:
-        """Tokens of chosen rows; with guidance followed by the same rows without their prompt. [R or 2R, T]."""
+        """Tokens of chosen rows. With guidance the same rows without their prompt follow. [R or 2R, T]."""
         tokens = self.tokens[index]
         if not self.cfg_scale:
             return tokens
@@ -54,7 +54,7 @@ class Canvas:
         return (unconditional + (1 + self.cfg_scale) * (conditional - unconditional)).to(hidden.dtype)
 
     def doubled(self, index: Tensor) -> Tensor:
-        """Row indices of `inputs`, for what is kept per row."""
+        """Row indices of `inputs`, to index tensors with one entry a row."""
         return index.repeat(2) if self.cfg_scale else index
 
     def run(
@@ -79,7 +79,7 @@ class Canvas:
         if mask is None and self.attended is not None:
             mask = self.attended[rows]
             if unwrap(self.model).config._attn_implementation in ("sdpa", "eager"):
-                # Ready-made, so that transformers does not look inside it, which would wait for the device.
+                # A complete mask: transformers would read an incomplete one, which waits for the device.
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
         return call(self.model, inputs, mask, position_ids, **kwargs)

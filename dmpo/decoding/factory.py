@@ -1,4 +1,4 @@
-"""The unmasking policy and the model pass that decoding options name."""
+"""Makes the unmasking policy and the model pass of decoding options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`generate`: what a user asks, checked, and what comes back (docs/maths.md, section 9)."""
+"""`generate`: checks the arguments, decodes, and returns a `Generation` (docs/maths.md, section 9)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Generation:
     """The completions of one `generate`, and their cost.
 
     sequences: int64 [B, P + gen_length], prompt and completion.
-    forwards: model calls; row_forwards: rows that went through them, with guidance two for each sequence.
+    forwards: model calls; row_forwards: rows of all model calls, with guidance two for each sequence.
     seconds: wall clock, until the last kernel was launched.
     log_probs: float32 [B, gen_length], the model's untempered log-probability (nats) of each token when it was drawn;
         0 where the token was not drawn but follows an EOS.
@@ -67,19 +67,19 @@ def generate(
 
     Decoders:
         topk: `steps` model calls in all, the most confident tokens each (LLaDA, Nie et al. 2025, arXiv 2502.09992).
-        parallel: as topk, or with `threshold` or `factor` as many tokens as are confident enough (Fast-dLLM, Wu et al.
+        parallel: as topk, or with `threshold` or `factor` all tokens that are confident enough (Fast-dLLM, Wu et al.
             2025, arXiv 2505.22618).
-        prefix_cache, dual_cache: as parallel, but keys and values of what precedes the block, or of all but the block,
-            are those of the block's first step.
-        wino: unmasks boldly and takes back what a shadow of the block does not confirm (Hong et al. 2025,
+        prefix_cache, dual_cache: as parallel, but later steps of a block use the keys and values of its first step:
+            prefix_cache for the positions before the block, dual_cache for all positions outside it.
+        wino: unmasks many tokens and masks again those that a shadow of the block does not confirm (Hong et al. 2025,
             arXiv 2507.18578). Needs sdpa or eager attention.
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
-            log-probability of the completion in its `order` (at temperature 1 that of the draw itself). With early_stop
-            it leaves out the tokens that were drawn after the EOS in its block and overwritten.
-    Without a cache a row that is done with its block goes on to the next; with one it leaves the batch until the others
-    are done, too. `compiled` compiles the steps of dual_cache on the block; on a GPU in the mode that captures CUDA
-    graphs where torch finds it can (not run on a GPU yet). Where compiling fails, the steps run as they are and a log
-    line says why.
+            log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
+            With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
+    Without a cache a row that has finished its block goes on to the next block. With a cache it leaves the batch until
+    the other rows have finished, too. `compiled` compiles the later steps of dual_cache, on a GPU in the mode that
+    captures CUDA graphs if torch can (not run on a GPU yet). If the compilation fails, the steps run uncompiled and a
+    log line says why.
 
     Args:
         prompt_ids: int64 [B, P].
@@ -89,13 +89,13 @@ def generate(
             must be among them.
         attention_mask: bool or int [B, P], 0 for padding; every row needs a 1. The tokens at the 1s are the prompt, in
             their order: padding on the left, on the right or between them gives the same completions, up to rounding.
-        mask_id, eos_id: default to the model's config. Of several EOS ids each ends a row, and with early_stop the
-            first one fills the rest of the row.
+        mask_id, eos_id: default to the model's config. Each of several EOS ids ends a row; with early_stop the first
+            id fills the rest of the row.
         row_ids: int64 [B], the identity of each row for its random numbers; default 0..B-1.
 
     Raises:
-        ValueError: an argument out of range, named; prompt and completion are longer than the model takes.
-        TypeError: an argument of the wrong type, an unknown or a missing option; prompt_ids is not an integer tensor.
+        ValueError: an argument is out of range; prompt and completion are longer than the model takes.
+        TypeError: an argument has the wrong type, an option is unknown or missing, prompt_ids is no integer tensor.
     """
     options = _options(options, keys)
     config_mask_id, config_eos_ids = special_ids(model)
@@ -125,7 +125,7 @@ def generate(
     if padded:
         attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, options.gen_length)], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
-    # A canvas begins where the longest prompt does: no pass runs on columns that hold no token.
+    # A canvas begins with the longest prompt: no pass runs on columns without a token.
     tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, options.gen_length), mask_id)], 1)
     canvas = Canvas(model, tokens, attended, position_ids, longest, options.cfg_scale, mask_id)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
@@ -181,8 +181,8 @@ def _check(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, prompt_ids {tuple(prompt_ids.shape)}"
             )
         if bool(((attention_mask != 0) & (attention_mask != 1)).any()):
-            wanted = "1 at the tokens of the prompt and 0 at padding"
-            raise ValueError(f"attention_mask must be {wanted}, got {attention_mask.min()} to {attention_mask.max()}")
+            values = "1 at the tokens of the prompt and 0 at padding"
+            raise ValueError(f"attention_mask must be {values}, got {attention_mask.min()} to {attention_mask.max()}")
         empty = (~attention_mask.bool().any(1)).nonzero().flatten().tolist()
         if empty and prompt_ids.shape[1]:
             raise ValueError(f"attention_mask has no token in row {empty[0]}: the prompt is all padding")

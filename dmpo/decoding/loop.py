@@ -17,10 +17,10 @@ from .policies import Row, Step
 
 
 class BlockLoop:
-    """State of one `generate`; the host knows the block and step of each row, the device has its tokens."""
+    """State of one `generate`. The host has the block and the step of each row, the device its tokens."""
 
     def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
-        """eos_ids: what ends a row early; none where nothing does."""
+        """eos_ids: the tokens that end a row early; empty without early_stop."""
         self.canvas, self.options, self.row_ids, self.eos_ids = canvas, options, row_ids, eos_ids
         self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
         self.weight, self.bias = head_weight(canvas.model)
@@ -106,7 +106,7 @@ class BlockLoop:
         return unknown.scatter(0, positions, known).view(window.shape)
 
     def _record(self, index: Tensor, span: Tensor, masked: Tensor, window: Tensor, confidence: Tensor) -> None:
-        """Write a block back, with the log-probability and the step of what is new in it."""
+        """Write a block back, with the log-probability and the step of each new token."""
         row, position = index.unsqueeze(1), span - self.canvas.prompt_length
         now_masked = window == self.canvas.mask_id
         new, steps = masked & ~now_masked, self.steps[row].int()
@@ -118,7 +118,7 @@ class BlockLoop:
         self.steps[index] += 1
 
     def _advance(self, group: list[Row], index: Tensor, unmasked: Tensor, revoked: Tensor | None) -> set[int]:
-        """Move each row on to where it stands now: by the schedule, or after one look at the device."""
+        """Move each row on to its present block and step: by the schedule, or after one read from the device."""
         moved = [count for row in group if (count := self.policy.count(row)) is not None]
         if moved:
             back = [0] * len(group)
@@ -136,10 +136,10 @@ class BlockLoop:
         return {row.index for row, end in zip(group, ended, strict=True) if end}
 
     def _end(self, index: Tensor) -> Tensor:
-        """Fill with EOS what follows an EOS that has no mask before it; whether a row has one, bool [R].
+        """Fill a row with EOS after its first EOS, if no mask precedes that; whether a row has such an EOS, bool [R].
 
-        Of several EOS ids each ends a row, and the first fills it. Where tokens can be taken back, only once the EOS's
-        block holds no mask at all.
+        Each of several EOS ids ends a row, and the first id fills it. If tokens can become masks again, a row ends only
+        when the block of the EOS has no mask.
         """
         completion = self.canvas.tokens[index, self.canvas.prompt_length :]
         masked = completion == self.canvas.mask_id

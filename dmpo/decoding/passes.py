@@ -1,4 +1,4 @@
-"""The passes of a decoding step: the positions on which the model runs, and what is kept from one step to the next."""
+"""The passes of a decoding step: the positions on which the model runs, and the keys and values that stay."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class FullPass:
 
 
 class CachedPass:
-    """A block's first step runs on the whole canvas and keeps keys and values; later ones run on the block and, without
-    `suffix_cached`, on all that follows it. All rows are in the same block; those that are done with it leave.
+    """A block's first step runs on the whole canvas and stores keys and values. Later steps run on the block and,
+    without `suffix_cached`, on all positions after it. All rows are in one block; a row that has finished it leaves.
 
-    compiled: later steps are compiled, on a GPU for CUDA graphs; rows then stay until all are done, for one shape.
+    compiled: later steps are compiled, on a GPU for CUDA graphs. Rows then stay until all have finished: one shape.
     """
 
     own_pace = False
@@ -46,7 +46,7 @@ class CachedPass:
         self.compiled = compiled
         self.everyone = torch.arange(len(canvas.tokens), device=canvas.tokens.device)
         self.cache: BlockCache | None = None  # of a block; where steps are compiled, of all blocks
-        self.cached = self.everyone  # the rows whose keys and values are kept, ascending
+        self.cached = self.everyone  # the rows whose keys and values are stored, ascending
 
     def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
         """As `FullPass`; `first` is the block's first position at its first step, else None."""
@@ -82,10 +82,10 @@ class CachedPass:
 
 
 class ShadowPass:
-    """WINO's pass: the canvas and, appended, a shadow of the block that sees everything but the token it verifies.
+    """WINO's pass: a shadow of the block follows the canvas. It sees everything except the token that it verifies.
 
-    The shadow's inputs are mask tokens at the block's positions. A model that predicts at the left neighbour has its
-    shadow one position further left, with one more token at the end that nobody attends to.
+    The shadow's inputs are mask tokens at the block's positions. For a model that predicts at the left neighbour the
+    shadow is one position further left, with one more token at the end to which no token attends.
     """
 
     own_pace = True
@@ -128,20 +128,22 @@ def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
 
 
 class _CompiledCall:
-    """`hidden_states`, compiled; where that fails, a log line says why and the plain one runs to the end."""
+    """`hidden_states`, compiled. If that fails, a log line says why, and all later calls run uncompiled."""
 
     def __init__(self, device: torch.device) -> None:
         self.call: Callable[..., Tensor] | None = _compiled_hidden_states(device.type)
-        self.copies = device.type == "cuda"  # a CUDA graph writes its result to the same place every time
+        self.copies = device.type == "cuda"  # a CUDA graph writes its result to the same address every time
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.call is not None:
             try:
-                with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # else torch stops compiling unsaid
+                with torch._dynamo.config.patch(
+                    fail_on_recompile_limit_hit=True
+                ):  # else torch stops compiling without a word
                     hidden = self.call(*args, **kwargs)
                 return hidden.clone() if self.copies else hidden
             except _compile_errors() as error:
-                # What it may have written into the cache, the plain call writes again.
+                # The uncompiled call overwrites what the failed call may have written into the cache.
                 self.call = None
                 log.warning("dual_cache runs uncompiled: %s", " ".join(str(error).split())[:200])
         return hidden_states(*args, **kwargs)
@@ -155,6 +157,6 @@ def _compiled_hidden_states(device: str) -> Callable[..., Tensor]:
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
-    """What compiling, or running what was compiled, may raise; looked up late, since importing it takes seconds."""
+    """The errors that compiling or running the compiled code may raise; imported late, because that takes seconds."""
     errors = torch._dynamo.exc
     return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, RuntimeError)

@@ -1,4 +1,4 @@
-"""How many candidates of a block to unmask at each step, and which tokens to take back (docs/maths.md, section 9)."""
+"""How many candidates of a block to unmask at each step, and which tokens to mask again (docs/maths.md, section 9)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..kernels import remask_, revoke_
 class Row:
     """Progress of one row, on the host.
 
-    index: in the batch. block: being filled. step: model calls spent on that block. left: masks in it.
+    index: its number in the batch. block: the block to fill. step: model calls for that block. left: masks in it.
     """
 
     index: int
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Step:
-    """What a policy decides on, for R rows and B positions of a block.
+    """The input of a policy, for R rows and B positions of a block.
 
     window int64 [R, B], the block's tokens, written in place; candidates int64 and confidence float32 [R, B], read
     where window is masked; shadow float32 [R, B], the verifier's probability of each token that was unmasked before
@@ -43,12 +43,12 @@ class Step:
 
 
 class Policy(Protocol):
-    """Unmasks in place; returns how many tokens of each row were unmasked and how many taken back, int [R]."""
+    """Unmask in place; returns how many tokens of each row were unmasked and how many masked again, int [R]."""
 
     revokes: bool  # tokens may become masks again
 
     def count(self, row: Row) -> int | None:
-        """How many of the row the next step unmasks; None: only the device knows, and the loop waits for it."""
+        """How many tokens of the row the next step unmasks; None: only the device has it, and the loop waits for it."""
         ...
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]: ...
@@ -97,10 +97,10 @@ class Confident:
 
 @dataclass(frozen=True)
 class WideInNarrowOut:
-    """WINO (Hong et al. 2025, arXiv 2507.18578): unmask boldly, take back what the shadow block does not confirm.
+    """WINO (Hong et al. 2025, arXiv 2507.18578): unmask many tokens, mask again those that the shadow does not confirm.
 
-    At most max(5, min(20, 7/10 of the masks)) are unmasked in a step, and fewer are taken back than the step before
-    unmasked: a block ends after at most its length in steps.
+    A step unmasks at most max(5, min(20, 7/10 of the masks)) tokens. It masks fewer tokens again than the step before
+    unmasked, so a block takes at most as many steps as it has tokens.
     """
 
     threshold: float
@@ -122,7 +122,9 @@ class WideInNarrowOut:
             mask_id=step.mask_id,
             num_transfer=torch.minimum(confident, most).clamp(min=1),
         )
-        limit = torch.where(unmasked > 1, (step.previous - 1).clamp(min=0), 0)  # at first there is nothing to take back
+        limit = torch.where(
+            unmasked > 1, (step.previous - 1).clamp(min=0), 0
+        )  # at first there is no token to mask again
         return unmasked, revoke_(
             step.window, step.shadow, mask_id=step.mask_id, threshold=self.threshold_back, limit=limit
         )

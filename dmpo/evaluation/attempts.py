@@ -17,8 +17,8 @@ from ..tasks.verdict import judge, log_exceptions
 class Attempt:
     """One completion.
 
-    solved, answer, failure: see `Verdict`. tokens: drawn, and not overwritten after an EOS. steps: model calls that its
-    row went through.
+    solved, answer, failure: see `Verdict`. tokens: how many were drawn and not overwritten after an EOS. steps: model
+    calls of its row.
     """
 
     completion: str
@@ -32,7 +32,7 @@ class Attempt:
 def read_attempts(
     generation: Generation, tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Row]
 ) -> list[Attempt]:
-    """An attempt for each row of a generation. None of it depends on which rows were decoded together."""
+    """An attempt for each row of a generation, whatever rows were decoded together."""
     length = generation.order.shape[1]
     texts = decode_text(tokenizer, generation.sequences[:, -length:])
     tokens = (generation.order >= 0).sum(1).tolist()

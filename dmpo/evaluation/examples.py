@@ -21,8 +21,8 @@ _STEP = 16  # prompts are padded to a multiple of this, by their own length
 
 @dataclass(frozen=True)
 class Example:
-    """One row with its prompt. Rows of the same `shape` may share a batch without any of them changing its numbers:
-    how far a prompt is padded, and whether attention needs a mask, does not depend on the rows beside it."""
+    """One row with its prompt. Rows of the same `shape` may share a batch, and their numbers stay the same: the padding
+    of a prompt, and whether attention needs a mask, do not depend on the other rows."""
 
     index: int
     row: Row
@@ -30,7 +30,7 @@ class Example:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The row's own, without its prompt, as they are in JSON."""
+        """The columns of the row, without its prompt, as they are in JSON."""
         own = {name: value for name, value in self.row.items() if name != "prompt"}
         columns: dict[str, Any] = json.loads(json.dumps(own, default=str))
         return columns
@@ -81,7 +81,7 @@ def load_examples(
     """
     size = size_of(task, config.split)
     if size is None and config.limit is None:
-        raise ValueError(f"task {name} makes rows without end: say how many with limit=N")
+        raise ValueError(f"task {name} has no last row: set limit=N")
     count = min(n for n in (size, config.limit) if n is not None)
     if not 1 <= count <= MOST_EXAMPLES:
         raise ValueError(f"task {name} has {count} rows of {config.split}, must be 1 to {MOST_EXAMPLES}")

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: a fingerprint of what is evaluated, and a line for each completion that is done."""
+"""The folder of an evaluation: a fingerprint of what is evaluated, and a line for each finished completion."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Key = tuple[str, int, str, int, int]  # task, gen_length, decoder, index, sample
 
 
 def line_key(line: Mapping[str, Any]) -> Key:
-    """Which completion a line is of."""
+    """The completion that a line describes."""
     return line["task"], line["gen_length"], line["decoder"], line["index"], line["sample"]
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ValueError where a folder is a file, or holds something that is no evaluation."""
+    """Raise ValueError if a folder is a file, or has files that are no evaluation."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file; give the path of a folder")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -40,7 +40,7 @@ def open_folder(folder: Path, fingerprint: dict[str, Any]) -> None:
     Each key of `fingerprint["tasks"]` must agree where both have it; so tasks can be added.
 
     Raises:
-        ValueError: the folder holds results of something else; says what differs.
+        ValueError: the folder has the results of another evaluation; the message says what differs.
     """
     path = folder / FINGERPRINT
     if path.exists():
@@ -82,7 +82,7 @@ class RankLines:
         self._count += len(lines)
 
     def sync(self) -> None:
-        """Raises OSError where the disk does not take the lines."""
+        """Raises OSError if the lines cannot be written."""
         self._lines.sync()
 
 

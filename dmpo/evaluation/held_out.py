@@ -31,7 +31,7 @@ class Evaluation:
     completions: list[str]
 
     def counts(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the rows are the task's to make again."""
+        """The counts, as a checkpoint stores them; the task makes the rows again."""
         return {"sampled": vars(self.sampled), "greedy": vars(self.greedy), "completions": self.completions}
 
     @classmethod
@@ -51,7 +51,7 @@ def evaluate(
     world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Decode rows 0..eval_prompts-1 of a split (this rank's share of them) at eval_temperature and greedily.
+    """Decode this rank's share of rows 0..eval_prompts-1 of a split, at eval_temperature and greedily.
 
     The rows and the draws do not depend on the run's seed, its batch sizes or its ranks, so accuracies of different
     runs are paired.
@@ -88,7 +88,7 @@ def evaluate_on_ranks(
     *,
     split: str,
 ) -> Evaluation:
-    """`evaluate` shared among all ranks: accuracies over all rows, and the completions of this rank."""
+    """`evaluate` on all ranks: accuracies over all rows, and the completions of this rank."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     where: Any = {"split": split, "rank": rank, "world": world, "device": device}
     local = together(lambda: evaluate(model, tokenizer, task, config, **where))

@@ -59,11 +59,11 @@ def pass_at_k(samples: int, solved: int, k: int) -> float:
 def estimate_pass(solved: Sequence[int], samples: int, k: int) -> Estimate:
     """pass@k over examples, each with `samples` completions of which `solved[i]` are right.
 
-    One completion each: Wilson's interval. More: completions of one example are no independent trials, so the interval
-    is Wilson's at the effective number of trials p(1 − p) / (s²/N), s² being the unbiased variance of pass@k between
-    examples (Franco et al. 2019, J. Survey Statistics and Methodology 7, 334-364); at least N, at most samples · N / k
-    of them. Where s² is 0, or unknown as there is one example, it does not say how samples agree, and the trials are N.
-    Of fewer than 10 examples s² is uncertain itself, and the interval may hold the truth less often than it says.
+    With one completion each it is Wilson's interval. With more, completions of one example are no independent trials.
+    Then it is Wilson's interval at the effective number of trials p(1 − p) / (s²/N), at least N and at most
+    samples · N / k, where s² is the unbiased variance of pass@k between examples (Franco et al. 2019, J. Survey
+    Statistics and Methodology 7, 334-364). If s² is 0, or unknown because there is one example, the number of trials is
+    N. With fewer than 10 examples s² itself is uncertain, and the interval may contain the truth less often than 95 %.
 
     Raises:
         ValueError: no example, or as `pass_at_k` does.

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do: typed keys, and the cells (task, gen_length, decoder) that they span."""
+"""The typed keys of an evaluation, and the cells (task, gen_length, decoder) that they span."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def listed(value: Any) -> Any:
 class EvalConfig(DecodingRules):
     """Keys of `dmpo eval`. Lists may be given as a single value.
 
-    `DecodingRules` holds the other keys of decoding. An option that some decoders do not read holds for the others. A
-    completion depends on (seed, task, split, example, sample) alone.
+    `DecodingRules` has the other keys of decoding. An option applies to those decoders that read it. A completion
+    depends on (seed, task, split, example, sample) alone.
     """
 
     # Model
@@ -124,8 +124,8 @@ class EvalConfig(DecodingRules):
         Raises ValueError as `DecodingOptions` does.
         """
         if gen_length % self.tokens_per_step:
-            wanted = f"a multiple of tokens_per_step {self.tokens_per_step}"
-            raise ValueError(f"gen_length must be {wanted}, got {gen_length}")
+            multiple = f"a multiple of tokens_per_step {self.tokens_per_step}"
+            raise ValueError(f"gen_length must be {multiple}, got {gen_length}")
         rules = {
             key.name: getattr(self, key.name)
             for key in dataclasses.fields(DecodingRules)

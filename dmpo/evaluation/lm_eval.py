@@ -1,7 +1,7 @@
 """Samples of the lm-evaluation-harness (`samples_*.jsonl`, of `lm_eval --log_samples`) as records of completions.
 
-A sample has `doc`, the row of the data set; `target`, its right answer; `resps`, for each request of the document the
-texts that the model gave; and `filter`, as each document is written once for each filter of the task.
+A sample has four fields. `doc` is the row of the data set, `target` its right answer. `resps` has, for each request of
+the document, the model's texts. `filter` is a filter of the task: there is one sample for each document and filter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def sample_records(samples: list[Record]) -> list[Record]:
     """One record for each document: the columns of its row, `completion` (all texts of `resps`), `ground_truth`
     and `prompt`.
 
-    Of several filters the first counts, for all of them have the same texts.
+    The samples of the first filter count, because all filters have the same texts.
 
     Raises:
         ValueError: a sample whose `resps` are no texts; names it.

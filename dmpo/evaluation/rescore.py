@@ -25,9 +25,9 @@ from .saved import completions_of, read_records
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
 
-    Records of different `gen_length` are counted apart. Special tokens at the end of a completion (`<|eot_id|>`) are no
-    part of it. Records without a right answer are left out, and a warning names them; in results.json `left_out` counts
-    them. Results of `dmpo eval` need none of the keys completion, answer and prompt.
+    Records of different `gen_length` are counted separately. Special tokens at the end of a completion (`<|eot_id|>`)
+    do not count. Records without a right answer are left out: a warning names them, and `left_out` in results.json
+    counts them. Results of `dmpo eval` need none of the keys completion, answer and prompt.
     """
 
     file: str
@@ -50,11 +50,11 @@ class RescoreConfig:
 
 
 def rescore(config: RescoreConfig) -> dict[str, Any]:
-    """Score a file's completions, print the table and return what results.json holds.
+    """Score a file's completions, print the table and return the content of results.json.
 
     Raises:
-        ValueError: a file, record or task that cannot be used, named; a file most of whose records have no right answer
-            that can be read; or an output_dir that is not empty.
+        ValueError: a file, record or task cannot be used; most records of a file have no readable right answer; or
+            output_dir is not empty.
     """
     folder = None if config.output_dir is None else Path(config.output_dir)
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -25,13 +25,13 @@ def summarise_cells(
 ) -> list[dict[str, Any]]:
     """One object for each (task, gen_length, decoder) in the lines, in their order.
 
-    pass@k: value, low, high (95 %) and the interval's method, see `statistics.estimate_pass`. answered: share of
-    completions that have an answer. failures: completions on which a comparison timed out or crashed or
-    the task raised, and which so count as wrong.
+    pass@k: value, low, high (95 %) and the interval's method, see `intervals.estimate_pass`. answered: share of
+    completions that have an answer. failures: completions for which a comparison timed out or crashed, or the task
+    raised; they count as wrong.
 
-    Of lines that have costs also: tokens, drawn and not overwritten after an EOS; row_forwards, rows that went through
-    the model (with guidance two for each sequence); forwards, model calls, and seconds, both over all ranks and
-    dependent on batch size and machine; tokens_per_second of one rank.
+    For lines with costs also: tokens, drawn and not overwritten after an EOS; row_forwards, rows of all model calls
+    (with guidance two for each sequence); forwards, model calls, and seconds, both summed over all ranks and dependent
+    on batch size and machine; tokens_per_second of one rank.
 
     Raises:
         ValueError: examples of a cell have different numbers of samples.
@@ -108,7 +108,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def show_table(cells: Sequence[dict[str, Any]], title: str) -> None:
-    """Print the table; where the output is no terminal, as wide as it is."""
+    """Print the table, in its full width if the output is no terminal."""
     console = make_console()
     if not console.is_terminal:
         console = make_console(width=200)

@@ -1,4 +1,4 @@
-"""What `dmpo eval RUN` takes from the run: its task, length, decoder and their options. No torch here."""
+"""The keys that `dmpo eval RUN` takes from the run: task, length, decoder and their options. No torch here."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _OF_ROLLOUTS = ("temperature", "seed")
 
 
 def run_config(folder: Path) -> Path | None:
-    """config.yaml of the run that a folder is or in whose checkpoints it lies; a link first counts as where it is."""
+    """config.yaml of the run whose folder, or a folder in whose checkpoints, this is; a link counts at its own path
+    first."""
     if not folder.is_dir():
         return None
-    for place in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
-        for run in (place, *(path.parent for path in place.parents if path.name == CHECKPOINTS)):
+    for absolute in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
+        for run in (absolute, *(path.parent for path in absolute.parents if path.name == CHECKPOINTS)):
             if (run / CHECKPOINTS).is_dir() and (run / "config.yaml").is_file():
                 return run / "config.yaml"
     return None
 
 
 def keys_of_run(source: str | None, overrides: Sequence[str]) -> list[str]:
-    """`key=value` of the run whose folder is `model` in a YAML file and overrides; what they set is left out.
+    """`key=value` of the run whose folder is `model` in a YAML file or overrides; keys that these set are left out.
 
-    [] where `model` is no run. A key that none of the decoders takes is left out, too.
+    [] if `model` is no run. A key that none of the decoders reads is left out, too.
 
     Raises:
         ValueError: the run's config.yaml cannot be read, or its steps have no `tokens_per_step`.

@@ -1,8 +1,8 @@
 """`dmpo eval`: each rank decodes its share of the missing completions, then the main rank reports all of them.
 
-A completion depends on (seed, task, split, example, sample) and the decoder's settings alone: not on the batch it was
-decoded in, on ranks, or on where an earlier run stopped. Exactly so as far as the device computes a row of a product
-alike whatever rows are beside it; where it does not, in the last bits, a near tie may fall otherwise.
+A completion depends on (seed, task, split, example, sample) and the decoder's options alone: not on its batch, on the
+number of ranks, or on the step at which an earlier run stopped. This is exact if the device computes a row of a product
+in the same way whatever the other rows are. If it differs in the last bits, a near tie may be decided otherwise.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _WAIT = timedelta(days=7)  # for the slowest rank, at the end
 
 
 def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
-    """Evaluate, or go on with, what `config` asks for; called by every rank. Returns what results.json holds.
+    """Start or continue the evaluation of `config`; called by every rank. Returns the content of results.json.
 
     Raises:
-        ValueError: before anything is decoded, for whatever the config, the model, the tasks or output_dir get wrong.
+        ValueError: the config, the model, a task or output_dir is wrong. Raised before anything is decoded.
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
@@ -82,8 +82,8 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
 
 
 def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict[str, Any]]:
-    """The completions on disk. Raises ValueError where one is of another row than its example has now: another prompt,
-    or another right answer or other column, from which its score came."""
+    """The completions on disk. Raises ValueError if the row of an example has changed since: its prompt, its right
+    answer or another column from which the score came."""
     done = read_parts(folder)
     for line in done.values():
         of_task = examples.get(line["task"])
@@ -92,16 +92,16 @@ def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict
             before = {"prompt": line["prompt"]} | line["columns"]
             now = {"prompt": example.row["prompt"]} | example.columns
             for name in [*now, *before]:
-                if (was := _json(before, name)) != (wanted := _json(now, name)):
+                if (old := _json(before, name)) != (new := _json(now, name)):
                     raise ValueError(
                         f"output_dir {folder} holds completions of other data: the {name} of {line['task']} "
-                        f"{line['index']} was {was:.60} and is now {wanted:.60}"
+                        f"{line['index']} was {old:.60} and is now {new:.60}"
                     )
     return done
 
 
 def _json(columns: dict[str, Any], name: str) -> str:
-    """A column as text, in which NaN is NaN and the order of keys does not count."""
+    """A column as text, in which NaN equals NaN and the order of keys does not matter."""
     return json.dumps(columns[name], sort_keys=True) if name in columns else "absent"
 
 

@@ -1,4 +1,4 @@
-"""Completions in files that others have written, whatever the fields of their records are called."""
+"""Completions in the files of other projects, whatever the names of their fields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ COMPLETIONS = ("completion", "completions", "generations", "generation", "respon
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSON file (a list, or an object with a list of them), of JSON lines, or of all in a folder; of a
-    folder of `dmpo eval` its results.jsonl, of lm-eval its samples.
+    """The records of a JSON file (a list, or an object with a list), of a file of JSON lines, or of all such files in a
+    folder: of a folder of `dmpo eval` results.jsonl, of a folder of lm-eval the samples.
 
-    An object's `gen_length` holds for its records that have none of their own.
+    An object's `gen_length` is the default for its records.
 
     Raises:
-        ValueError: no such file, no records in it, or something that is no JSON object; names file and line.
+        ValueError: the file does not exist, has no records, or has a record that is no JSON object; with file and line.
     """
     if (path / FINGERPRINT).is_file():
         return read_records(path / "results.jsonl")
@@ -41,7 +41,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def completions_of(record: Record, name: str | None) -> list[str]:
-    """One completion, or several samples of one example; null is the empty text, which answers nothing."""
+    """One completion, or several samples of one example; null is the empty text, which has no answer."""
     names = COMPLETIONS if name is None else (name,)
     if any(key in record for key in names) and all(record.get(key) is None for key in names):
         return [""]

@@ -1,4 +1,4 @@
-"""The weights of an evaluation: where they are, a digest of their files, and loading."""
+"""The weights of an evaluation: their folders, a digest of their files, and loading."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source:
     tokenizer: Path
 
     def identity(self) -> dict[str, str]:
-        """blake2b of every file that decides what the model says; reads all weights once."""
+        """blake2b of every file on which the model's output depends; reads all weights once."""
         folders = [("base", self.base, _WEIGHTS), ("tokenizer", self.tokenizer, _TOKENIZER)]
         if self.adapter:
             folders.append(("adapter", self.adapter, _WEIGHTS))
@@ -59,8 +59,8 @@ def find_source(config: EvalConfig) -> Source:
     """The folders that a config's `model`, `adapter` and `checkpoint` name.
 
     Raises:
-        ValueError: a folder or hub id that does not exist; a run without the checkpoint asked for; an adapter given for
-            what is an adapter itself; no tokenizer.
+        ValueError: a folder or Hub id does not exist; the run has no such checkpoint; `adapter` is given, but `model`
+            is an adapter itself; there is no tokenizer.
     """
     trained = _trained(config.model, config.checkpoint)
     if (trained / CONFIG).is_file():
@@ -83,10 +83,10 @@ def find_source(config: EvalConfig) -> Source:
 
 
 def trained_options(config: EvalConfig) -> dict[str, dict[str, Any]]:
-    """`task_options`, to which a run adds those that it was trained with on one of the tasks; of an option in both, the
-    one given here counts. `adapter`, or else `model`, names the run: its folder, or something in its checkpoints.
+    """`task_options`, and for the task of a run the options with which it was trained; `task_options` has precedence.
+    `adapter`, or else `model`, names the run: its folder, or a folder in its checkpoints.
 
-    A prompt template of its own is so the same in evaluation as it was in training.
+    So evaluation uses the same prompt template as training.
 
     Raises:
         ValueError: the run's config.yaml cannot be read.

@@ -23,7 +23,7 @@ from .keys import MOST_SAMPLES, Cell, EvalConfig, cells
 
 
 class Work:
-    """The completions of a rank that are not there yet. Examples are dealt to ranks by their index."""
+    """The missing completions of a rank. The index of an example decides its rank."""
 
     def __init__(
         self, config: EvalConfig, examples: dict[str, TaskExamples], rank: int, world: int, done: Container[Key]
@@ -44,8 +44,8 @@ class Work:
         return sum(map(len, self.todo.values()))
 
     def batches(self) -> Iterator[tuple[Cell, list[tuple[Example, int]]]]:
-        """Up to batch_size completions of one cell with prompts of one shape, longest first: what does not fit into
-        memory shows at once."""
+        """Up to batch_size completions of one cell with prompts of one shape, the longest first: if any batch does not
+        fit into memory, the first one does not."""
         for cell, todo in self.todo.items():
             by_shape = defaultdict(list)
             for example, sample in todo:
@@ -98,7 +98,7 @@ def decode_missing(
 def _line(
     config: EvalConfig, cell: Cell, of_task: TaskExamples, example: Example, sample: int, attempt: Attempt
 ) -> dict[str, Any]:
-    """A line of results.jsonl. `columns` are the row's own, so that it can be scored again without the data set."""
+    """A line of results.jsonl, with the `columns` of the row: it can be scored again without the data set."""
     where = {"task": cell.task, "split": config.split, "index": example.index, "sample": sample}
     decoding = {"gen_length": cell.gen_length, "decoder": cell.decoder, "temperature": config.temperature}
     prompt = {"shots": config.shots, "template_hash": of_task.template_hash, "prompt": example.row["prompt"]}

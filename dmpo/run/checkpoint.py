@@ -1,8 +1,8 @@
 """Checkpoints of a run: whole or absent, checked when read, safetensors and JSON only.
 
-A folder `step-N` holds model/ (or adapter/, with LoRA), optimizer.safetensors, reference.safetensors where the
-reference policy is refreshed, rank-R.safetensors of each rank, trainer.json and manifest.json. There is no generator
-state: all that is random is a function of (seed, purpose, step).
+A folder `step-N` has model/ (or adapter/, with LoRA), optimizer.safetensors, reference.safetensors if the reference
+policy is refreshed, rank-R.safetensors of each rank, trainer.json and manifest.json. There is no generator state: all
+random numbers are functions of (seed, purpose, step).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ..storage.whole_files import ASIDE, discard, is_write_failure, publish
 
 log = logging.getLogger("dmpo")
 
-ROOM = 1.1  # free space wanted, as a multiple of what a checkpoint is expected to take
+ROOM = 1.1  # free space that a checkpoint needs, as a multiple of its expected size
 
 
 def save_checkpoint(
@@ -62,20 +62,20 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> bool:
-    """Write `root/step-N` beside its final place and rename it there; called by every rank.
+    """Write `root/step-N` under another name beside it, then rename it; called by every rank.
 
-    `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new one is safely on
-    disk, the older ones but the newest `keep` and the best one (`selection.best_step`) are dropped, and the ones of
-    later steps, which a resumed run has passed over.
+    `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new checkpoint is on
+    disk, older ones are deleted, except for the newest `keep` and the best one (`checkpoints.best_step`). So are
+    checkpoints of later steps, which a resumed run leaves behind.
 
     Args:
         model, optimizer: as accelerate prepared them.
-        reference: if its weights are to be kept, too.
-        part: what this rank needs to go on.
-        state: what all of them do, as JSON.
+        reference: to save its weights, too.
+        part: the tensors that this rank needs to continue.
+        state: the JSON state that all ranks need to continue.
 
-    Returns whether it was written, the same on every rank. Where the disk is full or refuses otherwise, a warning says
-    so, nothing of the new one is left and no older one is touched.
+    Returns whether it was written, the same on every rank. If the disk is full or fails otherwise, a warning says so;
+    then the new checkpoint is removed and the older ones stay.
     """
     final, aside = root / f"step-{step}", root / f"{ASIDE}step-{step}"
     main, rank = accelerator.is_main_process, accelerator.process_index
@@ -112,12 +112,12 @@ def save_checkpoint(
         if main:
             for name in (f"rank-{index}.safetensors" for index in range(accelerator.num_processes)):
                 if not (aside / name).is_file():  # a network file system may be slow to show it
-                    raise OSError(f"{name} is not there, or not to be seen from the main rank")
+                    raise OSError(f"{name} is missing, or the main rank does not see it")
             whole = {**state, "step": step, "world": accelerator.num_processes}
             (aside / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
             publish(aside, final)
 
-    # What all ranks gather, and what is then written of it: one after the other, so that one at a time is in memory.
+    # (gather on all ranks, write) for each file, one after the other, so that memory has one file at a time.
     phases: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
         (lambda: None, begin),
         (lambda: part, write_part),
@@ -138,19 +138,19 @@ def save_checkpoint(
 
 
 def load_part(path: Path, rank: int) -> dict[str, Tensor]:
-    """What that rank handed to `save_checkpoint` as its part."""
+    """The `part` that this rank gave to `save_checkpoint`."""
     return load_file(path / f"rank-{rank}.safetensors")
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, reference: ReferencePolicy | None
 ) -> dict[str, Any]:
-    """Restore weights, optimiser and, where it is kept, the reference, in place; returns the state.
+    """Restore weights, optimiser and, if it was saved, the reference, in place; returns the state.
 
-    Called by every rank, with what was given to `save_checkpoint`; the number of ranks may be another.
+    Called by every rank, with the objects that were given to `save_checkpoint`. The number of ranks may differ.
 
     Raises:
-        ValueError: the checkpoint is of another model: a tensor of it is missing, left over or of another shape.
+        ValueError: the checkpoint is of another model: a tensor is missing, left over or of another shape.
     """
     try:
         if reference is not None:
@@ -165,7 +165,7 @@ def load_checkpoint(
 
 
 def refusals(phase: Callable[[], None]) -> list[str]:
-    """Run a phase on every rank; what the system refused to write, of all ranks. Other errors stop every rank."""
+    """Run a phase on every rank; returns the OSErrors of all ranks as text. Other errors stop every rank."""
 
     def attempt() -> str | None:
         try:
@@ -197,13 +197,13 @@ def _read_weights(path: Path, policy: nn.Module) -> dict[str, Tensor]:
 def _check_room(
     root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, part: dict[str, Tensor], world: int
 ) -> None:
-    """Raise OSError unless the disk has room for the checkpoint: fail before filling the disk."""
+    """Raise OSError unless the disk has room for the checkpoint: better to fail before the disk is full."""
     weights = [p for p in model.parameters() if p.requires_grad or not isinstance(model, PeftModel)]
     moments = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
     needed = sum(t.numel() * t.element_size() for t in [*weights, *moments, *world * list(part.values())])
     free = shutil.disk_usage(root).free
     if free < ROOM * needed:
-        raise OSError(f"it needs about {ROOM * needed / 1e9:.3f} GB, and {free / 1e9:.3f} GB are free")
+        raise OSError(f"it needs about {ROOM * needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free")
 
 
 def _drop_old(newest: Path, keep: int) -> None:

@@ -1,6 +1,6 @@
-"""What the command line checks of a run before torch is imported, which takes seconds: names and paths.
+"""Checks of names and paths that the command line makes before it imports torch, which takes seconds.
 
-The run checks the same things again with the same functions, since a script does not come this way.
+The run makes the same checks again with the same functions, because a script does not use the command line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .resumption import check_not_moved, check_output_dir
 
 
 def check_run(config: DMPOConfig, source: str) -> None:
-    """Raise ValueError for a task, reward, model or output_dir that cannot be used; `source` is what named the config.
+    """Raise ValueError for a task, reward, model or output_dir that cannot be used; `source` names the config.
 
     A Hub id is not looked up, and no data set is read.
     """

@@ -1,4 +1,4 @@
-"""Checks before a run begins, so that no mistake shows hours later."""
+"""Checks before a run begins, so that no mistake appears hours later."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
 
 
 def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
-    """Warn, in one line, of keys that were set and that the loss does not read; `enabled` on one rank."""
+    """Warn, in one line, about keys that were set but that the loss does not read; `enabled` on one rank."""
     if enabled and (keys := unread_keys(config)):
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 
 def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError for a wrong reward, a task that raises on no text at all, or a prompt too long among all that
-    this run will see."""
+    """Raise ValueError for a wrong reward, for a task that raises on an empty completion, or if one of the prompts of
+    this run is too long."""
     drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
     rows = [training_row(task, config.seed, index) for index in range(drawn)]
     held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
@@ -59,7 +59,7 @@ def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: Pr
 
 
 def check_model(config: DMPOConfig, policy: nn.Module) -> None:
-    """Raise ValueError where the model cannot do what the config asks of it."""
+    """Raise ValueError if the model cannot do what the config requires."""
     model = unwrap(policy)
     longest = config.max_prompt_length + config.gen_length
     if longest > model.config.max_position_embeddings:
@@ -76,10 +76,10 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
 
 
 def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelerator) -> DMPOConfig:
-    """The config with the micro_batch_size that memory_budget leaves room for, where there is one; a log line names it.
+    """The config with the largest micro_batch_size that fits memory_budget, if that is set; a log line names it.
 
     Raises:
-        ValueError: not even a micro-batch of one view fits, or a rollout does not.
+        ValueError: a micro-batch of one view does not fit, or a rollout does not.
     """
     if not config.memory_budget:
         return config
@@ -102,9 +102,9 @@ def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelera
 
 
 def fingerprint(model: nn.Module) -> str | None:
-    """A digest of a model's weights as they were loaded, to recognise the model: names, shapes, 16 values of each.
+    """A digest of a model's loaded weights, to recognise the model: names, shapes, 16 values of each.
 
-    Weights of LoRA, which a checkpoint holds, do not count. None where DeepSpeed has already spread the weights.
+    LoRA weights are left out: a checkpoint has them. None if DeepSpeed has already sharded the weights.
     """
     state = hashlib.blake2b(digest_size=16)
     for name, weight in model.named_parameters():

@@ -34,7 +34,7 @@ def sample_table(
 
 
 def send_table(accelerator: Accelerator, table: list[dict[str, Any]], step: int) -> None:
-    """Send the rows to the trackers that take tables or text (wandb, tensorboard); other trackers get numbers alone."""
+    """Send the rows to the trackers that take tables or text (wandb, tensorboard); others get numbers only."""
     if not accelerator.is_main_process or not table:
         return
     columns = [name for name in table[0] if name != "step"]

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped and counted; too many in a row stop the run with the evidence."""
+"""Steps whose loss or gradient is not finite are skipped and counted. Too many in a row stop the run, with evidence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("dmpo")
 
 
 class SkippedSteps:
-    """Counts of skipped steps: of the whole run, and in a row.
+    """How many steps were skipped: in the whole run, and in a row.
 
     Loss and gradient norm are the same on every rank, so all ranks decide alike.
     """
@@ -31,7 +31,7 @@ class SkippedSteps:
         self.limit, self.total, self.in_row = limit, 0, 0
 
     def skip(self, loss: float, norm: float) -> bool:
-        """Whether a step of that loss and gradient norm must be skipped; counts it."""
+        """Whether a step with this loss and gradient norm must be skipped; counts it."""
         bad = not (math.isfinite(loss) and math.isfinite(norm))
         self.total += bad
         self.in_row = self.in_row + 1 if bad else 0
@@ -42,7 +42,7 @@ class SkippedSteps:
         return self.in_row >= self.limit
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps."""
+        """The counts, as a checkpoint stores them."""
         return {"total": self.total, "in_row": self.in_row}
 
     def load_state(self, state: dict[str, int]) -> None:
@@ -56,8 +56,8 @@ def write_evidence(
     """Write this rank's rows of a batch: rank-R.safetensors with all tensors, rank-R.json with a line of each row.
 
     A line has prompt, completion, row_id, rewards, log_prob_ref, log_prob_cur and weights. Numbers that are not finite
-    are null. Where the weights cannot be computed a warning says so, and the lines have none. A disk that refuses is a
-    warning, too.
+    are null. If the weights cannot be computed, a warning says so, and the lines have none. If the disk cannot be
+    written, a warning says so, too.
     """
     rows = batch.row_ids % batch.rewards.numel()
     numbers = {name: getattr(batch, name).flatten()[rows] for name in ("rewards", "log_prob_ref", "log_prob_cur")}
