@@ -1,1 +1,1 @@
-"""Everything that measures, counts or predicts what dmpo costs, and what came of it (results/)."""
+"""Measures, counts and predicts the costs of dmpo. results/ has the figures."""

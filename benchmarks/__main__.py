@@ -2,11 +2,11 @@
 
     python -m benchmarks [--device cpu|cuda] [--threads 2] [--only kernels decoders …] [--quick] [--output FOLDER]
 
-Each part is a file with a question at its top, and writes NAME.json, NAME.md and NAME.png to
-benchmarks/results/<device>/ as soon as it is done, so that `--only` repeats or completes a set; the traffic of the
-kernels and the memory of LLaDA-8B need no device, and lie in benchmarks/results/ itself. At the end table.md is made of
-all that lies there, and `python -m benchmarks.readme --write` puts it into the README. A part that fails is told, and
-the others run.
+Each part is a file that begins with a question. It writes NAME.json, NAME.md and NAME.png to
+benchmarks/results/<device>/ as soon as it has finished, so `--only` repeats or completes a set. The traffic of the
+kernels and the memory of LLaDA-8B need no device; their files are in benchmarks/results/ itself. At the end table.md is
+made from all these files, and `python -m benchmarks.readme --write` puts it into the pages. If a part fails, an error
+says so and the other parts run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PARTS = {
     "report": "counted.report",
     "plan": "memory.llada_8b",
 }
-FILES = {"rl": "rl_step", "report": "kernel_report"}  # stems, where they are not the part's name
+FILES = {"rl": "rl_step", "report": "kernel_report"}  # stems of files that do not have the part's name
 DEVICE_FREE = ("report", "plan")
 TRIAL = ROOT / "build" / "benchmarks-quick"
 
@@ -48,7 +48,7 @@ def run_part(name: str, setting: Setting, output: Path, command: str) -> dict[st
     module, load, begun = importlib.import_module(f"benchmarks.{PARTS[name]}"), Load(), time.perf_counter()
     measured = module.measure(setting)
     if setting.device == "cuda":
-        cuda.empty_cache()  # parts that come after run in processes of their own
+        cuda.empty_cache()  # later parts run in processes of their own
     results = {"header": header(setting, command, load), "seconds": time.perf_counter() - begun, **measured}
     folder = output if name in DEVICE_FREE else output / setting.slug
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Do README.md and docs/results.md show what was measured? Their tables come from the files in results/ alone.
+"""Do README.md and docs/results.md show the measured figures? Their tables come from the files in results/ alone.
 
     python -m benchmarks.readme            # which tables differ from the results
     python -m benchmarks.readme --write    # put them into the two pages
@@ -30,7 +30,7 @@ def _embedded_model(name: str) -> str:
 
 
 def _section(path: Path, title: str) -> str:
-    """What a Markdown file says under the heading `## title`."""
+    """The section of a Markdown file under the heading `## title`."""
     found = re.search(rf"^## {re.escape(title)}\n\n(.*?)(?=^## |\Z)", path.read_text(), re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError(f"{path.name} has no section {title!r}")
@@ -38,7 +38,7 @@ def _section(path: Path, title: str) -> str:
 
 
 def _resolved(conclusions: str) -> str:
-    """The conclusions that intervals allow, and how many they do not."""
+    """The conclusions that the intervals allow, and how many comparisons allow none."""
     bullets = re.findall(r"^- .*$", conclusions, re.MULTILINE)
     found = [line for line in bullets if re.search(r"\]: (higher|lower)", line)]
     rest = f"The other {len(bullets) - len(found)} comparisons are not resolved by {len(SEEDS)} seeds, or not run."
@@ -46,7 +46,7 @@ def _resolved(conclusions: str) -> str:
 
 
 def _gpus() -> str:
-    """What was measured on GPUs, if anything was, and then the prediction."""
+    """The measurements on GPUs, if there are any, and then the prediction."""
     return "\n\n".join([*map(summary, measurements(RESULTS)), _section(RESULTS / "prediction.md", "In short")])
 
 
@@ -66,7 +66,7 @@ def insert(text: str, name: str, content: str) -> str:
     """`text` with `content` between the markers of that name.
 
     Raises:
-        ValueError: it has not exactly one of each, in order.
+        ValueError: the text does not have exactly one of each marker, in order.
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if (text.count(begin), text.count(end)) != (1, 1) or text.index(begin) > text.index(end):

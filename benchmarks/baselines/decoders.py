@@ -1,16 +1,16 @@
 """The published decoders of masked diffusion models, written plainly: the baseline of measured/decoders.py.
 
-Every step computes the logits of all positions it runs on, then float64 softmax, and Gumbel noise where T > 0, over the
-whole vocabulary at each of them; tokens are picked by a Python loop over rows. Nothing is done to make it faster. The
-rules, decoder by decoder:
+Every step computes the logits of all positions on which it runs, then float64 softmax, and Gumbel noise if T > 0, over
+the whole vocabulary at each of them. A Python loop over rows picks the tokens. It has no optimisation. The rules,
+decoder by decoder:
 
 - topk (LLaDA) unmasks a fixed count a step; parallel (Fast-dLLM) also by threshold or factor, until no mask is left;
 - prefix_cache keeps keys and values before the block, dual_cache also those behind it, from the block's first step on;
-- wino, one row at a time, checks the block with a shadow copy of it behind the sequence, and takes tokens back.
+- wino, one row at a time, checks the block with a shadow copy of it behind the sequence, and masks tokens again.
 
-As published, nothing keeps the mask token from being drawn (topk leaves it standing, the others try again, perhaps for
-ever), and a row that is done stays in the batch. Unlike some published copies, `factor` works on a batch and leaves the
-last candidate masked where only that one falls short, and `parallel` applies guidance.
+As published, the mask token may be drawn (topk leaves it in the completion, the others draw again, perhaps without
+end), and a row that has finished stays in the batch. Unlike some published copies, `factor` works on a batch and leaves
+the last candidate masked if only that one falls short, and `parallel` applies guidance.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def published_generate(
 ) -> tuple[Tensor, int]:
     """Sequences int64 [B, P + gen_length] and model calls; wino counts the calls of every row.
 
-    Args: as `dmpo.generate`; prompt_ids int64 [B, P], all of one length. Guidance doubles the batch, a call stays one;
-    the caches and wino have none. Raises ValueError for an unknown decoder and for guidance where there is none.
+    Args: as `dmpo.generate`; prompt_ids int64 [B, P], all of one length. Guidance doubles the batch and is one call;
+    the caches and wino have no guidance. Raises ValueError for an unknown decoder, and for guidance with these.
     """
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoder {decoder!r}, choose one of {', '.join(DECODERS)}")
@@ -67,7 +67,7 @@ def published_generate(
 
 @dataclass(frozen=True)
 class Rule:
-    """When a candidate is unmasked, and with wino when a token is taken back."""
+    """When a candidate is unmasked, and with wino when a token is masked again."""
 
     threshold: float | None
     factor: float | None
@@ -166,7 +166,7 @@ def choose(confidence: Tensor, candidates: Tensor, counts: Tensor, rule: Rule) -
 
 
 class _KeptCache(DynamicCache):
-    """Keys and values of a block's full forward; `update` puts those of a later call, from `start` on, among them."""
+    """Keys and values of a block's full forward; `update` writes the keys and values of a later call, from `start`."""
 
     def __init__(self, full: DynamicCache, start: int) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class _KeptCache(DynamicCache):
 
 
 class _PrefixCache(_KeptCache):
-    """A call on all that starts with the block sees what is before it, as kept."""
+    """A call on all positions from the block on attends to the stored keys before it."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         keys, values = (x[..., : self.start, :] for x in self.kept[layer_idx])
@@ -183,7 +183,7 @@ class _PrefixCache(_KeptCache):
 
 
 class _DualCache(_KeptCache):
-    """A call on the block alone sees what is before and behind it, as kept."""
+    """A call on the block alone attends to the stored keys before and after it."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         keys, values = self.kept[layer_idx]
@@ -218,7 +218,7 @@ def _wino_block(run: _Run, x: Tensor, place: slice) -> int:
             accept = torch.zeros_like(accept).index_fill(0, confidence.argmax(), True)
         revoke = torch.zeros_like(accept)
         if accept.sum() > 1:
-            probability = torch.where(masked, torch.inf, probability)  # those unmasked before this step
+            probability = torch.where(masked, torch.inf, probability)  # positions unmasked before this step
             revoke = probability < run.rule.keep_from
             if revoke.sum() >= accepted_before:
                 worst = probability.topk(accepted_before - 1, largest=False).indices

@@ -1,9 +1,9 @@
-"""A whole RL step as the published code goes about it, written plainly: the baseline of measured/rl_step.py.
+"""A whole RL step as in the published code, written plainly: the baseline of measured/rl_step.py.
 
 Rollout: baselines/decoders.py, logits of all positions, float64 softmax and noise over the whole vocabulary, `topk` row
-by row. Scoring and loss: logits of every position of prompt and completion, cross-entropy over all of them, and what is
-not masked thrown away after. The formulas are those of ours, and given the same completions and the same views so are
-the numbers; importance weights and views, which cost nothing, are dmpo's own functions.
+by row. Scoring and loss: logits of every position of prompt and completion, and cross-entropy over all of them; the
+unmasked positions are dropped afterwards. The formulas are the same as ours, and so are the numbers for the same
+completions and views. Importance weights and views cost nothing, so they are dmpo's own functions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A training step's loss on a small transformer as published, and as one masks first: the baselines of a training step.
+"""The loss of a training step on a small transformer: as published, and with a gather of masked positions first.
 
 Both give the same number: sum_n w_n · mean NLL_n of the masked positions.
 """
@@ -30,7 +30,7 @@ class Backbone(nn.Module):
 
 
 def published(model: Backbone, ids: Tensor, targets: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
-    """Logits of every position, cross-entropy over all, masked after; as the released code does it.
+    """Logits of every position, cross-entropy over all, masked afterwards; as in the released code.
 
     ids, targets, mask: [N, L]. weights: [N]. Returns a scalar.
     """

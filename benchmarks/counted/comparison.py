@@ -11,8 +11,8 @@ EQUAL = 1.01  # masks, targets and partial sums are some tenths of a percent of 
 
 @dataclass(frozen=True)
 class PeerComparison:
-    """One kind of problem in a table: our kernel, and the peers with the fewest bytes and FLOPs for a live row. Peers
-    are None where none, or no matrix product, was counted."""
+    """One kind of problem in a table: our kernel, and the peers with the fewest bytes and FLOPs for a live row. A peer
+    is None if no peer, or no matrix product, was counted."""
 
     title: str
     weighted: bool
@@ -34,7 +34,7 @@ class PeerComparison:
 
 
 def compare_with_peers(tables: dict[str, Any]) -> list[PeerComparison]:
-    """Our kernels beside the best peers. Peers that weight each sample are compared apart from peers that do not."""
+    """Our kernels and the best peers. Peers that weight each sample are compared separately from peers that do not."""
     # A report's process sets up Triton before this import.
     from benchmarks.baselines.kernels import LINEAR, LOGITS, SAMPLING
 

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [PART ...] [--rehearse] [--output FOLDER] [--device cuda|cpu] [--seconds N] [--again]
     python -m benchmarks.gpu --report FOLDER
 
-docs/gpu.md says what each part answers, and what to look at first.
+docs/gpu.md lists the question of each part, and what to read first.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from benchmarks.gpu.processes import Order, code_digest, commit, end_all, is_com
 from benchmarks.gpu.records import read_records
 from benchmarks.harness.provenance import RESULTS, ROOT
 
-REHEARSAL_SECONDS = 900  # a busy machine takes its time; the parts are small
-REHEARSED_TOGETHER = 2  # no figure of a rehearsal counts
+REHEARSAL_SECONDS = 900  # a busy machine is slow; the parts are small
+REHEARSED_TOGETHER = 2  # a rehearsal's figures do not count
 LEAVING = threading.Event()  # no further part is started
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0, or 1 where a check failed or a part did not end, or 2 where there is no device."""
+    """Exit code: 0, or 1 if a check failed or a part did not end, or 2 if there is no device."""
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_report(parser: argparse.ArgumentParser, folder: Path, output: Path | None) -> int:
-    """The report of records that another machine left."""
+    """The report of records from another machine."""
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         parser.error(f"--report: {folder} holds no records (*.jsonl)")
@@ -69,12 +69,12 @@ def write_report(parser: argparse.ArgumentParser, folder: Path, output: Path | N
 
 
 def shipped(slug: str | None, rehearse: bool) -> list[Path]:
-    """Where measured results lie in the repository; nowhere for a rehearsal or without a device."""
+    """The file of measured results in the repository; None for a rehearsal and without a device."""
     return [] if rehearse or slug in (None, "no-device") else [RESULTS / slug / "gpu"]
 
 
 def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:
-    """Run what is not complete yet, in order, and write the report after each part."""
+    """Run the parts that are not complete yet, in order, and write the report after each part."""
     begun = time.monotonic()
     total = options.seconds or (REHEARSAL_SECONDS if options.rehearse else TOTAL_SECONDS)
     handlers = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}

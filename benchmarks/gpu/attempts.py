@@ -1,4 +1,4 @@
-"""What one measurement needs of time and memory, and what becomes of it where they do not suffice."""
+"""One measurement: whether time and memory suffice, and a note of it if they do not, or if it fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.gpu.timing import synchronize
 def attempt(setting: GpuSetting, note: Note, name: str, job: Callable[[], Any], seconds: float = 0.0) -> Any:
     """`job()`, or None where it is left out: too little time (`seconds` are needed) or memory, or a fault.
 
-    A fault is a check that failed, and what comes after it still runs.
+    A fault counts as a failed check, and the later measurements still run.
     """
     if not setting.rehearse and setting.remaining() < seconds:
         note(f"left out: {name}", reason=f"{setting.remaining():.0f} s are left, about {seconds:.0f} s are needed")
@@ -37,7 +37,7 @@ def first_line(error: Exception) -> str:
 
 
 def release(device: torch.device) -> None:
-    """Give back what no tensor needs."""
+    """Free the memory that no tensor uses."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,10 +1,10 @@
-"""Makes a folder with what an offline GPU machine lacks: packages, the compiled extension, the commit, a run script.
+"""Makes a folder for an offline GPU machine: missing packages, the compiled extension, the commit, a run script.
 
     make gpu-bundle [PYTHON=python3.12] [TORCH=2.11.0] [ARCH=9.0] [ARGS="--has FILE --output FOLDER"]
 
 Run it with the Python version that the GPU machine has. A virtual environment beside the folder gets the machine's own
 packages (`--has`, default target.txt) and its torch; the extension is built against that torch, which needs nvcc and
-no GPU. What dmpo needs beyond these packages is resolved by pip under .ci/constraints.txt, and carried.
+no GPU. pip resolves the other packages that dmpo needs under .ci/constraints.txt, and the folder has them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import venv
 from importlib.metadata import distributions
 from pathlib import Path
 
-# A bare Python has pip and nothing else. Where there is more, pip stays out: setuptools refuses a process that has it.
+# A bare Python has pip alone. With more packages pip is not imported: setuptools refuses a process that has it.
 try:
     from packaging.requirements import Requirement
 except ImportError:
@@ -73,14 +73,14 @@ def requirements(file: Path) -> list[str]:
 
 
 def wanted_packages(has: set[str]) -> list[str]:
-    """What pyproject.toml asks for, peers of the benchmarks included, and the GPU machine has not."""
+    """The requirements of pyproject.toml, with the peers of the benchmarks, that the GPU machine does not have."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
     return [requirement for requirement in wanted if name_of(requirement) not in has]
 
 
 def constraints(has: list[str], torch: str) -> list[str]:
-    """The project's own constraints; for what the GPU machine has, that machine's versions."""
+    """The project's own constraints; for packages of the GPU machine, the versions of that machine."""
     names = {name_of(line) for line in has} | {"torch", "triton"}
     ours = [line for line in requirements(ROOT / ".ci" / "constraints.txt") if name_of(line) not in names]
     return [*ours, *(line for line in has if "==" in line), f"torch=={torch}"]
@@ -97,7 +97,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def machine(folder: Path, has: list[str], torch: str, limits: Path) -> Path:
-    """The Python of a virtual environment that looks as the GPU machine does."""
+    """The Python of a virtual environment with the packages of the GPU machine."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)

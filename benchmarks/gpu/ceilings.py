@@ -1,7 +1,7 @@
 """What is the most that this device does: how fast does it copy, multiply and start kernels?
 
-Every other figure is to be read beside these. The products have the shapes that LLaDA-8B's passes and the linear
-cross-entropy have; random operands, since zeros make a GPU faster.
+All other figures are compared with these. The products have the shapes of LLaDA-8B's passes and of the linear
+cross-entropy; the operands are random, because a GPU is faster with zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRODUCTS = {
     "logits of a tile, 2048 rows": (2048, 4096, 8192, torch.float32),
     "gradient of a tile, 2048 rows": (2048, 8192, 4096, torch.float32),
 }
-LAUNCHES = 200  # of a timed job: fewer than CUDA takes ahead
+LAUNCHES = 200  # of a timed job: fewer than CUDA queues
 
 
 def run(setting: GpuSetting, note: Note) -> None:

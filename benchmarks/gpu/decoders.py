@@ -57,7 +57,7 @@ def run(setting: GpuSetting, note: Note) -> None:
 def decode(
     model: nn.Module, prompts: torch.Tensor, decoder: Decoder, options: dict[str, Any]
 ) -> tuple[Generation, int]:
-    """What was generated, and how often the host waited for the device meanwhile."""
+    """The generation, and how often the host waited for the device."""
     options = dict(options)
     if options.pop("padding", False):  # a third of the rows has its first tokens padded away
         options["attention_mask"] = torch.ones_like(prompts)

@@ -14,7 +14,7 @@ from benchmarks.gpu.passes_8b import ADAPTERS
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.steps import Step, completion_seconds, measure_steps, typical
 
-# In order of worth. parallel goes by a threshold; topk and the caches by the schedule, two tokens a step.
+# The most important first. parallel uses a threshold; topk and the caches use the schedule, two tokens a step.
 DECODERS: Mapping[str, Mapping[str, Any]] = {
     "dual_cache": {},
     "topk": {},
@@ -85,7 +85,7 @@ def decode(
 
 
 def tokens_per_s(sizes: Sizes, rows: int, first: Step, later: Step) -> dict[int, float]:
-    """Of `rows` whole completions, by tokens that a step unmasks of each; every block takes what the timed one took."""
+    """Seconds of `rows` whole completions, by tokens that a step unmasks; every block takes as long as the timed one."""
     blocks = sizes.completion // sizes.block
     times = [max(step.timing.device_seconds, step.timing.host_seconds) for step in (first, later)]
     return {
@@ -97,8 +97,8 @@ def tokens_per_s(sizes: Sizes, rows: int, first: Step, later: Step) -> dict[int,
 def place(sizes: Sizes, decoder: str) -> tuple[int, int]:
     """Tokens before the block that is timed, and from it on.
 
-    A pass of prefix_cache runs on all that follows the block's start, so a block in the middle stands for all; with
-    other decoders any block does, and the first is timed.
+    A pass of prefix_cache runs on all positions from the block's start on, so a block in the middle represents all
+    blocks. With other decoders any block does, and the first is timed.
     """
     done = (sizes.completion // sizes.block - 1) // 2 * sizes.block if decoder == "prefix_cache" else 0
     return sizes.prompt + done, sizes.completion - done

@@ -1,7 +1,7 @@
 """How far is a pass from a float32 copy of the same model, and is that no further than the eager pass is?
 
-Two right ways to calculate a bfloat16 pass differ from each other by as much as either differs from float32: at 32
-random layers by some percent. So a change of the pass is judged by its own distance from float32.
+Two right ways to calculate a bfloat16 pass differ from each other as much as they differ from float32: at 32 random
+layers by some percent. So a changed pass is judged by its own distance from float32.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def in_float32(
 
 
 def note_error(note: Note, name: str, changed: Tensor, eager: Tensor, exact: Tensor) -> None:
-    """Notes whether the changed pass is about as near to `exact`, which `in_float32` returned, as the eager one."""
+    """Notes whether the changed pass is about as near to `exact`, from `in_float32`, as the eager pass."""
     error, eager_error = (relative_error(hidden[: len(exact)], exact) for hidden in (changed, eager))
     note(f"{name}, beside float32", ok=error <= ALLOWED * eager_error, error=error, eager_error=eager_error)
 
 
 def relative_error(hidden: Tensor, exact: Tensor) -> float:
-    """Norm of the difference over the norm of what is exact."""
+    """Norm of the difference over the norm of `exact`."""
     return float((hidden.double() - exact.double()).norm() / exact.double().norm().clamp(min=1e-30))

@@ -67,7 +67,7 @@ def graph_of_a_block(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any)
 def compiled_layers(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any) -> None:
     """Notes a micro-batch and a canvas pass with LoRA whose layers are compiled: one compilation serves all layers.
 
-    A pass beside kept keys would be compiled for each layer, which has a cache of its own; it is left out.
+    A pass with stored keys is left out: each layer has a cache of its own, so each layer would be compiled.
     """
     device = setting.device
     ids = random_ids(sizes, sizes.rows, sizes.canvas, device)

@@ -20,7 +20,7 @@ from benchmarks.harness.setting import Setting
 
 ROWS, HIDDEN, VOCAB, LENGTH = (8192, 2048, 512), 4096, 126464, 256
 REHEARSED_ROWS, REHEARSED_HIDDEN, REHEARSED_VOCAB, REHEARSED_LENGTH = (16, 8), 16, 300, 4
-SAME = "torch logits of all positions"  # all are masked: the same as those of masked positions
+SAME = "torch logits of all positions"  # all are masked, so it equals the peer of masked positions
 # Milliseconds at 8192 rows and a frozen head on an H100. Liger's is its own figure, at V = 131072. The ceiling: both
 # products at 798 TFLOP/s, which an H100 has been seen to reach.
 TARGET_ROWS, TARGET_MS, LIGER_MS, CEILING_MS = 8192, 29.0, 50.4, 21.3
@@ -28,7 +28,7 @@ PRODUCTS = {"frozen": 4, "trainable": 6}  # FLOPs a row over H·V that a loss ne
 
 
 def run(setting: GpuSetting, note: Note) -> None:
-    """The largest and frozen first; what no longer fits into the time is left out, and told."""
+    """The largest and frozen first; a measurement that does not fit into the time left is skipped, with a note."""
     peers, versions = load([peer for peer in LINEAR if peer.name != SAME])
     named: dict[str, Any] = {name.replace("-", "_"): text for name, text in versions.items()}
     note("packages", **named)

@@ -23,7 +23,7 @@ FLOAT32 = 3.0  # seconds of a float32 copy of the model and its pass, a guess
 
 
 def run(setting: GpuSetting, note: Note) -> None:
-    """In order of worth; what no longer fits into the time is left out, and told."""
+    """The most important first; a measurement that does not fit into the remaining time is left out, with a note."""
     sizes, device = sizes_of(setting.rehearse), setting.device
     models: list[Any] = []
     timing = measure(device, lambda: models.append(random_model(sizes, device, setting.seed)), repeats=1, warm=0)

@@ -21,11 +21,11 @@ class Measurement:
 
     @property
     def sheet(self) -> Device | None:
-        """The data sheet that the driver's name means, if it is known here."""
+        """The data sheet of the GPU with the driver's name, if data_sheets.py has it."""
         return device_named(self.header["device"])
 
     def records(self, part: str, *keys: str) -> list[Record]:
-        """Those of a part that have all of these fields. Compiled layers launch other kernels than are counted."""
+        """The records of a part that have all of these fields, without compiled layers, which launch other kernels."""
         found = [record for record in self.parts.get(part, []) if all(key in record for key in keys)]
         return [record for record in found if record.get("layers", "eager") == "eager"]
 

@@ -1,4 +1,4 @@
-"""A model of LLaDA-8B's sizes with random weights that are made where it runs: 16 GB are too much to bring along."""
+"""A model of LLaDA-8B's sizes with random weights, made on the device: 16 GB are too much to copy there."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sizes:
         return self.vocab - 2
 
     def config(self) -> DMPOConfig:
-        """A run whose rollouts, scores and updates have these sizes, all else as a run has it by default."""
+        """A run whose rollouts, scores and updates have these sizes; all other keys have their defaults."""
         return DMPOConfig(
             model="",
             task="",

@@ -23,7 +23,7 @@ def value_and_gradients(run: Callable[..., Tensor], leaves: Sequence[Tensor]) ->
 
 @dataclass(frozen=True)
 class Error:
-    """Of the element that lies nearest to its bound, or furthest beyond it."""
+    """The error of the element that is nearest to its bound, or furthest beyond it."""
 
     error: float
     allowed: float
@@ -36,10 +36,10 @@ class Error:
 def error_of(ours: Tensor, plain: Tensor, exact: Tensor, roundings: float, scale: float, products: bool) -> Error:
     """`ours` against the float64 `exact`, element by element.
 
-    Allowed are twice the largest error of plain PyTorch in float32 (`plain`), so many float32 roundings of the largest
+    Allowed are twice the largest error of plain PyTorch in float32 (`plain`), some float32 roundings of the largest
     value or of `scale` (the size of the terms that cancel in it), and one rounding to the dtype of `ours`: of the
-    element itself, or of the largest one where products of rounded operands were added up. An infinity or a NaN in one
-    of the two alone is an infinite error.
+    element itself, or of the largest element if products of rounded operands were added up. An infinity or a NaN in
+    only one of the two is an infinite error.
     """
     rounding = torch.finfo(ours.dtype).eps
     ours, plain, exact = ours.double(), plain.double(), exact.double()
@@ -62,10 +62,10 @@ def error_of(ours: Tensor, plain: Tensor, exact: Tensor, roundings: float, scale
 def draws_that_differ(
     ids: Tensor, logits: Tensor, temperature: float, seed: int, forbid: Sequence[int], logit_error: float
 ) -> tuple[int, int]:
-    """(draws that differ from the float64 definition, those of them that rounding cannot explain).
+    """(draws that differ from the float64 definition, draws whose difference rounding cannot explain).
 
-    Logits that are off by at most e move the cumulative distribution by at most e / 2T. A draw may then differ where
-    the uniform of its row lies so near to a step of the distribution; the largest logit where two are so near. At
+    Logits that are off by at most e move the cumulative distribution by at most e / 2T. A draw may then differ if its
+    row's uniform is that near to a step of the distribution, the largest logit if two are that near to each other. At
     temperature 0 with an error of 0 every draw must agree, ties included.
     """
     wanted, _ = reference.sample_tokens(logits.double(), temperature, seed=seed, forbid=forbid)

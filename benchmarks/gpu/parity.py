@@ -30,7 +30,7 @@ FORBIDDEN = (3,)
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """New tensors that nobody has written hold NaN, or the largest integer."""
+    """New tensors that have not been written are NaN, or the largest integer."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -64,13 +64,13 @@ def kind(dtype: torch.dtype) -> str:
 
 
 def size_of_terms(p: Problem) -> float:
-    """Of the terms of a weighted loss, all together: they have either sign, and their sum may be small."""
+    """The sum of the absolute terms of a weighted loss: terms have either sign, so their sum may be small."""
     live = reference.masked_token_logprobs(p.logits.double(), p.targets, p.mask)
     return float((p.weights.abs() + STRENGTH * p.baseline.abs()).sum()) * float(live.abs().max())
 
 
 def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: Note) -> None:
-    """Value and gradients of one op for every vocabulary and, with a head, in one piece and in several."""
+    """Value and gradients of one op for every vocabulary and, with a head, in one tile and in several."""
     job, has_products = JOBS[name]
     cases, failed, worst, where = 0, [], Error(0.0, 1.0), ""
     for vocab, p in problems.items():

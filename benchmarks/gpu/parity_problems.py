@@ -1,4 +1,4 @@
-"""What the parity of the loss ops is checked on: random inputs, and each op as a job on them.
+"""The problems on which the parity of the loss ops is checked: random inputs, and each op as a job on them.
 
 A job takes the module whose ops it calls, so that the same job runs dmpo's kernels and their references.
 """
@@ -18,7 +18,7 @@ STRENGTH = 0.5
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows of logits [N, L, V] and hidden states [N, L, H]. Dead positions hold NaN and targets outside of V.
+    """Rows of logits [N, L, V] and hidden states [N, L, H]. Dead positions have NaN and targets outside of V.
 
     The last row has the coefficient 0, the last but one no mask.
     """

@@ -1,4 +1,4 @@
-"""Which parts does a run have, in which order, and what may each of them cost?
+"""Which parts does a run have, in which order, and how much time and memory may each of them take?
 
 A part is a module. Its docstring opens with the question that the part answers, and its function
 `run(setting: GpuSetting, note: Note) -> None` answers it. A part runs in a process of its own (processes.py).
@@ -15,7 +15,7 @@ TOTAL_SECONDS = 480
 class Part:
     """name: on the command line, and the stem of the file of records; module: holds `run`.
 
-    seconds: the limit on a GPU, start of the process included. The process is ended when they are over.
+    seconds: the limit on a GPU, start of the process included. At the limit the process is ended.
     memory_gb: free device memory (1e9 bytes) without which the part is skipped.
     capability: the oldest GPU that can run the part, as CUDA counts (8.0 is an A100).
     """
@@ -27,7 +27,7 @@ class Part:
     capability: tuple[int, int] = (8, 0)
 
 
-# In order of worth: a run that is cut short has answered the questions that matter most.
+# The most important first: a run that is cut short has answered the important questions.
 PARTS: tuple[Part, ...] = (
     Part("ceilings", "benchmarks.gpu.ceilings", 30, 6),
     Part("parity", "benchmarks.gpu.parity", 100, 6),

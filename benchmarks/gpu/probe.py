@@ -1,5 +1,5 @@
 """Which device is here, and with what software? One JSON object on stdout; in a process of its own, so that the command
-itself holds no memory of the device."""
+itself uses no memory of the device."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def probe(kind: str) -> dict[str, Any]:
 
 
 def driver_version() -> str | None:
-    """The version of NVIDIA's driver, None where none is found."""
+    """The version of NVIDIA's driver, or None."""
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)

@@ -20,7 +20,7 @@ from benchmarks.gpu.parts import Part
 from benchmarks.gpu.records import END, START, read_records
 from benchmarks.harness.provenance import ROOT, git
 
-MARGIN = 2.0  # seconds before the end of the process that a part is told to stop
+MARGIN = 2.0  # seconds between a part's own deadline and the end of its process
 LEAST_SECONDS = 5.0  # a part that has less is not started
 PROBE_SECONDS = {"cuda": 60, "cpu": 300}  # a driver may hang; a CPU may be busy
 HASHED = ("dmpo/**/*.py", "dmpo/**/*.yaml", "kernels/**/*.py", "benchmarks/**/*.py", "dmpo/_C*.so")
@@ -28,7 +28,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 
 def environment() -> dict[str, str]:
-    """Of a part: no network, the tree first on the path, and Triton's own choice of interpreter or device."""
+    """The environment of a part: no network, the tree first on the path, Triton's default of interpreter or device."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **OFFLINE, "PYTHONPATH": path}
     if variables.pop("PYTHONDONTWRITEBYTECODE", None):  # nine processes would compile every import anew
@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 
 def code_digest(root: Path = ROOT) -> str:
-    """Of every file that a result depends on, so that results of an older tree are not taken for this one's."""
+    """The digest of every file on which a result depends, to tell results of an older tree from results of this one."""
     digest = hashlib.sha256()
     for file in sorted({path for pattern in HASHED for path in root.glob(pattern)}):
         digest.update(str(file.relative_to(root)).encode() + b"\0")
@@ -48,7 +48,7 @@ def code_digest(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the sources: what a file COMMIT says beside the tree or a bundle's site/, else what git says.
+    """The commit of the sources: from a file COMMIT beside the tree or a bundle's site/, else from git.
 
     The file comes first: a machine may get changed files with the git folder of an older commit.
     """
@@ -59,7 +59,7 @@ def commit(root: Path = ROOT) -> str | None:
 
 
 def probe_device(kind: str) -> dict[str, Any]:
-    """What `probe.py` says; `problem` also where the process hangs or dies."""
+    """The output of `probe.py`; `problem` also if the process hangs or dies."""
     command = [sys.executable, "-m", "benchmarks.gpu.probe", kind]
     limit, variables = PROBE_SECONDS[kind], environment()
     try:
@@ -104,7 +104,7 @@ def is_complete(path: Path, key: Mapping[str, Any]) -> bool:
 
 
 def write_end(path: Path, **values: Any) -> None:
-    """Close a file of records in the place of its process, after a line that may have been cut off."""
+    """Write the last record of a file instead of its process, after a line that may have been cut off."""
     whole = path.read_bytes()
     if whole and not whole.endswith(b"\n"):
         path.write_bytes(whole[: whole.rfind(b"\n") + 1])
@@ -126,7 +126,7 @@ class Order:
 
 
 def run_part(order: Order) -> None:
-    """Run one part. Its records go to the file of the order, what else it prints to a .log file beside it."""
+    """Run one part. Its records go to the file of the order, its other output to a .log file beside it."""
     part, records, begun = order.part, order.records, time.monotonic()
     start = {"name": START, "part": part.name, "date": order.date, "seed": order.seed, "key": dict(order.key)}
     records.write_text(json.dumps(start) + "\n", encoding="utf-8")
@@ -163,7 +163,7 @@ def in_own_process(order: Order, begun: float) -> str | None:
             stdin=subprocess.PIPE,
             stderr=errors,
             text=True,
-            start_new_session=True,  # what the part starts is ended with it
+            start_new_session=True,  # processes that the part starts end with it
         )
         RUNNING.add(process)
         try:
@@ -188,7 +188,7 @@ def end_all() -> None:
 
 
 def end_group(process: subprocess.Popen[str]) -> None:
-    """End the process and all that it started."""
+    """End the process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -29,7 +29,7 @@ SAME = 0.02  # relative difference of the losses that bfloat16 logits leave
 
 
 def run(setting: GpuSetting, note: Note) -> None:
-    """In order of worth; what no longer fits into the time is left out, and told."""
+    """The most important first; a measurement that does not fit into the remaining time is left out, with a note."""
     sizes, device = sizes_of(setting.rehearse), setting.device
     policy = with_adapters(random_model(sizes, device, setting.seed), sizes, device)
     for job, decoder in ((update, "update"), *((block, decoder) for decoder in DECODERS)):

@@ -1,4 +1,4 @@
-"""What a part is given, and what it leaves: one JSON line for each thing that it measured or checked."""
+"""The setting of a part, and its records: one JSON line for each figure or check."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class GpuSetting:
 
 
 class Note(Protocol):
-    """Writes a record at once, so that a crash later takes nothing away."""
+    """Writes a record at once, so that a later crash loses none."""
 
     def __call__(self, name: str, *, ok: bool | None = None, **values: Any) -> None:
-        """name: what was measured or checked, once a part. ok: whether a check passed, None for a figure.
+        """name: of the figure or check, once a part. ok: whether a check passed, None for a figure.
 
         values: numbers, texts, short lists. A key ends in its unit (`device_ms`, `peak_gb`, `tokens_per_s`): records
         that have the same keys become one table of the report. A torch scalar counts as its number.
@@ -77,7 +77,7 @@ class FileNote:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON has it; infinities and NaN as texts, which JSON lacks."""
+    """`value` for JSON, which has no infinities and NaN: these become texts."""
     if hasattr(value, "item") and callable(value.item):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -19,7 +19,7 @@ from dmpo.decoding.loop import BlockLoop
 class Step:
     """One model call and its draw. width: positions that the model ran on; attended: those whose keys it had kept.
 
-    live: masked positions that were drawn; unmasked: how many of them, of all rows, are masks no more.
+    live: masked positions that were drawn; unmasked: how many of them, in all rows, are no longer masks.
     """
 
     timing: Timing
@@ -76,5 +76,5 @@ def typical(steps: list[Step]) -> Step:
 
 
 def completion_seconds(first: float, later: float, *, blocks: int, block: int, tokens_a_step: int) -> float:
-    """Of a whole completion in which every step unmasks so many tokens of each row, from seconds of its steps."""
+    """Seconds of a whole completion in which every step unmasks a given number of tokens, from seconds of its steps."""
     return blocks * (first + (block // tokens_a_step - 1) * later)

@@ -15,9 +15,9 @@ import torch
 class Timing:
     """Medians, in seconds. device_seconds: from the start to the end of the work on the device.
 
-    host_seconds: from the call of the job to its return. A job that waits for the device inside has about the same of
-    both. CUDA takes about 1000 launches ahead of the device, so the host waits in a longer job that the device limits:
-    host_seconds is then an upper bound. On a CPU both are the same.
+    host_seconds: from the call of the job to its return. If the job waits for the device, both are about the same. CUDA
+    queues about 1000 launches, so in a longer job that the device limits the host waits: host_seconds is then an upper
+    bound. On a CPU both are the same.
     """
 
     device_seconds: float
@@ -25,7 +25,7 @@ class Timing:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""Does training on this device do what it does on the CPU, and does a run that is resumed end where it would have?
+"""Does training on this device equal training on the CPU, and does a resumed run equal a run that never stopped?
 
 Ten gradient steps on the embedded Sudoku model, in float32. The CPU runs beside them in a process of its own.
 """
@@ -105,7 +105,7 @@ def losses_of(folder: Path) -> list[float | None]:
 
 
 def largest_difference(ours: list[float | None], wanted: list[float | None]) -> float:
-    """Of the losses of two runs, relative to the largest loss; infinite where steps or losses are missing."""
+    """The largest difference of the losses of two runs, relative to the largest loss; infinite if any are missing."""
     if len(ours) != len(wanted) or None in ours or None in wanted:
         return float("inf")
     scale = max(abs(loss) for loss in wanted if loss is not None)

@@ -52,7 +52,7 @@ def run(setting: GpuSetting, note: Note) -> None:
 
 
 def _below_home(file: Path) -> str:
-    """The path as `~/…` where it lies in the user's home: results name no folder of one machine."""
+    """The path as `~/…` if it is below the user's home: results name no folder of one machine."""
     return f"~/{file.relative_to(Path.home())}" if file.is_relative_to(Path.home()) else str(file)
 
 
@@ -89,7 +89,7 @@ def tune(op: str, dtype: torch.dtype, job: Callable[[], Outcome], setting: GpuSe
 
 
 def jobs(setting: GpuSetting, dtype: torch.dtype) -> dict[str, Callable[[], Outcome]]:
-    """What launches each tuned kernel; each returns what it calculated."""
+    """A function for each tuned kernel that launches it and returns its results."""
     rows, vocabulary = (4, VOCABULARY // 128) if setting.rehearse else (ROWS, VOCABULARY)
     width = 64 if setting.rehearse else WIDTH
     generator = torch.Generator(setting.device).manual_seed(setting.seed)

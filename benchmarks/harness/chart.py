@@ -1,4 +1,4 @@
-"""The look that all plots of the benchmarks share."""
+"""The common look of all plots of the benchmarks."""
 
 from __future__ import annotations
 

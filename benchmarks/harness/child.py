@@ -24,15 +24,15 @@ def in_own_process(
 ) -> Any:
     """`function(setting, **arguments)`, a public function of a module; arguments and result as JSON has them.
 
-    environment: variables to set, or to remove (None). A quick run stays in this process if they are so already.
+    environment: variables to set, or to remove (None). A quick run stays in this process if it has this environment.
 
     Raises:
-        RuntimeError: the process failed; it says with what.
+        RuntimeError: the process failed; the message has its exit status.
     """
     environment = environment or {}
     if setting.quick and all(os.environ.get(name) == value for name, value in environment.items()):
         return json.loads(json.dumps(function(setting, **arguments)))
-    variables = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # threads that wait do not spin: fair to all on a machine
+    variables = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # waiting threads sleep, so other processes can run
     for name, value in environment.items():
         variables.pop(name, None)
         variables |= {} if value is None else {name: value}
@@ -46,7 +46,9 @@ def in_own_process(
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{function.__module__}.{function.__name__}({arguments}) left with {done.returncode}")
+        raise RuntimeError(
+            f"{function.__module__}.{function.__name__}({arguments}) ended with exit status {done.returncode}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,7 +1,8 @@
-"""How long does a job take, and how much memory does it hold at most? On a CPU, and on a GPU by CUDA events.
+"""How long does a job take, and how much memory does it use at most? On a CPU, and on a GPU by CUDA events.
 
-On a GPU every repetition starts with a cold L2 cache: a buffer twice its size is written before, outside the two events
-that time the job. Nothing waits between repetitions, so launches overlap with the work before them, as in a model.
+On a GPU every repetition starts with a cold L2 cache: before it, outside the two events that time the job, a buffer of
+twice the cache's size is written. The host does not wait between repetitions, so launches overlap with earlier work, as
+in a model.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ class Gauge(Protocol):
     ) -> list[float]:
         """Seconds of each repetition after one that warms up; as many as fit into `budget` seconds.
 
-        before: done before each repetition, not timed.
+        before: called before each repetition, not timed.
         """
 
     def peak(self, job: Job) -> int:
-        """Bytes that one call of `job` holds at most above what is there before."""
+        """The most bytes that one call of `job` adds to the memory in use."""
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
+        """Wait until the device has finished its work."""
 
     def watch(self) -> Watch:
-        """Starts to watch the memory of this process on the device."""
+        """Start to watch the memory of this process on the device."""
 
 
 class Watch(Protocol):
-    """The most memory held, above what was held when this was made."""
+    """The most memory in use, above the memory in use when this object was made."""
 
     def peak(self) -> int:
-        """Bytes at most since the last call."""
+        """The most bytes since the last call."""
 
     def stop(self) -> int:
         """As `peak`, for the last time."""
@@ -63,8 +64,8 @@ def gauge(setting: Setting) -> Gauge:
 
 
 def timed_steps(on: Gauge, step: Callable[[], Result], count: int) -> tuple[Result, dict[str, list[float]]]:
-    """What the last of `count` steps returned, and {"seconds", "cpu_seconds"} of each; every step starts on an idle
-    device. CPU seconds, with one thread, hold on a busy machine too.
+    """The result of the last of `count` steps, and {"seconds", "cpu_seconds"} of each; every step starts on an idle
+    device. CPU seconds of one thread are right on a busy machine, too.
 
     Raises:
         ValueError: count is less than 1.
@@ -83,7 +84,7 @@ def timed_steps(on: Gauge, step: Callable[[], Result], count: int) -> tuple[Resu
 
 
 class CpuGauge:
-    """Wall clock. `peak` counts what PyTorch allocates; `watch` the resident set, whoever allocates."""
+    """Wall clock. `peak` counts PyTorch's allocations, `watch` the resident set of the process."""
 
     def times(
         self, job: Job, *, before: Job = _nothing, budget: float = 1.5, least: int = 3, most: int = 50
@@ -110,7 +111,7 @@ class CpuGauge:
 
 
 class CudaGauge:
-    """CUDA events, and what PyTorch's allocator holds."""
+    """CUDA events, and the memory of PyTorch's allocator."""
 
     def __init__(self) -> None:
         size = 2 * cuda.get_device_properties().L2_cache_size
@@ -127,8 +128,9 @@ class CudaGauge:
     def split(self, job: Job, *, before: Job = _nothing, repetitions: int = 10) -> tuple[list[float], list[float]]:
         """Seconds of the device alone, and of the host alone, of each repetition after one that warms up.
 
-        The device is kept busy with flushes until the host has launched the whole job, twice over: its kernels then
-        follow one another without a gap. Of a job that itself waits for the device, the device's part holds that, too.
+        Flushes keep the device busy until the host has launched the whole job, with twice the time to spare: its
+        kernels then follow one another without a gap. If the job waits for the device, the device's seconds have that
+        time, too.
         """
         before()
         job()
@@ -193,7 +195,7 @@ class AllocatedWatch:
 
 
 class ResidentWatch:
-    """By the resident set of this process (Linux), looked at every 2 ms."""
+    """By the resident set of this process (Linux), read every 2 ms."""
 
     def __init__(self) -> None:
         self.base = self.most = resident_bytes()
@@ -226,7 +228,7 @@ class Phases:
     """Seconds and peak bytes of named phases; phases of one name add up.
 
     Called with a name it is a context that times its body: the clock that `dmpo.rollouts.rollout.collect` takes. Peaks
-    count from what was held when this object was made.
+    are above the memory in use when this object was made.
     """
 
     def __init__(self, on: Gauge) -> None:
@@ -237,7 +239,7 @@ class Phases:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         self.gauge.wait()
-        self.watch.peak()  # what came before belongs to no phase
+        self.watch.peak()  # earlier work belongs to no phase
         start = time.perf_counter()
         yield
         self.gauge.wait()
@@ -245,7 +247,7 @@ class Phases:
         self.bytes[name] = max(self.bytes.get(name, 0), self.watch.peak())
 
     def clear(self) -> None:
-        """Forget the phases so far; what was held at the beginning stays the base."""
+        """Forget the phases so far; the memory in use at the beginning stays the base."""
         self.seconds.clear()
         self.bytes.clear()
 

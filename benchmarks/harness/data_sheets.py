@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 class Device:
     """A GPU's peaks: bytes/s of its memory, FLOP/s by kind of unit, bytes of memory.
 
-    tensor: bfloat16 operands, float32 sums. fp32, fp64: the ordinary units, which float32 products take unless TF32 is
-    asked for. Data sheets count 10^9 bytes a GB of memory. reported: a pattern of what the driver calls it.
+    tensor: bfloat16 operands, float32 sums. fp32, fp64: the ordinary units, which compute float32 products unless TF32
+    is enabled. Data sheets count 10^9 bytes a GB of memory. reported: a pattern of the driver's name for the GPU.
     """
 
     name: str

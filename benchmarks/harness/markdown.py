@@ -1,4 +1,4 @@
-"""Tables of Markdown, as all reports of the benchmarks have them."""
+"""Markdown tables, for all reports of the benchmarks."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Setting:
 
 
 class Load:
-    """Processes that ran or waited to, on average over a minute, as seen at the start and the end of a measurement."""
+    """Processes that ran or waited to run, on average over a minute, at the start and the end of a measurement."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -71,10 +71,10 @@ class Load:
 
 
 def header(setting: Setting, command: str, load: Load) -> dict[str, Any]:
-    """What was measured where, when, with what, and beside how much other work.
+    """Device, date, versions, commit and load of a measurement.
 
-    commit is that of the checkout, None outside of one; dirty: whether its tracked files, results aside, differ from
-    the commit. A GPU's CUDA version is None in a CPU build of torch; packages that are absent are "not installed".
+    commit: the commit of the checkout, None without a checkout; dirty: whether its tracked files, results aside, differ
+    from the commit. The CUDA version is None in a CPU build of torch; absent packages are "not installed".
     """
     commit = git(ROOT, "rev-parse", "HEAD")
     changed = git(ROOT, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
@@ -119,7 +119,7 @@ def about(results: dict[str, Any]) -> str:
 
 
 def processor() -> str:
-    """The CPU's model, on Linux as the kernel calls it."""
+    """The CPU's model, on Linux by the name that the kernel gives."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
     return found[1].strip() if found else platform.processor() or platform.machine()

@@ -1,1 +1,1 @@
-"""What was timed on a device: `python -m benchmarks --only PART`, one file a question."""
+"""Timings on a device: `python -m benchmarks --only PART`, one file for each question."""

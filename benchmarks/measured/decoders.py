@@ -5,12 +5,12 @@
 A LLaDA with the real vocabulary (V = 126464) and random weights; on a CPU d = 128, 2 layers, float32, 4 prompts of 64
 tokens, 128 new ones, blocks of 32, 64 steps, T = 0 and 0.2. Ours is `dmpo.generate`; published is
 baselines/decoders.py: logits of all positions, float64 softmax and noise over the whole vocabulary. Each decoder,
-temperature and side has a process of its own, and one short call before the timed ones. Memory is the peak above what
-the process held before any call: resident set, on a GPU what torch allocated. At T = 0 the tokens are compared.
+temperature and side has a process of its own, and one short call before the timed calls. Memory is the peak above the
+memory before any call: the resident set, on a GPU the allocations of torch. At T = 0 the tokens are compared.
 
-Then calls alone, on the embedded Sudoku model, whose confidences mean something: WINO on batches of 8 against row by
-row, and a threshold on 16 rows of mixed difficulty, each at its own pace, against lockstep, where every block waits for
-its slowest row. decoders_report.py makes answers of the results.
+Then model calls are counted, on the embedded Sudoku model, whose confidences mean something: WINO on batches of 8
+against row by row, and a threshold on 16 rows of mixed difficulty, each at its own pace, against lockstep, where every
+block waits for its slowest row. decoders_report.py makes answers from the results.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ SIZES = {
 def run_side(setting: Setting, side: str, decoder: str, temperature: float) -> dict[str, Any]:
     """One process's share: {"seconds", "cpu_seconds": [...], "bytes", "forwards", "row_forwards", "tokens"}.
 
-    Tokens are those of the completion.
+    Tokens: the tokens of the completion.
     """
     size, place, clock = SIZES[setting.size], setting.place, gauge(setting)
     model: Any = new_model(**size.model)

@@ -1,11 +1,11 @@
-"""How long do the kernels take at LLaDA's shapes, next to their peers, and how close is that to what the device can do?
+"""How long do the kernels take at LLaDA's shapes, next to their peers, and how close is that to the device's limits?
 
     python -m benchmarks --only kernels [--device cuda]
 
 Limits are measured on the device itself, a large copy for bytes a second and a large matrix product for FLOPs a second.
 The limits of a data sheet (harness/data_sheets.py) stand beside them where the GPU has one. The floor of a job is each
-live logit read once and each gradient written once, or the FLOPs it cannot do without. Its share is the floor's time
-over the job's. The answer is the first line of the Markdown that `markdown` makes.
+live logit read once and each gradient written once, or the FLOPs that it needs at least. The share of a job is the time
+of its floor over the time of the job. The answer is the first line of the Markdown that `markdown` makes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Limits:
     arithmetic: float
 
     def share(self, timing: Timing, seconds: float) -> float:
-        """The floor's time over the job's."""
+        """The time of the floor over the time of the job."""
         return max(timing.floor_bytes / self.bandwidth, timing.floor_flops / self.arithmetic) / seconds
 
 
@@ -105,7 +105,7 @@ def measured_limits(sweep: Sweep, setting: Setting, clock: Gauge) -> Limits:
 
 
 def data_sheet(setting: Setting) -> Limits | None:
-    """What the GPU's data sheet promises; None for a CPU and for a GPU that is not in the table."""
+    """The limits in the GPU's data sheet; None for a CPU and for a GPU that is not in the table."""
     device = device_named(cuda.get_device_name()) if setting.device == "cuda" else None
     return None if device is None else Limits(device.bandwidth, device.tensor)
 
@@ -187,8 +187,8 @@ def _timed(timing: Timing, job: Job, clock: Gauge, budget: float, limits: Limits
 
 
 def answer(results: dict[str, Any]) -> str:
-    """How often ours is the fastest of those with the same problem, weighted or not, and its least and largest share of
-    the roofline. A job and size at which none but ours, or not ours, was timed is no comparison."""
+    """How often ours is the fastest one with the same problem, weighted or not, and its least and largest share of the
+    roofline. A job and size at which ours alone, or ours not, was timed is no comparison."""
     weighted = {peer.name: peer.weighted for peer in (*LOGITS, *LINEAR, *SAMPLING)}
     timed = [t for t in results["timings"] if t["seconds"] is not None]
     cells: dict[tuple[str, int, bool], dict[str, float]] = {}

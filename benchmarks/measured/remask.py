@@ -3,9 +3,9 @@
     python -m benchmarks --only remask [--device cuda]
 
 B = 64 rows of L = 1024 masked positions, float32, by number of transfers, by threshold and by factor; on a CPU with one
-thread and with all that are asked for. The loop masks the scores of a row, takes the top, and writes the chosen tokens;
-by threshold and factor it sorts the row and cuts. Both start from the same tokens, whose copy is not timed; the best of
-many calls counts. They must choose the same tokens, or there are no figures.
+thread and with `--threads`. The loop masks the scores of a row, takes the top, and writes the chosen tokens; by
+threshold and factor it sorts the row and cuts. Both start from a copy of the same tokens, which is not timed; the best
+of many calls counts. If they choose different tokens, there are no figures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUDGETS = {"cpu": 0.5, "cuda": 0.2, "quick": 0.0}  # seconds for each figure
 
 
 def by_row(tokens: Tensor, candidates: Tensor, confidence: Tensor, **rule: Any) -> None:
-    """Row by row: the same choice as remask_ where no two confidences are equal."""
+    """Row by row: the same choice as remask_ if no two confidences are equal."""
     for row in range(tokens.shape[0]):
         scores = torch.where(tokens[row] == MASK, confidence[row], float("-inf"))
         if "num_transfer" in rule:

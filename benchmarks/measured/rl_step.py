@@ -6,9 +6,9 @@ A LLaDA with the real vocabulary (V = 126464), random weights and LoRA; on a CPU
 tokens with 4 completions of 64 each, 16 decoding steps at T = 0.2, 4 views under two policies, and 4 gradient steps on
 4 fresh views. Ours is what a training run calls: `dmpo.rollouts.rollout.collect` and
 `dmpo.objectives.gradient.accumulate_gradient`.
-Published is baselines/rl_step.py, on the same model, task, shapes and batch sizes. Each side has a process of its own
-and makes a small step before the one that counts, which is done once; seconds are wall clock. Memory is the peak of
-each phase above what the process held before either, of the resident set or, on a GPU, of PyTorch's allocator.
+Published is baselines/rl_step.py, on the same model, task, shapes and batch sizes. Each side has a process of its own.
+It makes a small step first and then one step that counts; seconds are wall clock. Memory is the peak of each phase
+above the memory before both steps, of the resident set or, on a GPU, of PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Size:
 
 
 COMMON: dict[str, Any] = {"model": "", "task": "sudoku4", "output_dir": "", "early_stop": False, "lora_dropout": 0.0}
-DEFAULTS = ("temperature", "score_views", "replicates")  # of the config, told with the settings
+DEFAULTS = ("temperature", "score_views", "replicates")  # of the config; the report gives them with the settings
 SIZES = {
     "cpu": Size(
         TINY,
@@ -107,7 +107,7 @@ SIZES = {
 
 
 def make_tokenizer(vocab: int, mask_id: int, eos_id: int) -> PreTrainedTokenizerFast:
-    """One token a character; ids beyond those of ASCII are words that no text contains."""
+    """One token a character; ids beyond ASCII are words that no text contains."""
     words = {chr(32 + i) if i < 95 else f"<{i}>": i for i in range(vocab) if i not in (mask_id, eos_id)}
     tokenizer = Tokenizer(models.WordLevel(words | {"<mask>": mask_id, "<eos>": eos_id}, unk_token="<eos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -127,7 +127,7 @@ def distinct_reward(completions: list[str], **columns: list[Any]) -> list[float]
 
 
 class Bench:
-    """A policy with its optimiser, task and reward, on which either side makes steps."""
+    """A policy with its optimiser, task and reward; both sides make their steps on it."""
 
     def __init__(self, setting: Setting) -> None:
         size = SIZES[setting.size]

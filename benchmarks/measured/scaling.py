@@ -5,9 +5,9 @@
 Three jobs, each against the published way, around one small shape of which one size changes at a time: the loss from
 hidden states (forward and backward, frozen head), a training step of a 2-layer transformer, and one decoding step (one
 forward, and the draw of a block of 32 at T = 0.2, which has no views). Time is the median of a few repetitions. Memory
-is the most that PyTorch allocates at once above inputs and weights. The loss and the training step see rows, batch ×
-views of them, so that their axes "batch" and "views" are one experiment, timed once for each number of rows. The
-Markdown starts with the answer.
+is the most that PyTorch allocates at once above inputs and weights. The loss and the training step take batch × views
+rows, so their axes "batch" and "views" are one experiment, timed once for each number of rows. The Markdown starts with
+the answer.
 """
 
 from __future__ import annotations

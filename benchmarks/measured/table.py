@@ -1,9 +1,9 @@
-"""How do the figures stand beside the published code, the peers and the targets? The README's table, from JSON alone.
+"""How do the figures compare with the published code, the peers and the targets? The README's table, from JSON alone.
 
 `python -m benchmarks.readme --write` puts it into the README.
 
-A table for each device that benchmarks/results/ has a folder of, then one of counted traffic, which needs no device.
-What was not measured is said so.
+A table for each device with a folder in benchmarks/results/, then one of counted traffic, which needs no device. For
+missing figures it says "not measured".
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _row(name: str, sides: Sequence[str], ratio: float, target: float | None = N
 
 
 def of_traffic(results: dict[str, Any]) -> str:
-    """Bytes and FLOPs of a live row, ours beside the leanest peer of each problem."""
+    """Bytes and FLOPs of a live row: ours, and the peer with the fewest, for each problem."""
     packages = packages_text(results["header"], ("torch", "triton", "liger-kernel", "cut-cross-entropy"))
     title = (
         f"**Counted in Triton's interpreter** (no device; {packages}), for each live row, a masked one or one drawn. "

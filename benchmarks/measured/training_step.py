@@ -10,8 +10,8 @@ float32; forward, backward and SGD update of the layers. Three losses, the same 
 - ours:      `dmpo.kernels.linear_weighted_ce`.
 
 Each runs in a process of its own, in turn, several rounds. Time: the best of all its steps, the median, and the CPU
-seconds of the best, which with one thread hold on a shared machine too. Memory: the peak above what the process held
-before its first step, of the resident set or, on a GPU, of PyTorch's allocator. The Markdown starts with the answer.
+seconds of the best step, which with one thread are right on a shared machine, too. Memory: the peak above the memory
+before the first step, of the resident set or, on a GPU, of PyTorch's allocator. The Markdown starts with the answer.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How much memory a training step takes at sizes that no machine here holds, simulated."""
+"""The memory of a training step at sizes that no machine here can hold, simulated."""

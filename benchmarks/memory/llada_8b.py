@@ -2,9 +2,9 @@
 
     python -m benchmarks --only plan        two minutes; needs no GPU
 
-4 views of 200 + 256 tokens at a time, all 32 blocks, simulated by simulated_step.py; beside it what `dmpo plan` says of
-the same. On top of both come the CUDA context, the kernels' piece of logits and, on several GPUs, DDP's buckets: the
-gradient once more. The column of 8 GPUs has all of it, and is held to the limit.
+4 views of 200 + 256 tokens at a time, all 32 blocks, simulated by simulated_step.py; beside it the memory by `dmpo
+plan`. To both must be added the CUDA context, the kernels' tile of logits and, on several GPUs, DDP's buckets, which
+are the gradient once more. The column of 8 GPUs has all of it, and must be within the limit.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ runs on tensors that have shapes and dtypes and no memory. Every storage counts 
 - Attention keeps no score matrix: PyTorch's flash kernel for CPUs stands in for the GPU's, both keep queries, keys,
   values, output and one logarithm a row. It takes the additive mask [N, 1, T, T] that left padding needs.
 - Dropout keeps a mask of one byte an element, as on a GPU; a CPU would keep a float.
-- The kernels of dmpo are seen from outside: what they return is counted, the bounded piece of logits inside is not.
-  A mask selects the given share of what it could.
+- The kernels of dmpo are seen from outside: their results are counted, the bounded tile of logits inside is not.
+  A mask selects the given share of its elements.
 - A 4-bit base is a stand-in for bitsandbytes: packed bytes, unpacked weight by weight where forward and backward use
   them and not kept between the two.
-- What the host asks the device (is this finite, is that all true) is answered with yes, a number
-  with 1 and a count with 0.
+- If the host reads from the device, a question (is this finite, is that all true) is answered with yes, a number with 1
+  and a count with 0.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from dmpo.rollouts.policy import make_policy
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that are alive, now and at most, of those that ops make while the mode is on."""
+    """Bytes of live storages, now and at most; counts the storages that ops make while the mode is on."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def gpu_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 
 
 class _Oracle(TorchDispatchMode):
-    """Answers what depends on data: counts are 0, other numbers 1, a mask selects `share` of its elements."""
+    """Answers reads that depend on data: counts are 0, other numbers 1, a mask selects `share` of its elements."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def update_peak(config: DMPOConfig, model_config: LlamaConfig) -> int:
 
 
 def optimizer_peak(config: DMPOConfig, model_config: LlamaConfig) -> int:
-    """Bytes of the gradients and of what AdamW makes beside them: on a GPU the roots of all second moments at once."""
+    """Bytes of the gradients and of AdamW's temporary tensors: on a GPU the roots of all second moments at once."""
     model = _policy(config, model_config)
     with simulation(config.mask_rate_max):
         trained = [p for p in fill(model).parameters() if p.requires_grad]
