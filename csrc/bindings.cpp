@@ -1,7 +1,7 @@
-// Registers dmpo's operators with torch; the Python module is only the shell that loads them.
+// Registers dmpo's operators with torch; the Python module only loads them.
 //
-// Nothing here or beside it uses more than libtorch's stable interface and Python's limited one, so one build serves
-// every torch from TORCH_TARGET_VERSION on and every Python from 3.10 on.
+// The sources in csrc/ use only libtorch's stable interface and Python's limited interface, so one build serves every
+// torch from TORCH_TARGET_VERSION on and every Python from 3.10 on.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/version.h>

@@ -1,5 +1,5 @@
-// The operators' entries, the same for every device: schemas, checks of what can be seen without reading a tensor, and
-// the selection that a device then runs.
+// The operators' entries, the same for every device: schemas, checks that read no tensor values, and the selection that
+// a device then runs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

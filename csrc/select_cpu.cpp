@@ -1,6 +1,6 @@
-// remask_ and revoke_ on CPU tensors. A row costs one vectorised pass that scores its positions, one that collects
-// those that may be chosen (bounds from the best of each lane, or from counting, spare the others), and a selection
-// among them.
+// remask_ and revoke_ on CPU tensors. A row costs one vectorised loop that scores its positions, one that collects the
+// candidates, and a selection among them. Bounds, from the best score of each lane or from counting, leave few
+// candidates.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace dmpo {
 namespace {
 
 constexpr int64_t kLanes = 64;
-constexpr int64_t kFew = 32;  // up to so many, bounds from the lanes leave less to select from than counting costs
+constexpr int64_t kFew = 32;  // up to this count, bounds from the lanes are cheaper than counting
 template <typename T>
 constexpr T kAbsent = std::numeric_limits<T>::quiet_NaN();  // compares false: never a candidate
 template <typename T>
@@ -47,7 +47,7 @@ bool worse(const Candidate<T>& a, const Candidate<T>& b) {
   return better(b, a);
 }
 
-// The score of each position that takes part, kAbsent elsewhere; best[lane] is that of positions lane,
+// The score of each position that takes part, kAbsent elsewhere; best[lane] is the best score of the positions lane,
 // lane + kLanes, ...
 template <typename T, typename Task>
 DMPO_AVX2_CLONE void score_row(
@@ -111,8 +111,8 @@ DMPO_AVX2_CLONE T lowest(const T* __restrict scores, int64_t length) {
   return *std::min_element(least, least + kLanes);
 }
 
-// Keys low < high: `reach_low` scores reach the first, `reach_high` the second, and the one that is looked for lies in
-// [low, high).
+// Keys low < high: `reach_low` scores reach low, `reach_high` scores reach high, and the key that is searched for lies
+// in [low, high).
 template <typename T>
 struct Bracket {
   Key<T> low, high;
@@ -143,14 +143,14 @@ struct Bracket {
   }
 };
 
-// One row at a time; holds the scratch of a thread.
+// Selects in one row at a time; has the scratch memory of a thread.
 template <typename T>
 class RowSelector {
  public:
   explicit RowSelector(int64_t length)
       : length_(length), scores_(length), candidates_(length) {}
 
-  // Writes the choice of a row into its tokens and returns how many positions that was.
+  // Writes the chosen tokens of a row and returns how many positions were chosen.
   template <typename Task>
   int32_t apply(int64_t row, int64_t* tokens, const T* confidence, Task task, Rule rule, int64_t count) {
     if (rule.mode == Mode::count && count <= 0) return 0;
@@ -194,8 +194,8 @@ class RowSelector {
     return std::min(count, found);
   }
 
-  // Brackets the count-th score by counting how many reach a guess, until few are left between: those above are chosen,
-  // and the best of those between.
+  // Brackets the count-th score: counts how many scores reach a guess, until few scores are left in the bracket. Chosen
+  // are the scores above the bracket, and the best scores in it.
   int64_t choose_many(int64_t count) {
     const T* const scores = scores_.data();
     Bracket<T> bracket{
@@ -227,7 +227,7 @@ class RowSelector {
     if (middle < last) std::nth_element(begin + first, begin + middle - 1, begin + last, better<T>);
   }
 
-  // A confidence that the best `count` <= kLanes candidates reach, if there are that many: so many lanes do.
+  // A confidence that the best `count` <= kLanes candidates reach, if there are that many: `count` lanes reach it.
   T floor_of_best(int64_t count) const {
     T sorted[kLanes];
     std::copy(best_, best_ + kLanes, sorted);
@@ -235,7 +235,7 @@ class RowSelector {
     return sorted[count - 1];
   }
 
-  // Fills candidates_, in no order, with those that reach the floor; only lanes whose best does are looked at.
+  // Fills candidates_, in no order, with the positions that reach the floor; reads only lanes whose best reaches it.
   int64_t collect(double floor) {
     found_ = 0;
     for (int64_t lane = 0; lane < std::min(kLanes, length_); ++lane) {

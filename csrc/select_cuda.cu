@@ -1,5 +1,5 @@
-// remask_ and revoke_ on CUDA tensors: one block a row, every position that takes part counts those that beat it. No
-// host synchronisation.
+// remask_ and revoke_ on CUDA tensors: one block a row, in which every candidate counts the candidates that rank before
+// it. The host does not wait.
 #include <torch/csrc/stable/accelerator.h>
 
 #include "checks.h"
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kMaxThreads) select_kernel(
   if (threadIdx.x == 0) gathered = 0;
   __syncthreads();
 
-  // Gather those that take part, in any order: ranks do not depend on it.
+  // Gather the positions that take part, in any order: ranks do not depend on it.
   for (int j = threadIdx.x; j < length; j += blockDim.x) {
     const T value = confidence[j * confidence_strides.position];
     if (task.takes(tokens[j * token_strides.position], value)) {

@@ -1,4 +1,4 @@
-// What an operator's entry, having checked its arguments, hands to the code of a device.
+// The checked arguments of an operator, for the code of a device.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

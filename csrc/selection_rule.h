@@ -77,13 +77,13 @@ struct Revoke {
   }
 };
 
-// Whether position i beats position j. The rank of a position is how many beat it.
+// Whether position i ranks before position j. The rank of a position is how many positions rank before it.
 template <typename T>
 DMPO_HOST_DEVICE bool beats(T score_i, int64_t i, T score_j, int64_t j) {
   return score_i > score_j || (score_i == score_j && i < j);
 }
 
-// The score that threshold and factor ask of a rank > 0; it never falls as the rank grows. The factor rule,
+// The score that threshold and factor require of a rank > 0; it never falls as the rank grows. The factor rule,
 // c_(n) >= 1 - f / (n + 1) with n = rank + 1, is Fast-dLLM's (Wu et al. 2025, arXiv 2505.22618).
 DMPO_HOST_DEVICE double bound(Rule rule, int64_t rank) {
   return rule.mode == Mode::threshold ? rule.value : 1.0 - rule.value / static_cast<double>(rank + 2);
