@@ -70,7 +70,7 @@ def script(path: str) -> ModuleType:
 WITHOUT_TORCH = "sys.modules['torch'] = None  # every import of it fails"
 
 
-def test_without_torch_the_extension_is_left_out_and_the_command_told() -> None:
+def test_without_torch_the_extension_is_left_out_and_a_message_has_the_command() -> None:
     result = run_setup("--version", before=WITHOUT_TORCH)
     assert result.returncode == 0, result.stderr
     assert "dmpo._C is left out: torch cannot be imported" in result.stderr

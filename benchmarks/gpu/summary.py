@@ -61,8 +61,8 @@ def _losses(seen: Measurement) -> Iterator[str]:
         rest = ", ".join(f"{package} {value:.1f}" for package, value in times.items() if package != "dmpo")
         beside = f" ({rest})" if rest else ""
         target = next(iter(seen.records("linear_ce", "target_ms", "target")), None)
-        told = f"; the target of {target['target_ms']:g} ms is {target['target']}" if target else ""
-        yield f"Linear cross-entropy of {most} rows, head frozen, takes {times['dmpo']:.1f} ms{beside}{told}."
+        reached = f"; the target of {target['target_ms']:g} ms is {target['target']}" if target else ""
+        yield f"Linear cross-entropy of {most} rows, head frozen, takes {times['dmpo']:.1f} ms{beside}{reached}."
 
 
 def _updates(seen: Measurement) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _sentence(record: Record) -> str:
 
 
 def _published(seen: Measurement) -> Iterator[str]:
-    found: list[dict[str, Any]] = seen.records("published", "times_faster")
-    if found:
-        told = "; ".join(f"{x['name'].split(', ours')[0]} {x['times_faster']:.1f} times" for x in found)
-        yield f"Faster than the published algorithm on the same shapes: {told}."
+    records: list[dict[str, Any]] = seen.records("published", "times_faster")
+    if records:
+        ratios = "; ".join(f"{x['name'].split(', ours')[0]} {x['times_faster']:.1f} times" for x in records)
+        yield f"Faster than the published algorithm on the same shapes: {ratios}."

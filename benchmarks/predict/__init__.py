@@ -1,1 +1,1 @@
-"""How long a round of RL would take on GPUs that are not at hand: `python -m benchmarks.predict`."""
+"""How long a round of RL would take on GPUs that nobody has measured: `python -m benchmarks.predict`."""

@@ -1,4 +1,4 @@
-"""What was measured on a GPU, beside what is predicted of it.
+"""The measurements on a GPU beside the predictions for it.
 
 The ceilings of a GPU's results (a copy, the fastest product) and its launches (of the shortest pass) say what that
 device reaches; every other figure of LLaDA-8B that can be counted stands beside the count's time, over data sheets and

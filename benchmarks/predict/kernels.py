@@ -1,10 +1,10 @@
-"""What the kernels and their peers would take at LLaDA's sizes, from what counted/report.py counted on a CPU.
+"""The time of the kernels and their peers at LLaDA's sizes, from the counts of counted/report.py on a CPU.
 
-From logits and sampling were counted at LLaDA's vocabulary: bytes grow with the live rows. From hidden states were
-counted at sizes that are all the same part of LLaDA's (positions, H and V, of which V to 0.4 %): bytes grow with the
-square of that factor and FLOPs with its cube. What is moved again for every tile or piece grows with the cube, and the
-small sizes are one tile and one piece of dmpo's: so dmpo's bytes are those of its walks simulated at LLaDA's sizes.
-cut-cross-entropy's tiles that are read again are left out, which favours it.
+The jobs from logits and the draws were counted at LLaDA's vocabulary: their bytes grow with the live rows. The jobs
+from hidden states were counted at sizes that are all the same fraction of LLaDA's (positions, H and V; V to 0.4 %):
+their bytes grow with the square of that factor and their FLOPs with its cube. Bytes that move again for every tile or
+row chunk grow with the cube, too, but the small sizes are one tile and one row chunk of dmpo. So dmpo's bytes are
+simulated at LLaDA's sizes. The tiles that cut-cross-entropy reads again are left out, which favours it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dmpo.kernels.linear_ce.trainable_head import Gradients, recompute, row_chun
 
 VOCAB, HIDDEN, LOGIT_BYTES = 126464, 4096, 2
 DRAWN = 16 * 32  # rows of a draw: a batch of 16 at the first step of a block of 32
-FUSED = ("cut-cross-entropy",)  # one kernel makes products and moves bytes; those of the others take turns
+FUSED = ("cut-cross-entropy",)  # one kernel computes products and moves bytes; in the others the two take turns
 
 
 def _number(pattern: str, title: str) -> int:
@@ -38,7 +38,7 @@ def _number(pattern: str, title: str) -> int:
 def works(tables: dict[str, Any]) -> dict[str, dict[str, Work]]:
     """The work of every peer that was counted, at LLaDA's sizes: title -> peer -> work.
 
-    Tables of logits in which unmasked positions lie among masked ones are left out: that of all masked says the same.
+    Tables of logits with unmasked positions are left out: the table with all positions masked says the same.
     """
     linear = next(title for title in tables if title.startswith("From hidden states"))
     factor = HIDDEN // _number(r"H (\d+)", linear)
@@ -77,8 +77,8 @@ def walked(live: int, *, trainable: bool, weighted: bool) -> float:
 
 
 def walk(rows: Tensor, head: Tensor, *, trainable: bool, weighted: bool) -> None:
-    """What moves rows [R, H], the head and logits in `linear_weighted_ce` or `linear_token_logprobs`, forward and
-    backward, of rows that are all live. A test holds it to those ops."""
+    """The kernels that move rows [R, H], the head and logits in `linear_weighted_ce` or `linear_token_logprobs`,
+    forward and backward, if all rows are live. A test compares them with those ops."""
     targets, c = (rows.new_zeros(len(rows), dtype=dtype) for dtype in (torch.int64, torch.float32))
     into = torch.zeros_like(rows) if weighted or trainable else None
     if into is not None:

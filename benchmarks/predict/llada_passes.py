@@ -1,9 +1,9 @@
-"""LLaDA-8B's passes and what follows them, published and ours, counted on simulated tensors.
+"""LLaDA-8B's passes and the work after them, published and ours, counted on simulated tensors.
 
-Everything is counted from the code that runs, 2 and 3 blocks of the model at a time; the other blocks repeat the third.
-What follows the last hidden state:
+Everything is counted from the code that runs, with 2 and 3 blocks of the model; the other blocks repeat the third. The
+work after the last hidden state:
 
-- published: logits of every position that a pass ran on; float64 noise and softmax over all of them in a rollout
+- published: logits of every position of a pass; float64 noise and softmax over all of them in a rollout
   (`baselines.decoders`), cross-entropy of all of them in scoring and the loss (`baselines.training_step.published`);
 - ours: masked positions alone, through dmpo's kernels.
 """

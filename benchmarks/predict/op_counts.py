@@ -1,7 +1,7 @@
 """What does a piece of PyTorch code do on a GPU, op by op? Counted on tensors that have shapes and no memory.
 
-Fake tensors take the way that a GPU's would, at the sizes of LLaDA-8B. Assumed, besides what
-`benchmarks/counted/op_traffic.py` assumes of PyTorch's ops (inputs read once, outputs written once, views free):
+Fake tensors take the same path as tensors on a GPU, at the sizes of LLaDA-8B. Assumptions, besides those of
+`benchmarks/counted/op_traffic.py` on PyTorch's ops (inputs read once, outputs written once, views free):
 
 - one op is one kernel, and kernels take turns;
 - attention is one kernel that keeps no score matrix;
@@ -179,7 +179,7 @@ def _attention(
 
 @contextmanager
 def fake_gpu(mode: FakeTensorMode) -> Iterator[None]:
-    """Tensors made inside are fake, and what they meet is what a GPU would run. Those of one mode go together."""
+    """Tensors made inside are fake, and run the code of a GPU. Only tensors of one mode can be used together."""
     with (
         mock.patch.object(F, "scaled_dot_product_attention", _attention),
         mock.patch.object(F, "dropout", gpu_dropout),
@@ -199,7 +199,7 @@ def count(run: Callable[[], Any]) -> Ops:
 
 
 def peak(run: Callable[[], Any], inputs: list[Tensor]) -> int:
-    """The most bytes alive at once during `run`, above those of its inputs; inside `fake_gpu`."""
+    """The most bytes alive at once during `run`, above the bytes of its inputs; inside `fake_gpu`."""
     with _counted_triton(Counter()), LiveBytes(inputs) as live:
         run()
     return live.peak
@@ -242,7 +242,7 @@ def scaled(ops: Ops, times: int) -> Ops:
 
 
 def extended(fewer: Ops, more: Ops, layers: int) -> Ops:
-    """Ops of a model from those of models with 2 and 3 blocks: every further block does the same.
+    """Ops of a model from the ops of models with 2 and 3 blocks: every further block does the same.
 
     Raises ValueError where a third block takes something away, as it would if blocks differed.
     """

@@ -192,9 +192,9 @@ def measured_or_not(results: dict[str, Any]) -> str:
 
 
 def _beside(results: dict[str, Any]) -> list[str]:
-    """A table for every device that something was measured on; the names of the others."""
+    """A table for every device with measurements; the names of the other devices."""
     text = [
-        "Ratio: measured over predicted. Of what was measured on the device, the last two columns take the ceilings."
+        "Ratio: measured over predicted. The last two columns are predicted with the ceilings measured on the device."
     ]
     for each in results["measured"]:
         rows = []
@@ -208,8 +208,8 @@ def _beside(results: dict[str, Any]) -> list[str]:
         text.append(_table(head, rows, "measured"))
     measured = {each["device"] for each in results["measured"]}
     rest = [device["name"] for device in results["devices"] if device["name"] not in measured]
-    told = f"{', '.join(rest)}: nothing measured on this device yet (`python -m benchmarks.gpu` measures)."
-    return [*(text if measured else []), *([told] if rest else [])]
+    missing = f"{', '.join(rest)}: nothing measured on this device yet (`python -m benchmarks.gpu` measures)."
+    return [*(text if measured else []), *([missing] if rest else [])]
 
 
 def answer(results: dict[str, Any]) -> str:

@@ -68,9 +68,9 @@ def markdown(results: dict[str, Any]) -> str:
     lines.append(_row(f"**mean of {len(runs)} seeds**", results["mean"]))
     notes = f" {different} of the {rows} puzzles are different." if different not in (None, rows) else ""
     if results.get("jobs", 1) > 1:
-        notes += f" {results['jobs']} runs side by side: the seconds are those of a busy machine."
-    made = f"{results['cores']} CPU cores, torch {results['torch']}, {results['date']}.{notes}"
-    return f"{table(head, lines)}\n\n{made}"
+        notes += f" {results['jobs']} runs side by side: the machine was busy, so the seconds are too high."
+    setting = f"{results['cores']} CPU cores, torch {results['torch']}, {results['date']}.{notes}"
+    return f"{table(head, lines)}\n\n{setting}"
 
 
 def _row(name: str, values: dict[str, Any]) -> list[str]:

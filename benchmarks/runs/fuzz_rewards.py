@@ -3,8 +3,8 @@
     python -m benchmarks.runs.fuzz_rewards [--count 10000] [--seed 0]
 
 A completion is random text, an answer that was damaged, or one made to hurt (towers of powers, a million characters,
-surrogates). Each of them goes to each of the rewards, in batches of 64 as in a run; then those of the slowest batch are
-timed alone. Exit status 1 if a reward raised, returned what is no score, or took longer than its limit for one
+surrogates). Each of them goes to each of the rewards, in batches of 64 as in a run; then the completions of the slowest
+batch are timed alone. Exit status 1 if a reward raised, returned no valid score, or took longer than its limit for one
 completion.
 """
 

@@ -1,4 +1,4 @@
-"""Question: is a run that is killed again and again, at random moments, the run that nobody disturbed?
+"""Question: does a run that is killed again and again, at random moments, equal the run that never stopped?
 
     python -m benchmarks.runs.kill_resume --kills 20
 

@@ -1,6 +1,6 @@
-"""What the study runs: the settings of its tasks, the objectives with their learning rates, and named conditions.
+"""The runs of the study: the settings of its tasks, the objectives with their learning rates, and named conditions.
 
-A condition is a whole config but for its seed. Conditions that several questions share are run once.
+A condition is a whole config without a seed. Conditions that several questions share are run once.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     # of what α_d = 1 sets against it; α_d = 1/G balances the two.
     "wddo": {"loss": "wddo", "replicates": 4, "wddo_alpha": 1.0},
     "wddo 1/G": {"loss": "wddo", "replicates": 4, "wddo_alpha": 0.125},
-    "wd1": {"loss": "wd1"},  # these two as released, but for two prompt masks a step in place of one
+    "wd1": {"loss": "wd1"},  # this one and the next as released, except for two prompt masks a step instead of one
     "diffu_grpo": {"loss": "diffu_grpo"},
 }
 # By task and objective: the rates that its scan tries, and the best of them, which every other run takes. A test holds
@@ -145,7 +145,7 @@ class Condition:
         return build_config(DMPOConfig, TASKS[self.task] | {"eval_prompts": rows, "output_dir": "unused"})
 
     def settings(self) -> dict[str, Any]:
-        """What a record is the result of, but for the seed: keys that are not at their defaults, and `evaluation`."""
+        """The settings of a record, without the seed: keys that are not at their defaults, and `evaluation`."""
         test = self.evaluation("test")
         names = ("decoder", "steps", "block_length", "eval_temperature")
         evaluation = {name: getattr(test, name) for name in names}
@@ -154,13 +154,13 @@ class Condition:
 
 
 def non_default(config: DMPOConfig) -> dict[str, Any]:
-    """The keys of a config that are not at their defaults, but for seed and folder."""
-    values, found = dataclasses.asdict(config), {}
+    """The keys of a config that are not at their defaults, except for seed and folder."""
+    values, changed = dataclasses.asdict(config), {}
     for item in dataclasses.fields(config):
         usual = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         if item.name not in ("seed", "output_dir") and values[item.name] != usual:
-            found[item.name] = values[item.name]
-    return found
+            changed[item.name] = values[item.name]
+    return changed
 
 
 def default(task: str, group: int = 8, objective: str = "negative") -> str:

@@ -33,7 +33,7 @@ def load(path: Path) -> dict[Key, Record]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}, is no record of a run: {error}") from None
         if key in found:
-            raise ValueError(f"{path} holds {key[0]!r}, seed {key[1]}, twice")
+            raise ValueError(f"{path} has {key[0]!r}, seed {key[1]}, twice; delete one of the lines")
         found[key] = record
     return found
 

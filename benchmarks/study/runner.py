@@ -1,4 +1,4 @@
-"""One run of the study: a training run by `DMPOTrainer`, and the record of what came of it."""
+"""One run of the study: a training run by `DMPOTrainer`, and the record of its results."""
 
 from __future__ import annotations
 

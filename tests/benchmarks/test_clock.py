@@ -1,4 +1,4 @@
-"""If these fail, a time or a peak of memory is not that of the job: with the flush in it, warm, or never waited for."""
+"""If these fail, a time or a memory peak is wrong: it includes the flush, the cache is warm, or nobody waited."""
 
 from __future__ import annotations
 

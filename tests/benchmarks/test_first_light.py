@@ -39,15 +39,15 @@ def test_the_table() -> None:
     assert lines[-1] == "2 CPU cores, torch 2, 2026-01-01."
 
 
-def test_repeated_puzzles_are_told() -> None:
+def test_repeated_puzzles_are_reported() -> None:
     assert markdown(results(8, 5)).endswith("2026-01-01. 5 of the 8 puzzles are different.")
     assert markdown(results(8, 8)).endswith("2026-01-01.")
 
 
-def test_runs_side_by_side_are_told() -> None:
+def test_runs_side_by_side_are_reported() -> None:
     assert "seconds" not in markdown(results(8, 8) | {"jobs": 1}).splitlines()[-1]
     assert markdown(results(8, 8) | {"jobs": 3}).endswith(
-        "3 runs side by side: the seconds are those of a busy machine."
+        "3 runs side by side: the machine was busy, so the seconds are too high."
     )
 
 

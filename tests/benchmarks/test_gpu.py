@@ -129,7 +129,7 @@ def test_a_part_has_what_is_left_of_the_whole_time(offered: Any, tmp_path: Path)
     assert 0 < check["remaining_s"] < 90
 
 
-def test_a_command_that_is_told_to_leave_ends_its_parts(tmp_path: Path) -> None:
+def test_a_command_that_is_stopped_ends_its_parts(tmp_path: Path) -> None:
     code = "import sys; from benchmarks.gpu.__main__ import main; sys.exit(main())"
     arguments = ["--rehearse", "ceilings", "parity", "--output", str(tmp_path)]
     started = subprocess.Popen(

@@ -129,7 +129,7 @@ def test_both_sides_of_the_published_algorithm_are_measured_and_their_losses_agr
         assert ratio["times_faster"] == pytest.approx(theirs / ours)
 
 
-def test_another_loss_on_one_side_is_told(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+def test_another_loss_on_one_side_is_reported(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
     losses = published.token_losses
     monkeypatch.setattr(published, "token_losses", lambda *args: 1.1 * losses(*args))
     records = Records()
@@ -279,7 +279,7 @@ def test_tokens_a_second_are_those_of_whole_completions() -> None:
 # ---------------------------------------------------------------------------------------------- time and memory
 
 
-def test_what_does_not_fit_is_left_out_and_a_fault_is_told() -> None:
+def test_measurements_that_do_not_fit_are_skipped_and_a_fault_is_reported() -> None:
     records, short = Records(), setting(seconds=3.0, rehearse=False)
 
     def fail(error: Exception) -> Any:

@@ -1,4 +1,4 @@
-"""If these fail, figures of other sources pass for those of these, or ten minutes are spent for nothing."""
+"""If these fail, the report shows figures of other sources, or counts again for ten minutes without need."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_results_of_the_same_sources_are_kept_whole(asked: list[str], tmp_path: 
 def test_what_is_of_other_sources_is_made_anew(asked: list[str], tmp_path: Path, stale: str, wanted: list[str]) -> None:
     found = measure(Setting(), known(tmp_path, **(digests() | {stale: "another"})))
     assert asked == wanted
-    assert "header" not in found, "the old one is not that of the new figures"
+    assert "header" not in found, "the old header does not belong to the new figures"
     assert {name: found[name] for name in digests()} == digests()
     assert (found["meter"], found["compiled"]).count(f"new {wanted[0]}") == 1
     assert measure(Setting(), tmp_path / "none.json")["meter"] == "new meter_all"

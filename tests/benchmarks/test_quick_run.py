@@ -159,7 +159,7 @@ def test_a_device_that_is_not_there_is_refused(
     assert "no CUDA device is visible" in capsys.readouterr().err
 
 
-def test_a_part_that_fails_is_told_and_the_others_run(
+def test_a_part_that_fails_is_reported_and_the_others_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Setting) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def test_a_pass_on_kept_keys_attends_to_all_of_them(counts: Simulation) -> None:
 def test_the_committed_parts_are_what_the_code_counts_today(
     counts: Simulation, committed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what versions of PyTorch and transformers count otherwise; else run python -m benchmarks.predict."""
+    """Except for differences between versions of PyTorch and transformers; else run python -m benchmarks.predict."""
     monkeypatch.setattr(predict, "ROLLOUTS", predict.ROLLOUTS[:1])
     monkeypatch.setattr(predict, "OURS_DDP", OURS)  # one prompt
     for part in predict._parts(counts, OURS):

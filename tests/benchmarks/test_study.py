@@ -125,7 +125,7 @@ def test_a_study_is_finished_after_a_kill_and_runs_nothing_twice(
     assert again["rounds"] != found["sudoku/second", 0]["rounds"]
 
 
-def test_a_run_that_fails_is_told_and_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_is_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(condition: Condition, seed: int, folder: Path) -> dict[str, Any]:
         if seed == 0:
             raise FloatingPointError("not finite")
@@ -253,7 +253,7 @@ def test_the_committed_records_are_of_the_settings_that_the_study_has_now() -> N
     assert done == len(found)  # and no record is of a run that the study does not know
 
 
-def test_what_lacks_seeds_is_told() -> None:
+def test_missing_seeds_are_reported() -> None:
     found = load(RUNS)
     left = command.missing(command.planned([question.key for question in QUESTIONS], list(SEEDS)), found)
     told = f"Not run with {len(SEEDS)} seeds yet" in report.markdown(found)

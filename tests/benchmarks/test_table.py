@@ -1,4 +1,4 @@
-"""If these fail, a table shows figures that are not those of the result files, or a missed target as met."""
+"""If these fail, a table shows other figures than the result files, or shows a missed target as met."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_line_says_what_the_file_says(folder: Path) -> None:
     ]
 
 
-def test_uncommitted_code_and_a_busy_machine_are_told(folder: Path) -> None:
+def test_uncommitted_code_and_a_busy_machine_are_reported(folder: Path) -> None:
     path = folder / "cpu-2-threads" / "step.json"
     found = json.loads(path.read_text())
     found["header"] |= {"dirty": True, "load_average": [0.9, 3.7]}

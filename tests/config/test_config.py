@@ -163,7 +163,7 @@ def test_keys_of_one_loss_are_refused_by_another(overrides: list[str], message: 
         (["alpha=0.1", "loss=diffu_grpo"], ["alpha=0.1"]),
     ],
 )
-def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_told(
+def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_logged(
     overrides: list[str], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load(*overrides)

@@ -1,4 +1,4 @@
-"""If these fail, a wrong key is told badly in Python though it is told well on the command line, or not at all."""
+"""If these fail, a wrong key gets a good message on the command line, but a bad one or none in Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dmpo.evaluation.keys import EvalConfig
 NEEDED: dict[str, Any] = {"model": "tiny", "task": "sudoku4", "output_dir": "runs/x"}
 
 
-def test_keywords_are_told_like_keys_of_a_file() -> None:
+def test_keywords_are_refused_like_keys_of_a_file() -> None:
     for changes, message in (
         ({"learning_rat": 1}, "unknown config key 'learning_rat', did you mean 'learning_rate'?"),
         ({"lr": 1}, "unknown config key 'lr', did you mean 'lora_r' or 'learning_rate'?"),
@@ -38,7 +38,7 @@ def test_keywords_are_told_like_keys_of_a_file() -> None:
         DMPOConfig("tiny")  # type: ignore[misc]
 
 
-def test_a_problem_is_told_once() -> None:
+def test_a_problem_is_named_once() -> None:
     with pytest.raises(ValueError) as error:
         build_config(DMPOConfig, NEEDED | {"report_to": [1, 1], "seed": "x"})
     problems = str(error.value).split("; ")

@@ -1,4 +1,4 @@
-"""If these fail, the compiled dual-cache step is not the plain one, or is compiled anew for every block."""
+"""If these fail, the compiled dual-cache step differs from the plain one, or is compiled again for every block."""
 
 from __future__ import annotations
 

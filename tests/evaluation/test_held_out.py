@@ -1,4 +1,4 @@
-"""If these fail, the accuracies that a run reports are not those of its model."""
+"""If these fail, the accuracies that a run reports are wrong for its model."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_a_run_gives_its_task_length_decoder_and_options(tmp_path: Path) -> None
     assert not any(key.startswith(("wino_threshold", "compiled", "temperature")) for key in keys)
 
 
-def test_what_is_told_otherwise_counts(tmp_path: Path) -> None:
+def test_given_keys_have_precedence(tmp_path: Path) -> None:
     run = run_folder(tmp_path, decoder="parallel", threshold=0.8)
     keys = keys_of_run(None, [f"model={run}", "decoders=topk", "gen_lengths=16", "tokens_per_step=4"])
     assert not any(key.split("=")[0] in ("decoders", "gen_lengths", "tokens_per_step", "threshold") for key in keys)

@@ -191,7 +191,7 @@ def test_compiles_into_one_graph(limit: int | Tensor, device: torch.device) -> N
 
 
 @pytest.mark.cpu_only("the Python reference")
-def test_a_missing_extension_is_told_once_and_changes_no_result(
+def test_a_missing_extension_is_logged_once_and_changes_no_result(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokens, confidence = rows(10, 30)

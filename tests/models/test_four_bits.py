@@ -1,4 +1,4 @@
-"""If these fail, a 4-bit base is not the NF4 it says, adapters on it do not train, or its absence is told too late."""
+"""If these fail, a 4-bit base is no NF4, adapters on it do not train, or a missing package is reported too late."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
         (SimpleNamespace(supported_torch_devices={"cuda", "xpu"}), ValueError, "type cuda, xpu, got cpu"),
     ],
 )
-def test_told_before_anything_is_read(module: Any, error: type, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_anything_is_read(module: Any, error: type, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", module)
     with pytest.raises(error, match=message):
         load_model("no/such/folder", load_in_4bit=True)

@@ -1,4 +1,4 @@
-"""If these fail, the trainer's gradient is not that of the WDCE loss, or depends on how a round is split."""
+"""If these fail, the trainer's gradient is not the gradient of the WDCE loss, or depends on the split of a round."""
 
 from __future__ import annotations
 

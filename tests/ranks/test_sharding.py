@@ -1,4 +1,4 @@
-"""If these fail, ranks that share parameters wait for each other for ever, or save and restore something else."""
+"""If these fail, ranks that share parameters wait for each other without end, or restore other weights than saved."""
 
 from __future__ import annotations
 

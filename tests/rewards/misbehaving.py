@@ -50,7 +50,7 @@ def wrong_count(completions: list[str], **columns: list[Any]) -> list[float]:
 
 
 def late_nan(completions: list[str], **columns: list[Any]) -> list[float]:
-    """NaN, but for the empty completions of a check."""
+    """NaN, except for the empty completions of a check."""
     return [0.0 if text == "" else float("nan") for text in completions]
 
 

@@ -51,7 +51,7 @@ def odd(completions: list[str], **columns: list[Any]) -> list[float]:
 
 
 @pytest.mark.parametrize("reward", [odd, f"{HERE}:harmful"])
-def test_failures_are_counted_and_told(reward: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_counted_and_logged(reward: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = RewardPool(reward, workers=1, timeout=30.0)
     bad = "bad" if reward is odd else "raise"
     pool.check({"column": 1})

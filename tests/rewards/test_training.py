@@ -51,7 +51,7 @@ def test_an_exception_amid_a_run_is_no_end(tmp_path: Path) -> None:
         ({"reward": "misbehaving"}, "must be named 'module:name'"),
     ],
 )
-def test_a_wrong_reward_is_told_before_any_work(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_a_wrong_reward_is_refused_before_any_work(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(settings(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()

@@ -80,7 +80,7 @@ def test_a_renamed_checkpoint_is_passed_over(whole: Path, caplog: pytest.LogCapt
     assert "step-9 is damaged (trainer.json is of step 7)" in caplog.text
 
 
-def test_another_model_is_told_by_name(tmp_path: Path) -> None:
+def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     small_trainer(tmp_path, max_steps=1).train()
     folder = tmp_path / "checkpoints" / "step-1"
     other = small_trainer(tmp_path / "other", lora_r=4, resume=False)

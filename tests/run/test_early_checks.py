@@ -1,4 +1,4 @@
-"""If these fail, a mistake in a command waits for torch before it is told, which takes many seconds."""
+"""If these fail, a mistake in a command is reported only after torch is imported, which takes many seconds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ print(status, *(name for name in ("torch", "transformers", "datasets", "huggingf
         (["config-file", "fsdp"], "choose one of ddp"),
     ],
 )
-def test_a_mistake_is_told_before_torch_is_imported(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_before_torch_is_imported(arguments: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, *arguments]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.stdout.split() == ["2"], result.stdout

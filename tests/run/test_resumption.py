@@ -1,4 +1,4 @@
-"""If these fail, a run continues as another run, or its user is not told how to continue it."""
+"""If these fail, a run continues as another run, or no message says how to continue it."""
 
 from __future__ import annotations
 

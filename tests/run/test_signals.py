@@ -1,4 +1,4 @@
-"""If these fail, a run that is told to leave loses steps, or leaves one rank behind."""
+"""If these fail, a run that gets a signal to stop loses steps, or leaves one rank running."""
 
 from __future__ import annotations
 
