@@ -27,34 +27,37 @@ from tests import devices
 torch.set_num_threads(1)
 torch.set_float32_matmul_precision("highest")  # no TF32: float32 references have float32's rounding on a GPU, too
 
+FOLDER = Path(__file__).parent
 SLOWEST_FIRST = (
-    "test_cuda_build.py",
-    "test_compile_proof.py",
-    "test_kills.py",
-    "test_training.py",
-    "test_sampling.py",
-    "test_decoders.py",
-    "test_launch.py",
-    "test_gradients.py",
-    "test_sharding.py",
-    "test_ops.py",
-    "test_plan.py",
-    "test_roofline_count.py",
-    "test_sanitizers.py",
-    "test_remask_cuda_source.py",
+    "kernels/test_cuda_build.py",
+    "kernels/test_compile_proof.py",
+    "run/test_kills.py",
+    "ranks/test_training.py",
+    "kernels/test_sampling.py",
+    "decoding/test_decoders.py",
+    "kernels/test_launch.py",
+    "ranks/test_deepspeed.py",
+    "objectives/test_gradients.py",
+    "ranks/test_gradients.py",
+    "ranks/test_sharding.py",
+    "kernels/test_ops.py",
+    "planning/test_plan.py",
+    "benchmarks/test_roofline_count.py",
+    "kernels/test_sanitizers.py",
+    "kernels/test_remask_cuda_source.py",
     "test_cli.py",
-    "test_masked_ce.py",
-    "test_published.py",
+    "kernels/test_masked_ce.py",
+    "decoding/test_published.py",
     "test_install.py",
     "test_trainer.py",
-    "test_ending.py",
-    "test_rollout.py",
+    "ranks/test_ending.py",
+    "rollouts/test_rollout.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    order = {FOLDER / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

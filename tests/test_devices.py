@@ -25,8 +25,9 @@ KERNELS = "masked_ce masked_ce_memory linear_ce linear_ce_walks ops compile rema
 ON_A_GPU = {
     "tests/kernels": f"{KERNELS} sampling_uniforms linear_sampling",
     "tests/decoding": "decoders generate golden published",
-    "tests/objectives": "finite gradients one_step runs",
-    "tests": "losses objective trainer",
+    "tests/objectives": "finite gradient gradients one_step runs",
+    "tests/losses": "wdce",
+    "tests": "trainer",
 }
 MODULES = [f"{folder}/test_{name}.py" for folder, names in ON_A_GPU.items() for name in names.split()]
 
