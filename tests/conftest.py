@@ -5,7 +5,7 @@ Tests on the GPU have the marker gpu: `pytest -m gpu` runs them alone, and `--de
 where a test asks for that (the fixture `interpreter`).
 
 Tiny tensors gain nothing from more threads, and lose much on a busy machine: one thread a test process. The files that
-take longest start first, so that both test processes end together.
+take longest start first, so that both test processes end together. They and a few more have the marker slow.
 """
 
 from __future__ import annotations
@@ -53,10 +53,35 @@ SLOWEST_FIRST = (
     "ranks/test_ending.py",
     "rollouts/test_rollout.py",
 )
+# `make check` leaves these out, too: they start processes, compile, or run kernels in the interpreter many times.
+ALSO_SLOW = (
+    "benchmarks/test_first_light.py",
+    "benchmarks/test_gpu_bundle.py",
+    "benchmarks/test_gpu_rehearsal.py",
+    "benchmarks/test_quick_run.py",
+    "benchmarks/test_study.py",
+    "examples/test_examples.py",
+    "examples/test_site.py",
+    "kernels/test_coefficients.py",
+    "kernels/test_compile.py",
+    "kernels/test_linear_ce.py",
+    "kernels/test_linear_ce_walks.py",
+    "kernels/test_linear_sampling.py",
+    "kernels/test_masked_ce_memory.py",
+    "kernels/test_sampling_uniforms.py",
+    "pretend_cuda/test_pretend_cuda.py",
+    "ranks/test_launch.py",
+    "run/test_signals.py",
+    "test_devices.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {FOLDER / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    slow = order.keys() | {FOLDER / name for name in ALSO_SLOW}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
