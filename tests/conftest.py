@@ -5,7 +5,7 @@ Tests on the GPU have the marker gpu: `pytest -m gpu` runs them alone, and `--de
 where a test asks for that (the fixture `interpreter`).
 
 Tiny tensors gain nothing from more threads, and lose much on a busy machine: one thread a test process. The files that
-take longest start first, so that both test processes end together.
+take longest start first, so that both test processes end together. They and a few more have the marker slow.
 """
 
 from __future__ import annotations
@@ -27,34 +27,62 @@ from tests import devices
 torch.set_num_threads(1)
 torch.set_float32_matmul_precision("highest")  # no TF32: float32 references have float32's rounding on a GPU, too
 
+FOLDER = Path(__file__).parent
 SLOWEST_FIRST = (
-    "test_cuda_build.py",
-    "test_compile_proof.py",
-    "test_kills.py",
-    "test_training.py",
-    "test_sampling.py",
-    "test_decoders.py",
-    "test_launch.py",
-    "test_gradients.py",
-    "test_sharding.py",
-    "test_ops.py",
-    "test_plan.py",
-    "test_roofline_count.py",
-    "test_sanitizers.py",
-    "test_remask_cuda_source.py",
+    "kernels/test_cuda_build.py",
+    "kernels/test_compile_proof.py",
+    "run/test_kills.py",
+    "ranks/test_training.py",
+    "kernels/test_sampling.py",
+    "decoding/test_decoders.py",
+    "kernels/test_launch.py",
+    "ranks/test_deepspeed.py",
+    "objectives/test_gradients.py",
+    "ranks/test_gradients.py",
+    "ranks/test_sharding.py",
+    "kernels/test_ops.py",
+    "planning/test_plan.py",
+    "benchmarks/test_roofline_count.py",
+    "kernels/test_sanitizers.py",
+    "kernels/test_remask_cuda_source.py",
     "test_cli.py",
-    "test_masked_ce.py",
-    "test_published.py",
+    "kernels/test_masked_ce.py",
+    "decoding/test_published.py",
     "test_install.py",
     "test_trainer.py",
-    "test_ending.py",
-    "test_rollout.py",
+    "ranks/test_ending.py",
+    "rollouts/test_rollout.py",
+)
+# `make check` leaves these out, too: they start processes, compile, or run kernels in the interpreter many times.
+ALSO_SLOW = (
+    "benchmarks/test_first_light.py",
+    "benchmarks/test_gpu_bundle.py",
+    "benchmarks/test_gpu_rehearsal.py",
+    "benchmarks/test_quick_run.py",
+    "benchmarks/test_study.py",
+    "examples/test_examples.py",
+    "examples/test_site.py",
+    "kernels/test_coefficients.py",
+    "kernels/test_compile.py",
+    "kernels/test_linear_ce.py",
+    "kernels/test_linear_ce_walks.py",
+    "kernels/test_linear_sampling.py",
+    "kernels/test_masked_ce_memory.py",
+    "kernels/test_sampling_uniforms.py",
+    "pretend_cuda/test_pretend_cuda.py",
+    "ranks/test_launch.py",
+    "run/test_signals.py",
+    "test_devices.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: number for number, name in enumerate(SLOWEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    order = {FOLDER / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    slow = order.keys() | {FOLDER / name for name in ALSO_SLOW}
+    for item in items:
+        if item.path in slow:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -25,8 +25,9 @@ KERNELS = "masked_ce masked_ce_memory linear_ce linear_ce_walks ops compile rema
 ON_A_GPU = {
     "tests/kernels": f"{KERNELS} sampling_uniforms linear_sampling",
     "tests/decoding": "decoders generate golden published",
-    "tests/objectives": "finite gradients one_step runs",
-    "tests": "losses objective trainer",
+    "tests/objectives": "finite gradient gradients one_step runs",
+    "tests/losses": "wdce",
+    "tests": "trainer",
 }
 MODULES = [f"{folder}/test_{name}.py" for folder, names in ON_A_GPU.items() for name in names.split()]
 
@@ -99,3 +100,10 @@ def test_other_tests_and_their_children_see_no_gpu(monkeypatch: pytest.MonkeyPat
     with devices.on(devices.CPU):
         assert shown() == (True, "3")
     assert shown() == (False, "")
+
+
+def test_every_slow_file_is_there() -> None:
+    """A file that moved would lose its marker, and `make check` its two minutes."""
+    names = (*conftest.SLOWEST_FIRST, *conftest.ALSO_SLOW)
+    assert [name for name in names if not (ROOT / "tests" / name).is_file()] == []
+    assert len(set(names)) == len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from types import ModuleType
 
@@ -45,6 +46,14 @@ def test_the_top_of_the_package_stays_small() -> None:
 def test_the_map_is_drawn_from_the_code() -> None:
     drawn = (ROOT / "docs" / "map.svg").read_text(encoding="utf-8")
     assert drawn == rooms.draw(rooms.read_imports()), "run: python .ci/rooms.py --draw docs/map.svg"
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need stands in a file of its own: one may then be run, moved or changed without the other."""
+    pattern = re.compile(r"^\s*(from \S*\btest_|(from \S+ )?import (.*\b)?test_)", re.MULTILINE)
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    assert [path for path in files if pattern.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_an_import_that_climbs_is_named() -> None:

@@ -1,7 +1,7 @@
 """The memory of a model in closed form: bytes of its weights, of a block's activations for each token, of the head.
 
 The formulas count, operation by operation, the tensors that transformers' Llama, Qwen2 and Qwen3 blocks, peft's LoRA
-layers and our kernels save and allocate. tests/test_plan.py compares them with simulated and measured steps.
+layers and our kernels save and allocate. tests/planning/test_plan.py compares them with simulated and measured steps.
 
 Symbols: h hidden size, f MLP size, a width of the queries, k width of the keys, r LoRA rank, V vocabulary, T tokens of
 a sequence. e is the number of bytes of a base weight. Activations have the same dtype, also inside adapters

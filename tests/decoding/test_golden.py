@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 import torch
 
 from dmpo import generate, load_model
+from tests.decoding.golden_runs import GOLDEN, OPTIONS
 from tests.tiny_models import DATA
-
-GOLDEN = json.loads((DATA / "golden" / "decoders.json").read_text())
-OPTIONS = (
-    "decoder",
-    "gen_length",
-    "block_length",
-    "steps",
-    "threshold",
-    "cfg_scale",
-    "wino_threshold",
-    "wino_threshold_back",
-)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from benchmarks.baselines.decoders import DECODERS, Rule, choose, published_generate
 from dmpo import generate, load_model
-from tests.decoding.test_golden import GOLDEN, OPTIONS
+from tests.decoding.golden_runs import GOLDEN, OPTIONS
 from tests.tiny_models import DATA, tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")

@@ -18,7 +18,7 @@ from dmpo.models import load_model, load_tokenizer, save_model
 from dmpo.models.adapters import load_adapter
 from dmpo.models.merge import merge, trained_folder
 from dmpo.storage.checkpoints import list_checkpoints
-from tests.models.test_adapters import HEAD, LINEAR, LLADA, SHAPES, merged_by_hand, write_adapter
+from tests.models.adapter_files import HEAD, LINEAR, LLADA, SHAPES, merged_by_hand, write_adapter
 from tests.tiny_models import edit_config, plain_checkpoint, tokens
 
 

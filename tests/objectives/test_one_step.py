@@ -18,7 +18,7 @@ from dmpo.planning.plan import plan
 from dmpo.rollouts.batch import Completions
 from tests import devices
 from tests.gradient_problems import MASK, PROMPT, config, rollouts
-from tests.planning import test_plan
+from tests.planning import measured_memory as memory
 from tests.tiny_models import tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -94,10 +94,10 @@ def test_no_dropout_is_live() -> None:
 @pytest.mark.cpu_only("memory on the CPU")
 @pytest.mark.parametrize(("loss", "lora_r"), [("wd1", 0), ("diffu_grpo", 8)])
 def test_memory_of_the_update_is_as_planned(loss: str, lora_r: int) -> None:
-    options = test_plan.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
-    policy, model_config = test_plan.policy_of(options, vocab_size=4000, num_layers=1)  # where the head has the peak
-    batch = test_plan.batch_of(options)
+    options = memory.small(loss=loss, lora_r=lora_r, gradient_steps=1, replicates=4, mask_rate_max=0.5)
+    policy, model_config = memory.policy_of(options, vocab_size=4000, num_layers=1)  # where the head has the peak
+    batch = memory.batch_of(options)
     scores = one_step_log_probs(policy, batch.completions, batch.row_ids, options)
     batch = dataclasses.replace(batch, scores={CUR: scores, REF: scores})
-    got = test_plan.measured(lambda: accumulate_gradient(devices.accelerator(), policy, policy, batch, options, 0))
-    test_plan.check(plan(options, model_config, device="cpu"), "update", got)
+    got = memory.measured(lambda: accumulate_gradient(devices.accelerator(), policy, policy, batch, options, 0))
+    memory.check(plan(options, model_config, device="cpu"), "update", got)

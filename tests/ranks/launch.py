@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import socket
@@ -140,6 +141,9 @@ def _deepspeed_on_cpus(stage: str) -> None:
     del os.environ["ACCELERATE_USE_CPU"]
     os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "bf16"}
     os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = stage
+    # Otherwise DeepSpeed compiles an operator for inference into the cache of the user. Nothing here calls it.
+    backend: Any = importlib.import_module("deepspeed.comm.torch")  # deepspeed.comm also names PyTorch itself torch
+    backend.build_shm_op = lambda: None
     plain_init = PartialState.__init__
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from dmpo.distributed import zero
 from dmpo.objectives.gradient import accumulate_gradient
 from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import Sharding, on_ranks, results
-from tests.ranks.test_training import train
+from tests.ranks.training_run import train
 from tests.small_runs import lines
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")

@@ -9,28 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-import dmpo.trainer
 from tests.ranks.launch import Rank, Sharding, on_ranks, results
-from tests.small_runs import lines, settings, trainer
-
-SIZES: dict[str, Any] = {
-    "lora_dropout": 0.0,  # each rank draws its own
-    "num_prompts": 3,  # of 5 completions each: no share is equal, and groups span ranks
-    "num_generations": 5,
-    "rollout_batch_size": 4,
-    "micro_batch_size": 7,
-    "max_steps": 4,
-    "eval_prompts": 5,
-    "save_steps": 1,
-    "ess_target": 0.7,
-    "buffer_rounds": 2,
-    "decoder": "random_order",  # the one that has most to report
-}
-
-
-def train(folder: Path, changes: dict[str, Any], reward: Any = None) -> None:
-    dmpo.trainer.plot_run = lambda *arguments: None  # in a process of its own
-    trainer(settings(folder, **(SIZES | changes)), reward).train()
+from tests.ranks.training_run import train
+from tests.small_runs import lines
 
 
 def check(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> None:
