@@ -31,7 +31,9 @@ def checkpoint(tmp_path: Path) -> Path:
         (SimpleNamespace(supported_torch_devices={"cuda", "xpu"}), ValueError, "type cuda, xpu, got cpu"),
     ],
 )
-def test_refused_before_anything_is_read(module: Any, error: type, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_anything_is_read(
+    module: Any, error: type, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", module)
     with pytest.raises(error, match=message):
         load_model("no/such/folder", load_in_4bit=True)
