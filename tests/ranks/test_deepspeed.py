@@ -58,4 +58,5 @@ def test_resumed_run_is_the_undisturbed_one(sharding: Sharding, tmp_path: Path) 
 def test_a_dtype_that_deepspeed_would_change_is_refused(tmp_path: Path) -> None:
     for rank in on_ranks(2, train, tmp_path / "run", BF16 | {"dtype": "float32"}, folder=tmp_path, sharding="zero2"):
         assert rank.error is not None
-        assert "dtype must be bfloat16, got float32" in rank.error
+        assert "dtype must be bfloat16, because DeepSpeed was launched with mixed_precision bf16" in rank.error
+        assert "got float32" in rank.error
