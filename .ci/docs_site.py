@@ -14,6 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
+_BESIDE = re.compile(r"(?<=\]\()(?!\.\./)([\w./-]+\.\w+)(?=[)#])")  # the target of a link that stays in its folder
 _OUTSIDE = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")  # the target of a link or picture of a page in docs/ itself
 
 
@@ -33,6 +34,10 @@ def on_files(files: Files, config: Any) -> Files:
         text = re.sub(r"\]\(docs/", "](", (ROOT / f"{name}.md").read_text())
         files.append(File.generated(config, f"{name.lower()}.md", content=text))
     outside = {target for page in (ROOT / "docs").glob("*.md") for target in _OUTSIDE.findall(page.read_text())}
+    for page in [target for target in outside if target.endswith(".md")]:  # the pictures and pages that a copy links to
+        folder = (ROOT / page).parent
+        near = [folder / target for target in _BESIDE.findall((ROOT / page).read_text())]
+        outside |= {str(file.relative_to(ROOT)) for file in near if file.is_file()}
     for target in sorted(outside):
         files.append(File.generated(config, f"repository/{target}", abs_src_path=str(ROOT / target)))
     return files
