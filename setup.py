@@ -87,7 +87,7 @@ def default_architectures(home: Path) -> str:
 def build_command(base: type) -> type:
     """torch's build_ext, which also removes what earlier versions of this file left in the tree."""
 
-    class BuildExt(base):  # type: ignore[misc, valid-type]
+    class BuildExt(base):
         def run(self) -> None:
             super().run()
             if self.inplace:  # Python would prefer a file that names its version

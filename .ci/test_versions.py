@@ -85,7 +85,8 @@ def prepare(name: str, python: str) -> tuple[Path, Path]:
     constraints = venv / "constraints.txt"
     pinned = (ROOT / ".ci" / "constraints.txt").read_text()
     constraints.write_text({"oldest": lower_bounds(), "pinned": pinned, "newest": ""}[name] + "\n")
-    pip = [own, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-compile", "-c", constraints]
+    pip: list[str | Path] = [own, "-m", "pip", "--disable-pip-version-check"]
+    pip += ["install", "-q", "--no-compile", "-c", constraints]
     if name == "newest":
         pip += ["--upgrade", "--upgrade-strategy", "eager"]
     subprocess.run([*pip, "torch", "setuptools>=70.1", "ninja"], check=True)
@@ -99,7 +100,7 @@ def run_tests(name: str, own: Path, tree: Path, workers: int) -> dict:
     report = tree.parent / "report.xml"
     report.unlink(missing_ok=True)
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    command = [own, "-m", "pytest", "-n", str(workers), f"--junitxml={report}", *QUICK_TESTS]
+    command: list[str | Path] = [own, "-m", "pytest", "-n", str(workers), f"--junitxml={report}", *QUICK_TESTS]
     subprocess.run(command, cwd=tree, env={**kept, "OMP_NUM_THREADS": "1"}, check=False)
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for suite in ElementTree.parse(report).iter("testsuite"):

@@ -111,7 +111,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cpu_only = metafunc.definition.get_closest_marker("cpu_only")
     if cpu_only is None and _runs_on_gpu(metafunc.config):
         names.append("gpu")
-    marks = {"cpu": (), "gpu": pytest.mark.gpu}
+    marks: dict[str, tuple[pytest.MarkDecorator, ...]] = {"cpu": (), "gpu": (pytest.mark.gpu,)}
     metafunc.parametrize("device", [pytest.param(name, marks=marks[name]) for name in names], indirect=True)
 
 

@@ -53,7 +53,7 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=_current.type == "cpu")
 
 
-def float64_tolerance(rtol: float, atol: float) -> dict[str, float]:
+def float64_tolerance(rtol: float, atol: float) -> dict[str, Any]:
     """Of float64 gradients of one loss that is split in two ways. The models' norms are float32 inside; on a GPU their
     rounding depends on the number of rows, on the CPU it does not."""
     return {"rtol": rtol, "atol": atol} if _current.type == "cpu" else {"rtol": 1e-5, "atol": 1e-6}

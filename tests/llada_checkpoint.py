@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -49,8 +50,8 @@ def llada_tokenizer(corpus: Iterable[str], vocab_size: int = 600) -> PreTrainedT
 def llada_checkpoint(folder: Path, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     """Write model and tokenizer into a folder, in the layout of the official checkpoints."""
     tokenizer = llada_tokenizer(corpus)
-    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_hidden_size": 24}
-    ids = {"mask_id": tokenizer.mask_token_id, "eos_id": tokenizer.eos_token_id}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_hidden_size": 24}
+    ids: dict[str, Any] = {"mask_id": tokenizer.mask_token_id, "eos_id": tokenizer.eos_token_id}
     save_model(new_model(vocab_size=len(tokenizer), **ids, **sizes, init_std=0.2), folder, layout="llada")
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -128,10 +128,10 @@ def _parse(arguments: list[str]) -> None:
         of_run = any(word.startswith('model="runs/') for word in words)
         return [] if not of_run or any(word.startswith("tasks=") for word in words) else ["tasks=sudoku4"]
 
-    work = {"_train": config, "_plan": config, "_generate": generate}
-    names = ("_pretrain", "_merge", "_config_file", "_info")
+    work: dict[str, Any] = {"_train": config, "_plan": config, "_generate": generate}
+    work |= {name: lambda given: None for name in ("_pretrain", "_merge", "_config_file", "_info")}
     with (
-        mock.patch.multiple(cli, **work, **{name: lambda given: None for name in names}),
+        mock.patch.multiple(cli, **work),
         mock.patch("dmpo.evaluation.run_keys.keys_of_run", keys_of_run),
         mock.patch("dmpo.run.early_checks.check_model_path"),
         mock.patch("dmpo.evaluation.runner.evaluate_checkpoint"),

@@ -85,7 +85,8 @@ def test_info_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_reward_in_the_current_folder(tmp_path: Path) -> None:
     """Through the installed command, whose path starts with its own folder and not with the current one."""
     (tmp_path / "mine.py").write_text("def none(completions, **columns):\n    return None\n")
-    command = [Path(sys.executable).parent / "dmpo", "train", "sudoku-tiny", "reward=mine:none", "output_dir=run"]
+    own = str(Path(sys.executable).parent / "dmpo")
+    command = [own, "train", "sudoku-tiny", "reward=mine:none", "output_dir=run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "reward none must return a list of numbers, got NoneType" in result.stderr

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def test_one_line_says_that_there_is_no_gpu(
     monkeypatch.setattr(devices, "CUDA_IS_HERE", here)
     monkeypatch.setattr(pytestconfig.option, "device", "cuda")
     lines: list[str] = []
-    conftest.pytest_terminal_summary(SimpleNamespace(write_line=lines.append), pytestconfig)
+    reporter: Any = SimpleNamespace(write_line=lines.append)
+    conftest.pytest_terminal_summary(reporter, pytestconfig)
     assert [line.startswith("tests on a GPU: not run, torch ") for line in lines] == ([] if here else [True])
 
 

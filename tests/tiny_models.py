@@ -36,7 +36,7 @@ ARCHITECTURES = {
 
 def tiny(**changes: Any) -> MaskedLM:
     # Weights ten times the usual size: with the usual ones attention is so flat that a wrong mask hardly shows.
-    model = new_model(**{**SIZES, "mask_id": 3, "eos_id": 2, "init_std": 0.2, **changes})
+    model: Any = new_model(**{**SIZES, "mask_id": 3, "eos_id": 2, "init_std": 0.2, **changes})
     return model.to(devices.current())
 
 

@@ -75,7 +75,7 @@ def counted_from(*, peers_alone: bool = False) -> str:
     packages = {name: versions()[name] for name in ("torch", "triton", "liger-kernel", "cut-cross-entropy")}
     files = [] if peers_alone else _files(ROOT / "kernels")
     files += [ROOT / "benchmarks" / name for name in COUNTED_WITH]
-    here = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
+    here: tuple[Any, ...] = (Size, count, meter_logits, meter_linear, meter_sampling, meter_all)
     return _digest(str(packages), str(MASKED), *(path.read_text() for path in files), *map(inspect.getsource, here))
 
 

@@ -147,7 +147,8 @@ def _counted_triton(ops: Ops) -> Iterator[None]:
         return tuple(logits.new_empty(rows, length, dtype=torch.float32) for _ in range(3))
 
     def tile_gradient(tile: Tensor, gradient: Tensor, *_: Any) -> None:
-        ops[tile_gradient_work(*tile.shape, gradient.itemsize)] += 1
+        rows, columns = tile.shape
+        ops[tile_gradient_work(rows, columns, gradient.itemsize)] += 1
 
     def sample(
         logits: Tensor, temperature: float, seed: int, row_ids: Any, forbid: list[int], mode: str

@@ -131,11 +131,11 @@ def fuzzed(random: Random) -> str:
     elif kind < 0.6:
         text = "".join(chr(random.randrange(0x110000)) for _ in range(random.randint(0, 60)))
     else:
-        text = list(random.choice(GOOD))
+        pieces = list(random.choice(GOOD))
         for _ in range(random.randint(0, 3)):
-            text.insert(random.randint(0, len(text)), random.choice(PIECES))
-            text.pop(random.randrange(len(text)))
-        text = "".join(text)
+            pieces.insert(random.randint(0, len(pieces)), random.choice(PIECES))
+            pieces.pop(random.randrange(len(pieces)))
+        text = "".join(pieces)
     wrap = random.random()
     if wrap < 0.3:
         return f"<reasoning>\nso\n</reasoning>\n<answer>\n{text}\n</answer>"
@@ -147,7 +147,7 @@ def fuzzed(random: Random) -> str:
 def run(name: str, completions: list[str]) -> dict[str, Any]:
     """Scores of all completions by one reward, batch by batch; what was wrong, and how long it took."""
     reward = getattr(rewards, name)
-    problems, slowest, timeouts, start = [], (0.0, ""), 0, time.perf_counter()
+    problems, slowest, timeouts, start = [], (0.0, 0), 0, time.perf_counter()
     for place in range(0, len(completions), BATCH):
         batch = completions[place : place + BATCH]
         began = time.perf_counter()

@@ -22,8 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from dmpo.cli import main as dmpo
-from dmpo.run.selection import list_checkpoints
-from dmpo.run.whole_files import ASIDE, file_digest
+from dmpo.storage.checkpoints import list_checkpoints
+from dmpo.storage.whole_files import ASIDE, file_digest
 
 STEPS = 12
 SIZES = {"num_prompts": 8, "num_generations": 4, "gradient_steps": 2, "micro_batch_size": 64, "eval_prompts": 16}

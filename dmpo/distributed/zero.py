@@ -53,7 +53,7 @@ def zero_stage(model: nn.Module) -> int:
 @contextmanager
 def gathered_parameters(engine: Any) -> Iterator[None]:
     """For stage 3: every rank has every parameter, and the hooks that gather parameters at each forward are removed."""
-    from deepspeed.runtime.zero import GatheredParameters  # type: ignore[import-not-found]
+    from deepspeed.runtime.zero import GatheredParameters
 
     offload = engine.optimizer.parameter_offload
     if not offload.forward_hooks:
@@ -71,7 +71,7 @@ def gathered_parameters(engine: Any) -> Iterator[None]:
 
 def master_weights(parameters: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
     """The whole float32 master weights by name. All ranks iterate together."""
-    from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-not-found]
+    from deepspeed.utils import safe_get_full_fp32_param
 
     for name, parameter in parameters:
         yield name, safe_get_full_fp32_param(parameter)

@@ -138,6 +138,7 @@ def test_a_command_that_is_stopped_ends_its_parts(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
     )
+    assert started.stdout is not None
     while not list(tmp_path.glob("*.jsonl")):
         assert started.poll() is None, started.stdout.read()
         time.sleep(0.1)
@@ -275,7 +276,8 @@ def test_wrong_arguments_are_refused(arguments: list[str], message: str, capsys:
 
 def test_a_record_is_on_disk_at_once_and_is_json(tmp_path: Path) -> None:
     note = FileNote(tmp_path / "x.jsonl", "x")
-    note("first", ok=torch.tensor(True), error=torch.tensor(0.5), dtype=torch.bfloat16, rows=(1, 2), much=float("inf"))
+    right: Any = torch.tensor(True)
+    note("first", ok=right, error=torch.tensor(0.5), dtype=torch.bfloat16, rows=(1, 2), much=float("inf"))
     (record,) = read_records(tmp_path / "x.jsonl")
     record.pop("at")
     assert record == {
@@ -312,7 +314,7 @@ def test_the_report_opens_with_the_device_and_what_failed(
     offered(GPU, fake("good"), fake("raises"))
     key = {"code": "c0de", "commit": "abc", "rehearse": False, "versions": {"torch": "2.11.0"}, "total_gb": 85.0, **GPU}
     start = {"name": "start", "date": "2026-11-27T00:00:00+00:00", "seed": 5, "key": key}
-    records = {
+    records: dict[str, list[dict[str, Any]]] = {
         "good": [
             start,
             {"name": "one | two", "ok": None, "at": 1, "device_ms": 1.23456, "tokens_per_s": 12345.6, "share": None},
@@ -325,8 +327,8 @@ def test_the_report_opens_with_the_device_and_what_failed(
             {"name": "end", "ok": False, "fault": "ended with 1: boom", "seconds": None},
         ],
     }
-    for name, lines in records.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, of_part in records.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in of_part))
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "benchmarks" / "results")
     assert main(["--report", str(tmp_path)]) == 1

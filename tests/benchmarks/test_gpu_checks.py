@@ -276,7 +276,8 @@ def test_a_rehearsal_leaves_the_launch_parameters_of_this_machine(
 def test_losses_of_runs_are_compared_step_by_step() -> None:
     assert trainer.largest_difference([1.0, -2.0], [1.0, -2.0]) == 0
     assert trainer.largest_difference([1.0, -2.1], [1.0, -2.0]) == pytest.approx(0.05)
-    for ours in ([1.0], [1.0, None], []):
+    others: list[list[float | None]] = [[1.0], [1.0, None], []]
+    for ours in others:
         assert trainer.largest_difference(ours, [1.0, -2.0]) == float("inf")
 
 

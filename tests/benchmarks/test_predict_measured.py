@@ -189,7 +189,7 @@ def test_the_readme_opens_with_what_was_measured(
         folder.mkdir(exist_ok=True)
         (folder / "prediction.md").write_text((RESULTS / "prediction.md").read_text())
         monkeypatch.setattr(readme, "RESULTS", folder)
-        blocks.append(readme.TABLES["prediction"]())
+        blocks.append(readme.TABLES[readme.RESULTS_PAGE]["prediction"]())
     before, after = blocks
     assert after == f"{summary(seen)}\n\n{before}"
     assert after.startswith("**Measured on NVIDIA H100 80GB HBM3** (driver 580.1, torch 2.11.0, triton 3.6.0, ")

@@ -88,7 +88,8 @@ def test_every_further_block_does_what_the_third_does() -> None:
         model: Any = MaskedLlama(llama_config(layers=4, hidden=32, mlp=48, heads=2, vocab=50))
     found = []
     with fake_gpu(FakeTensorMode()):
-        blocks = fill(model).model.layers
+        filled: Any = fill(model)
+        blocks = filled.model.layers
         ids, slope = torch.zeros(2, 6, dtype=torch.int64), torch.empty(2, 6, 32)
         for layers in (2, 3, 4):
             model.model.layers = blocks[:layers]
@@ -106,6 +107,9 @@ def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
     mask, weights = torch.rand(3, 5) < 0.5, torch.rand(3)
 
     class Model:
+        hidden: Tensor
+        weight: Tensor
+
         def __call__(self, _: Tensor) -> Tensor:
             return self.hidden
 
@@ -114,7 +118,7 @@ def test_pytorch_ops_count_as_the_meter_counts_them() -> None:
 
     def job(*inputs: Tensor) -> None:
         model = Model()
-        model.hidden, model.weight, *rest = inputs  # type: ignore[attr-defined]
+        model.hidden, model.weight, *rest = inputs
         published_loss(model, rest[0], *rest).backward()  # type: ignore[arg-type]
 
     inputs = (hidden, head, targets, mask, weights)
@@ -137,7 +141,7 @@ def test_a_tile_of_the_loss_moves_what_its_kernel_moves(
     rows, columns = 3, 100
     tile = torch.zeros(rows, 112)[:, :columns]
     probs = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns] if kept else None
-    figures = [torch.zeros(rows) for _ in range(3)]
+    figures = (torch.zeros(rows), torch.zeros(rows), torch.zeros(rows))
     targets = torch.zeros(rows).long()
     found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, None, targets, *figures, 0))
     moved = sum(found.by_op["_wide_tile_softmax_kernel" if wide else "_tile_softmax_kernel"])
@@ -149,7 +153,7 @@ def test_a_tile_of_the_loss_moves_what_its_kernel_moves(
 def test_the_end_of_a_walk_moves_what_its_kernel_moves(kept: bool, scaled: bool, interpreter: None) -> None:
     rows, size, vocab = 3, 40, 7
     weight, gradient = torch.zeros(vocab, size, dtype=torch.float16), torch.zeros(rows, size) if kept else None
-    figures = [torch.ones(rows) for _ in range(3)]
+    figures = (torch.ones(rows), torch.ones(rows), torch.ones(rows))
     c, targets = torch.ones(rows) if scaled and kept else None, torch.zeros(rows).long()
     found = measure(lambda: linear_ce_triton.finish(weight, gradient, targets, *figures, c, torch.float32))
     moved = sum(found.by_op["_finish_kernel" if kept else "_finish_log_sum_kernel"])
@@ -163,7 +167,7 @@ def test_rows_are_rescaled_where_their_maximum_grew(grown: int, interpreter: Non
     tile = torch.zeros(rows, 112)[:, :columns]
     row_max, sums = torch.zeros(rows), torch.ones(rows, size)
     row_max[:grown] = -1.0
-    figures = [torch.zeros(rows), row_max, torch.ones(rows)]
+    figures = (torch.zeros(rows), row_max, torch.ones(rows))
     probs, targets = torch.zeros(rows, 112, dtype=torch.float16)[:, :columns], torch.zeros(rows).long()
     found = measure(lambda: linear_ce_triton.tile_softmax(tile, probs, sums, targets, *figures, 100))
     moved = sum(found.by_op["_tile_softmax_kernel"])

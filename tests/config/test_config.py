@@ -249,11 +249,12 @@ def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation()
     }
     for decoder in DECODERS:
         for name, value in (("threshold", 0.5), ("factor", 0.5), ("wino_threshold", 0.5), ("compiled", True)):
+            option: dict[str, Any] = {name: value}
             if is_read(name, [decoder]):
-                assert getattr(DecodingOptions(decoder=decoder, **{name: value}), name) == value
+                assert getattr(DecodingOptions(decoder=decoder, **option), name) == value
             else:
                 with pytest.raises(ValueError, match=f"{name} must be left at .* not to '{decoder}'"):
-                    DecodingOptions(decoder=decoder, **{name: value})
+                    DecodingOptions(decoder=decoder, **option)
 
 
 def test_own_keys_come_before_inherited_ones() -> None:

@@ -29,13 +29,13 @@ def test_keywords_are_refused_like_keys_of_a_file() -> None:
             build_config(DMPOConfig, NEEDED | changes)
         assert str(by_keyword.value) == str(by_file.value)
     with pytest.raises(ValueError, match="config key 'model' is required; config key 'task' is required"):
-        DMPOConfig()
+        DMPOConfig()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="valid keys: device, temperature"):
         GenerateConfig(zzz=1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="did you mean 'limit'"):
         EvalConfig(model="a", tasks=["b"], output_dir="c", limt=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="takes keys"):
-        DMPOConfig("tiny")  # type: ignore[misc]
+        DMPOConfig("tiny")  # type: ignore[call-arg, arg-type]
 
 
 def test_a_problem_is_named_once() -> None:

@@ -44,7 +44,7 @@ def test_what_a_task_raises_counts_as_wrong() -> None:
     assert judge(task, " ", {}) == Verdict(False, None, "exception", "IndexError: list index out of range")
     assert judge(Overlong(), "11", {}) == Verdict(False, None, "exception", "KeyError: 2")
     with pytest.raises(KeyboardInterrupt):
-        judge(SimpleNamespace(solved=interrupted), "1", {})  # type: ignore[arg-type]
+        judge(SimpleNamespace(solved=interrupted), "1", {})
 
 
 def interrupted(completion: str, row: dict[str, Any]) -> bool:

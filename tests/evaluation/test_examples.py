@@ -16,7 +16,8 @@ from tests.evaluation.toys import Ones, Plain
 
 
 def config(**changes: Any) -> EvalConfig:
-    return EvalConfig(**({"model": "", "tasks": ["sudoku4"], "output_dir": "", "limit": 4} | changes))
+    values: dict[str, Any] = {"model": "", "tasks": ["sudoku4"], "output_dir": "", "limit": 4}
+    return EvalConfig(**(values | changes))
 
 
 class Splits(Ones):

@@ -60,7 +60,8 @@ def test_solved_rows_are_counted() -> None:
         def solved(self, completion: str, row: dict[str, Any]) -> bool:
             return row["puzzle"].count(".") % 2 == 0
 
-    evaluation = evaluate(model(), character_tokenizer(), Always(), config(), split="test")
+    task: Any = Always()
+    evaluation = evaluate(model(), character_tokenizer(), task, config(), split="test")
     even = sum(load_task("sudoku4").row("test", i)["puzzle"].count(".") % 2 == 0 for i in range(10))
     assert evaluation.sampled == evaluation.greedy == Accuracy(even, 10)
 

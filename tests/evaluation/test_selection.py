@@ -121,8 +121,8 @@ def test_a_run_is_evaluated_with_the_prompt_it_was_trained_with(
         on_base = config("some/base", tmp_path, f"adapter={adapter}")
         assert trained_options(on_base) == {ONES: {"template": "1{digits}"}}
     (beside := trained / "other").mkdir()
-    for place in ("some/base", beside, step / ".." / ".." / ".." / "run" / "other"):
-        assert trained_options(config(place, tmp_path)) == {}, "in no run's checkpoints"
+    for elsewhere in ("some/base", beside, step / ".." / ".." / ".." / "run" / "other"):
+        assert trained_options(config(elsewhere, tmp_path)) == {}, "in no run's checkpoints"
     added = f"task_options={{'{ONES}': {{rows: 3}}}}"
     assert trained_options(config(trained, tmp_path, added)) == {ONES: {"template": "1{digits}", "rows": 3}}
     own = f"task_options={{'{ONES}': {{template: '2{{digits}}'}}}}"

@@ -91,7 +91,8 @@ def test_transformers_trainer_takes_the_mean_over_accumulated_batches(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = runpy.run_path(str(EXAMPLES / "transformers_trainer.py"))
-    kind, batches = names["DMPOLossTrainer"], []
+    kind = names["DMPOLossTrainer"]
+    batches: list[tuple[int, Any, float]] = []
 
     def compute_loss(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         loss = original(self, model, inputs, *args, **kwargs)

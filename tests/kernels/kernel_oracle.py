@@ -43,6 +43,12 @@ def value_and_grads(run: Callable[..., Tensor], *inputs: Tensor, upstream: Tenso
     return [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
 
+def gradient_of(leaf: Tensor) -> Tensor:
+    """Its gradient, which it has."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def tensors_on(constants: dict[str, object], device: torch.device) -> dict[str, Tensor]:
     """The tensors among a test module's constants, on `device`."""
     return {name: value.to(device) for name, value in constants.items() if isinstance(value, Tensor)}

@@ -39,8 +39,12 @@ def compare(
 ) -> None:
     """Value and gradients of `run(hidden, weight, bias)` against `exact` in float32 and float64, within
     `assert_as_exact_as_torch`; where products keep half-precision operands, gradients within `assert_rounded_once`."""
-    trained = {"frozen": [hidden], "trainable": [hidden, weight, bias], "head only": [weight, bias]}[head]
-    leaves = [x for x in trained if x is not None]
+    trained: dict[str, list[Tensor | None]] = {
+        "frozen": [hidden],
+        "trainable": [hidden, weight, bias],
+        "head only": [weight, bias],
+    }
+    leaves = [x for x in trained[head] if x is not None]
 
     def call(fn: Callable[..., Any], wide: bool) -> Callable[..., Tensor]:
         def of_leaves(*given: Tensor) -> Tensor:

@@ -118,7 +118,12 @@ def test_forbidden_tokens_of_a_launch_are_arguments_of_it(monkeypatch: pytest.Mo
     """No copy from the host, which a CUDA graph could not hold, up to four of them."""
     made: list[Any] = []
     tensor = torch.tensor
-    monkeypatch.setattr(torch, "tensor", lambda *given, **more: made.append(given) or tensor(*given, **more))
+
+    def noted(*given: Any, **more: Any) -> torch.Tensor:
+        made.append(given)
+        return tensor(*given, **more)
+
+    monkeypatch.setattr(torch, "tensor", noted)
     logits = torch.randn(3, 50)
     for count in range(5):
         kernels.sample_tokens(logits, 0.5, seed=1, forbid=range(count))

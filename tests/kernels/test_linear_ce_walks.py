@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from dmpo.kernels import head as lm_head
 from dmpo.kernels import launch, linear_token_logprobs, linear_weighted_ce, reference
 from dmpo.kernels.linear_ce import tiles as linear_ce_tiles
 from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
-from tests.kernels.kernel_oracle import both_paths
+from tests.kernels.kernel_oracle import both_paths, gradient_of
 from tests.kernels.linear_problems import HEADS, assert_rounded_once, compare, keeps_half_precision, problem
 
 pytestmark = [
@@ -50,15 +52,17 @@ def test_half_precision_operands_as_on_a_gpu(
 
     wide = [x.double().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
     total = factor * upstream
-    (-total * reference.linear_token_logprobs(*wide[:2], targets, bias=wide[2]).sum()).backward()
+    h, w, b = wide
+    (-total * reference.linear_token_logprobs(h, w, targets, bias=b).sum()).backward()
     for run in (token, weighted):
         for limit, block in ((None, 8192), (20_000, 8192), (None, 128), (20_000, 128)):
             monkeypatch.setattr(linear_ce_triton, "BLOCK", block)
             monkeypatch.setattr(linear_ce_tiles, "TRITON_COLUMNS", block)  # 128: tiles are wider than a block
             leaves = [x.detach().clone().requires_grad_(i in names) for i, x in enumerate((hidden, weight, bias))]
-            (upstream * run(*leaves, limit)).backward()
+            h, w, b = leaves
+            (upstream * run(h, w, b, limit)).backward()
             for i in names:
-                assert_rounded_once(leaves[i].grad, wide[i].grad, total)
+                assert_rounded_once(gradient_of(leaves[i]), gradient_of(wide[i]), total)
 
 
 @both_paths
@@ -80,9 +84,9 @@ def test_gradients_are_rounded_after_the_upstream_scalar(
     h, w, b = wide
     (reference.linear_weighted_ce(h[None], w, *rest, bias=b)[0] * upstream).backward()
     for i in names:
-        mine, exact = leaves[i].grad.double(), wide[i].grad
+        mine, exact = gradient_of(leaves[i]).double(), gradient_of(wide[i])
         if keeps_half_precision(hidden):
-            assert_rounded_once(leaves[i].grad, exact, weight_of_row * upstream)
+            assert_rounded_once(gradient_of(leaves[i]), exact, weight_of_row * upstream)
             continue
         # one rounding of each value: half an ulp, or half the smallest float16 below its normal numbers
         allowed = exact.abs() * 2.0**-11 + 2.0**-25 + 1e-5 * exact.abs().max()
@@ -119,7 +123,11 @@ def test_flops_and_memory_of_each_walk() -> None:
         assert measure(token).flops == pytest.approx(2 * unit, rel=0.02)
         hidden.requires_grad_()
         for loss in (token, weighted):
-            found = measure(lambda loss=loss: loss().backward())
+
+            def job(loss: Callable[[], Tensor] = loss) -> None:
+                loss().backward()
+
+            found = measure(job)
             assert found.flops == pytest.approx(4 * unit, rel=0.02)
             assert found.peak_bytes < limit + 8 * rows * (size + 16) * 4, "more than one piece of logits"
         weight.requires_grad_()

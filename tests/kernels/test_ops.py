@@ -13,7 +13,7 @@ from dmpo import kernels
 from dmpo.kernels.linear_ce import token_operators as token_ops
 from dmpo.kernels.linear_ce import weighted_operator as weighted_ops
 from dmpo.kernels.masked_ce import operators as masked_ce_ops
-from tests.kernels.kernel_oracle import both_paths, tensors_on
+from tests.kernels.kernel_oracle import both_paths, gradient_of, tensors_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*", "ignore::DeprecationWarning")
 G = torch.Generator().manual_seed(0)
@@ -121,7 +121,7 @@ def test_compiles_transposed(path: str) -> None:
     for run in (loss, torch.compile(loss, fullgraph=True)):
         x = HIDDEN.transpose(0, 1).contiguous().requires_grad_()
         run(x).backward()
-        grads.append(x.grad)
+        grads.append(gradient_of(x))
     torch._dynamo.reset()
     assert torch.equal(*grads)
 
@@ -137,11 +137,11 @@ def test_autocast(path: str) -> None:
         tokens = kernels.linear_token_logprobs(h.flatten(0, 1), w, TARGETS.flatten())
     assert torch.equal(same, kernels.masked_token_logprobs(x, TARGETS, MASK))
     assert {out.dtype for out in (loss, nll, tokens)} == {torch.float32}
-    low = [t.bfloat16() for t in (h, w)]
-    assert torch.equal(loss, kernels.linear_weighted_ce(*low, TARGETS, MASK, WEIGHTS)[0])
-    assert torch.equal(tokens, kernels.linear_token_logprobs(low[0].flatten(0, 1), low[1], TARGETS.flatten()))
+    low_h, low_w = h.bfloat16(), w.bfloat16()
+    assert torch.equal(loss, kernels.linear_weighted_ce(low_h, low_w, TARGETS, MASK, WEIGHTS)[0])
+    assert torch.equal(tokens, kernels.linear_token_logprobs(low_h.flatten(0, 1), low_w, TARGETS.flatten()))
     (loss + tokens.sum()).backward()
-    assert h.grad.dtype == w.grad.dtype == torch.float32
+    assert gradient_of(h).dtype == gradient_of(w).dtype == torch.float32
 
 
 @both_paths

@@ -36,7 +36,7 @@ def losses() -> dict[str, tuple[Callable[[], Tensor], list[tuple[int, ...]]]]:
     hidden, head = torch.randn(N, L, H, requires_grad=True), torch.randn(V, H, requires_grad=True)
     targets, mask = torch.randint(V, (N, L)), torch.ones(N, L, dtype=torch.bool)
     weights = torch.tensor([0.5, 0.25])
-    rows = [(N * L, H)]  # hidden states of live rows are written into zeros
+    rows: list[tuple[int, ...]] = [(N * L, H)]  # hidden states of live rows are written into zeros
     return {
         "masked": (lambda: kernels.masked_token_logprobs(logits, targets, mask).sum(), []),
         "weighted": (lambda: kernels.weighted_masked_ce(logits, targets, mask, weights)[0], []),

@@ -37,6 +37,7 @@ def test_weights_match_golden(case: dict[str, Any]) -> None:
     weights = importance_weights(rewards, ref, cur, alpha=case["alpha"], coeff=case["coeff"])
     # z is of the order of r/alpha ≈ 30, so float32 rounding of z moves a weight by about 30 · 2^-24 relative.
     torch.testing.assert_close(weights.positive.flatten(), torch.tensor(case["weights"]), rtol=2e-5, atol=1e-12)
+    assert weights.negative is not None
     torch.testing.assert_close(
         weights.negative.flatten(), torch.tensor(case["negative_weights"]), rtol=2e-5, atol=1e-12
     )
@@ -72,6 +73,7 @@ def test_adaptive_coeff_hits_its_target(values: list[torch.Tensor], alpha: float
 def test_weights_are_a_distribution(values: list[torch.Tensor], alpha: float, coeff: float) -> None:
     weights = importance_weights(*(v.double() for v in values), alpha=alpha, coeff=coeff)
     assert weights.positive.sum().item() == pytest.approx(1, abs=1e-12)
+    assert weights.negative is not None
     assert weights.negative.sum().item() == pytest.approx(1, abs=1e-12)
     assert 1 / len(values[0]) - 1e-12 <= weights.ess.item() <= 1 + 1e-12
 

@@ -61,7 +61,7 @@ def test_some_layers_and_gradients(tmp_path: Path) -> None:
     assert {name for name in adapted if "lora_B" not in name} == own | {
         "base_model.model.model.layers.2.self_attn.q_proj"
     }
-    model.save_pretrained(tmp_path / "again", save_embedding_layers=False)
+    model.save_pretrained(str(tmp_path / "again"), save_embedding_layers=False)
     again = load_adapter(load_model(LLADA), tmp_path / "again")
     ids = tokens(1, 9, 512)
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
@@ -75,7 +75,7 @@ def test_our_own_adapters_go_through_peft_and_back(tmp_path: Path, kind: str) ->
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str((tmp_path / "base").resolve())
     ids = tokens(2, 6)
@@ -99,7 +99,7 @@ def test_tied_embeddings_are_not_torn_apart(tmp_path: Path, module: str) -> None
     from dmpo.models.adapters import attach_adapter, read_adapter
 
     config = peft.LoraConfig(r=2, modules_to_save=[module.rpartition(".")[2]], target_modules=["q_proj"])
-    peft.get_peft_model(tiny(), config).save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    peft.get_peft_model(tiny(), config).save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
     save_model(tiny(tie_embeddings=True), tmp_path / "base")
     with pytest.raises(ValueError, match=f"{module}.*ties"):
         attach_adapter(load_model(tmp_path / "base"), read_adapter(tmp_path / "adapter"))

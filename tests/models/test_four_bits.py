@@ -72,9 +72,10 @@ def test_nf4_on_the_cpu(checkpoint: Path) -> None:
     functional = pytest.importorskip(
         "bitsandbytes.functional", reason="bitsandbytes is not installed: pip install 'dmpo[quant]'"
     )
-    ids, twin = tokens(2, 12), load_model(checkpoint, dtype="bfloat16")
-    model = load_model(checkpoint, load_in_4bit=True)
-    linear = {name: m for name, m in model.model.named_modules() if isinstance(m, nn.Linear)}
+    ids = tokens(2, 12)
+    twin: Any = load_model(checkpoint, dtype="bfloat16")
+    model: Any = load_model(checkpoint, load_in_4bit=True)
+    linear: dict[str, Any] = {name: m for name, m in model.model.named_modules() if isinstance(m, nn.Linear)}
     assert len(linear) == 2 * 7
     with torch.no_grad():
         for name, module in linear.items():

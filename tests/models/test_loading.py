@@ -88,7 +88,7 @@ def test_grouped_heads_and_tied_embeddings(tmp_path: Path) -> None:
     model = tiny(num_kv_heads=1, tie_embeddings=True)
     save_model(model, tmp_path, "llada")
     assert not any(name.startswith("model.transformer.ff_out") for name in load_file(tmp_path / "model.safetensors"))
-    loaded = load_model(tmp_path)
+    loaded: Any = load_model(tmp_path)
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     assert torch.equal(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits)
     edit_config(tmp_path, n_kv_heads=None, multi_query_attention=True)
@@ -217,6 +217,7 @@ def test_dtypes_as_config_json_writes_them(key: str, layout: Any, tmp_path: Path
     for value in ("torch.bfloat16", "bfloat16", None, "auto"):
         edit_config(tmp_path, **{"dtype": ..., "torch_dtype": ..., key: value})
         assert load_model(tmp_path).dtype == torch.bfloat16
+    wrong: Any
     for wrong in ("torch.bfloat17", "int8", 3, {}):
         edit_config(tmp_path, **{key: wrong})
         with pytest.raises(ValueError, match=rf"config\.json: {key} must be a floating-point torch dtype"):

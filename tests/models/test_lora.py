@@ -17,7 +17,8 @@ IDS = torch.arange(12).view(2, 6) % 10
 def adapted(dtype: torch.dtype, *, narrow: bool, **options: Any) -> peft.PeftModel:
     """A tiny model with an adapter that is not zero."""
     torch.manual_seed(0)
-    model = tiny().to(dtype)
+    model: Any = tiny()
+    model = model.to(dtype)
     options |= {"target_modules": lora_target_modules(model), "init_lora_weights": False}
     config = peft.LoraConfig(r=4, lora_alpha=8, **options)
     found = peft.get_peft_model(model, config)
@@ -26,7 +27,10 @@ def adapted(dtype: torch.dtype, *, narrow: bool, **options: Any) -> peft.PeftMod
 
 def gradients(model: peft.PeftModel) -> dict[str, torch.Tensor]:
     model(input_ids=IDS).logits.float().logsumexp(-1).sum().backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: p.grad for name, p in trained.items() if p.grad is not None}
+    assert found.keys() == trained.keys()
+    return found
 
 
 def test_a_float32_model_computes_what_pefts_does() -> None:
@@ -54,7 +58,8 @@ def test_dora_is_pefts_own() -> None:
 
 
 def test_products_are_as_narrow_as_their_inputs() -> None:
-    model = add_lora(tiny().to(torch.bfloat16), rank=4, alpha=8, dropout=0.0)
+    base: Any = tiny()
+    model = add_lora(base.to(torch.bfloat16), rank=4, alpha=8, dropout=0.0)
     seen = []
     for module in model.modules():
         if isinstance(module, peft.tuners.lora.LoraLayer):

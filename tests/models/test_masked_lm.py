@@ -159,7 +159,7 @@ def process_group(tmp_path: Path) -> Any:
 def count_reduced(sizes, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
     """A communication hook that notes how many gradients DDP was about to reduce."""
     sizes.append(bucket.buffer().numel())
-    future = torch.futures.Future()
+    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future
 
@@ -175,7 +175,7 @@ def test_gradients_pass_through_ddp(lora: bool) -> None:
     reduced: list[int] = []
     wrapped.register_comm_hook(reduced, count_reduced)
     assert unwrap(wrapped) is unwrap(wrapped.module)
-    gradients = []
+    gradients: list[list[Any]] = []
     for model in (plain, wrapped):
         with torch.enable_grad():
             apply_head(model, lambda h, weight, bias: (h @ weight.T).logsumexp(-1).sum(), tokens(2, 6)).backward()
@@ -188,7 +188,8 @@ def test_gradients_pass_through_ddp(lora: bool) -> None:
 def test_head_takes_a_function_in_place_of_the_logits(kind: str, tmp_path: Path) -> None:
     """Where hooks of lm_head itself see it, hidden states and parameters are what the logits are made of."""
     plain_checkpoint(tmp_path, kind, tie_word_embeddings=kind == "qwen2")
-    model, ids = load_model(tmp_path, mask_id=3), tokens(2, 6)
+    model: Any = load_model(tmp_path, mask_id=3)
+    ids = tokens(2, 6)
     seen: list[Any] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output))
     logits = model(input_ids=ids).logits
@@ -201,7 +202,8 @@ def test_head_takes_a_function_in_place_of_the_logits(kind: str, tmp_path: Path)
 
 def test_unwrap() -> None:
     model = tiny()
-    assert unwrap(torch.compile(peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])))) is model
+    compiled: Any = torch.compile(peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])))
+    assert unwrap(compiled) is model
     with pytest.raises(TypeError, match="Linear"):
         hidden_states(nn.Linear(2, 2), tokens(1, 4))
 

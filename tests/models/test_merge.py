@@ -56,7 +56,7 @@ def test_other_kinds_of_adapters(tmp_path: Path, fields: dict[str, Any]) -> None
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     said = merge(tmp_path / "adapter", tmp_path / "new/out", max_shard_size=4000)
     assert said.endswith("transformers layout, torch.float32, without a tokenizer")
     assert len(list((tmp_path / "new/out").glob("*.safetensors"))) > 1
@@ -78,7 +78,7 @@ def test_a_base_whose_flag_says_tied_and_whose_head_differs(tmp_path: Path) -> N
             if "lora_B" in name:
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
         expected = model(input_ids=ids).logits
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
     merge(tmp_path / "adapter", tmp_path / "out")
     with torch.no_grad():
         torch.testing.assert_close(load_model(tmp_path / "out")(ids).logits, expected, atol=1e-3, rtol=1e-4)
@@ -95,7 +95,7 @@ def test_biases_that_the_base_has_no_place_for(tmp_path: Path, capsys: pytest.Ca
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
-        model.save_pretrained(tmp_path / name, save_embedding_layers=False)
+        model.save_pretrained(str(tmp_path / name), save_embedding_layers=False)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = load_adapter(load_model(tmp_path / "base"), tmp_path / name)
@@ -127,7 +127,7 @@ def test_another_vocabulary(fields: dict[str, Any], weight: str, tmp_path: Path)
     plain_checkpoint(tmp_path / "base", "llama", mask_token_id=3)
     plain_checkpoint(tmp_path / "wide", "llama", mask_token_id=3, vocab_size=50)
     model = peft.get_peft_model(load_model(tmp_path / "wide"), peft.LoraConfig(r=2, **fields))
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=fields["target_modules"] == ["q_proj"])
+    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=fields["target_modules"] == ["q_proj"])
     message = rf"adapter .* has a vocabulary of 50 tokens \(base_model\.model\.{weight}.*\), its base one of 48"
     with pytest.raises(ValueError, match=message):
         load_adapter(load_model(tmp_path / "base"), tmp_path / "adapter")

@@ -30,7 +30,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 def walked(batch: Batch, options: dict[str, Any], *, step: int = STEP) -> tuple[StepResult, list[Tensor]]:
     """By a model that gives NaN wherever it sees the token."""
-    model = tiny().double()
+    model: Any = tiny().double()
     model.get_input_embeddings().weight.data[NOWHERE] = math.nan
     result = accumulate_gradient(devices.accelerator(), model, model, batch, config(**options), step)
     return result, [p.grad for p in model.parameters() if p.grad is not None]
@@ -42,7 +42,7 @@ def batches(name: str) -> tuple[Batch, Batch]:
     whole.completions.tokens[whole.completions.tokens == NOWHERE] = 5
     rows = [group * SIZE + row for group in FINITE for row in range(SIZE)]
     scores = {key: of_rows[rows] for key, of_rows in whole.scores.items()}
-    shared = {key: of_groups[FINITE] for key, of_groups in whole.shared().items()}
+    shared: dict[str, Any] = {key: of_groups[FINITE] for key, of_groups in whole.shared().items()}
     completions, ids = whole.completions[torch.tensor(rows)], whole.row_ids[rows]
     others = dataclasses.replace(whole, completions=completions, row_ids=ids, **shared, scores=scores)
     whole.completions.tokens[6, 3] = NOWHERE

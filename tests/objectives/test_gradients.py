@@ -112,8 +112,8 @@ def test_weights_of_wd1_sum_to_nothing_in_each_group() -> None:
 def test_a_group_whose_rewards_agree_teaches_nothing(loss: str) -> None:
     options = one_step_config(loss, **({} if loss == "wd1" else {"kl_beta": 0.0}))
     batch = dataclasses.replace(scored(options), rewards=torch.full((GROUPS, SIZE), 0.3, dtype=torch.float64))
-    loss, grads = gradients(options, batch)
-    assert loss == 0
+    value, grads = gradients(options, batch)
+    assert value == 0
     assert all(grad.abs().max() == 0 for grad in grads)
 
 

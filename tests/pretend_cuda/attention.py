@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.pretend_cuda import counts
 from tests.pretend_cuda.tensor import DeviceTensor, on_host
 
-_definition = torch.nn.functional.scaled_dot_product_attention
+_definition: Any = torch.nn.functional.scaled_dot_product_attention
 
 
 class _Attention(torch.autograd.Function):

@@ -172,7 +172,8 @@ def _model(case: Pass, layers: int) -> nn.Module:
     # A draw is two launches, whatever the vocabulary, and linear cross-entropy has launches for each tile of it.
     special: dict[str, Any] = {} if case.kind != "decode" else {"mask_id": 1001, "eos_id": 1002}
     vocabulary = VOCABULARY if case.kind != "decode" else 1003
-    model: Any = new_model(vocab_size=vocabulary, num_layers=layers, **(NARROW | special)).to(torch.float16)
+    model: Any = new_model(vocab_size=vocabulary, num_layers=layers, **(NARROW | special))
+    model = model.to(torch.float16)
     if case.checkpointing:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})

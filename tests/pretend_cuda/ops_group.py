@@ -114,12 +114,13 @@ def linear_sample_tokens(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
 
 
 def remask(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
-    rule: dict[str, Any] = {
+    rules: dict[str, dict[str, Any]] = {
         "count": {"num_transfer": 1},
         "counts": {"num_transfer": x["counts"]},
         "threshold": {"threshold": 0.5},
         "factor": {"factor": 1.0},
-    }[case.rule]
+    }
+    rule = rules[case.rule]
     unmasked = ops.remask_(x["tokens"], x["targets"], x["confidence"], mask_id=case.vocab, **rule)
     return {"tokens": x["tokens"], "unmasked": unmasked}
 

@@ -28,7 +28,9 @@ class DeviceTensor(Tensor):
         self.host = host
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch annotates the function that switches it off
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         from tests.pretend_cuda.operators import run
 
         return run(func, args, kwargs or {})
@@ -47,7 +49,7 @@ class DeviceTensor(Tensor):
         counts.sync("format")
         return format(self.host, form)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # torch's is not annotated
         return f"DeviceTensor({self.host!r})"
 
 

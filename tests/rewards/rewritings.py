@@ -295,8 +295,8 @@ def _numbers(gold: str) -> Iterator[str]:
     if re.fullmatch(r"-?[0-9]+\.[0-9]+", gold):
         yield from (f"{gold}0", rf"\mathbf{{{gold}}}", f"{gold} cm", rf"{gold}\text{{ miles}}", rf"\${gold}")
         digits = gold.partition(".")[2]
-        sign, value = ("-" if gold[0] == "-" else ""), gold.lstrip("-")
-        yield rf"{sign}\frac{{{int(value.replace('.', ''))}}}{{{10 ** len(digits)}}}"
+        sign, unsigned = ("-" if gold[0] == "-" else ""), gold.lstrip("-")
+        yield rf"{sign}\frac{{{int(unsigned.replace('.', ''))}}}{{{10 ** len(digits)}}}"
         yield from _changed(gold, r"^(-?)0\.", r"\1.")
     if (
         re.fullmatch(r"[-+0-9\\a-z{}^!. ]+", gold)
@@ -430,7 +430,11 @@ def _swapped(gold: str) -> Iterator[str]:
 
 def _raised(gold: str) -> Iterator[str]:
     for step in (1, -1):
-        text = re.sub(r"\^\{(-?[0-9]+)\}", lambda match, step=step: f"^{{{int(match[1]) + step}}}", gold, count=1)
+
+        def shifted(match: re.Match[str], step: int = step) -> str:
+            return f"^{{{int(match[1]) + step}}}"
+
+        text = re.sub(r"\^\{(-?[0-9]+)\}", shifted, gold, count=1)
         if text != gold:
             yield text
     if re.fullmatch(r"-?[2-9][0-9]*", gold):

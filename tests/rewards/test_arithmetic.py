@@ -113,9 +113,10 @@ def test_columns_of_any_number_type() -> None:
 )
 def test_columns_that_are_no_puzzle(column: str, value: Any) -> None:
     """They are named before a run spends days on rewards of 0, so also for completions without an answer."""
+    columns: dict[str, Any] = {"numbers": [N], "target": [13], column: [value]}
     for text in ("3*5-2", ""):
         with pytest.raises(ValueError, match=f"column {column} must hold"):
-            countdown([text], **({"numbers": [N], "target": [13]} | {column: [value]}))
+            countdown([text], **columns)
 
 
 def test_columns_of_too_many_digits() -> None:

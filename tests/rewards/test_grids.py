@@ -92,7 +92,8 @@ def test_nine_by_nine() -> None:
 
 @pytest.mark.parametrize("puzzle", [int(PUZZLE.replace(".", "0")), "1.34 .412\n2143\t4.21", PUZZLE.replace(".", "0")])
 def test_other_ways_to_write_a_puzzle(puzzle: Any) -> None:
-    assert sudoku([GRID, ""], puzzle=[puzzle] * 2, solution=[int(GRID)] * 2) == [2.0, 0.0]
+    solution: Any = int(GRID)
+    assert sudoku([GRID, ""], puzzle=[puzzle] * 2, solution=[solution] * 2) == [2.0, 0.0]
     assert sudoku_solved(GRID, puzzle)
 
 

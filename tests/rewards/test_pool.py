@@ -27,7 +27,7 @@ HERE = "tests.rewards.misbehaving"
 )
 def test_a_wrong_reward_is_named(returned: Any, message: str) -> None:
     def mine(completions: list[str], **columns: list[Any]) -> list[float]:
-        return returned  # type: ignore[no-any-return]
+        return returned
 
     with pytest.raises(ValueError, match=f"reward mine .*{message}"):
         score(mine, ["a", "b"], {})
@@ -90,11 +90,12 @@ def test_failures_of_math_count() -> None:
 
 
 def test_pure_rewards_start_no_process() -> None:
-    for name, columns in (
-        ("gsm8k", {"answer": ["7"]}),
-        ("countdown", {"numbers": [[7]], "target": [7]}),
-        ("sudoku", {"puzzle": ["." * 16], "solution": ["1" * 16]}),
-    ):
+    columns_of: dict[str, dict[str, list[Any]]] = {
+        "gsm8k": {"answer": ["7"]},
+        "countdown": {"numbers": [[7]], "target": [7]},
+        "sudoku": {"puzzle": ["." * 16], "solution": ["1" * 16]},
+    }
+    for name, columns in columns_of.items():
         pool = RewardPool(f"dmpo.rewards:{name}")
         assert pool.workers is None
         pool.score(["7"], columns)

@@ -23,7 +23,7 @@ class Widths:
         model.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def _look(self, module: nn.Module, arguments: Any, kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", arguments[0] if arguments else None)
+        ids: Any = kwargs.get("input_ids", arguments[0] if arguments else None)
         self.calls.append((ids.shape[1], kwargs.get("attention_mask") is not None))
 
 

@@ -27,7 +27,8 @@ def test_killed_at_random_and_resumed_it_is_the_same_run(tmp_path: Path) -> None
     whole, count = start(tmp_path / "whole", traced=True)
     whole.join()
     assert whole.exitcode == 0
-    draw, kills, status = random.Random(0), 0, -signal.SIGKILL
+    draw, kills = random.Random(0), 0
+    status: int | None = -signal.SIGKILL
     while status:
         process, _ = start(tmp_path / "killed", draw.randrange(1, count.value // 2))
         process.join()

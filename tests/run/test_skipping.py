@@ -24,7 +24,9 @@ def test_a_step_that_is_not_finite_is_skipped(tmp_path: Path, monkeypatch: pytes
         result = real(accelerator, model, policy, batch, config, step)
         seen.append([p.detach().clone() for p in run.trainable])
         if step in (2, 4, 5):
-            run.trainable[0].grad.fill_(float("inf"))
+            gradient = run.trainable[0].grad
+            assert gradient is not None
+            gradient.fill_(float("inf"))
         return result
 
     monkeypatch.setattr(dmpo.trainer, "accumulate_gradient", poisoned)
