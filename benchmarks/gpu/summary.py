@@ -21,7 +21,8 @@ def summary(seen: Measurement) -> str:
 def _title(seen: Measurement) -> str:
     head = seen.header
     driver = f"driver {head['driver']}" if head.get("driver") else ""
-    facts = (driver, packages_text(head, ("torch", "triton")), head["date"][:10], f"commit {short_commit(head)}")
+    commit = f"commit {short_commit(head)}" if head.get("commit") else None
+    facts = (driver, packages_text(head, ("torch", "triton")), head["date"][:10], commit)
     return f"**Measured on {head['device']}** ({', '.join(filter(None, facts))})."
 
 

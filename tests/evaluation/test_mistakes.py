@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["gen_lengths=96"], "gen_lengths must leave room for a prompt in the 96 tokens that the model takes, got 96"),
         (["max_prompt_length=90"], "max_prompt_length + gen_length is 106, the model takes 96"),
         (["limit=0"], "limit must be 1 to"),
-        (["limit=null"], "makes rows without end"),
+        (["limit=null"], "has no last row: set limit=N"),
         (["samples=2"], "temperature must be above 0 for 2 samples"),
         (["pass_at=2"], "pass_at must be 1 to samples 1, got 2"),
         (["shots=9"], "prompt has"),

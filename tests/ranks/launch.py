@@ -87,7 +87,12 @@ def _rank(
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost"}
+    os.environ |= {
+        "ACCELERATE_USE_CPU": "true",
+        "DS_ACCELERATOR": "cpu",  # else DeepSpeed, where it is installed, warns that it chose the CPU
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "localhost",
+    }
     if world > 1:
         numbers = {
             "RANK": rank,
