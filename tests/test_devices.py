@@ -106,6 +106,6 @@ def test_other_tests_and_their_children_see_no_gpu(monkeypatch: pytest.MonkeyPat
 
 def test_every_slow_file_is_there() -> None:
     """A file that moved would lose its marker, and `make check` its two minutes."""
-    names = (*conftest.SLOWEST_FIRST, *conftest.ALSO_SLOW)
+    names = conftest.SLOWEST_FIRST
     assert [name for name in names if not (ROOT / "tests" / name).is_file()] == []
     assert len(set(names)) == len(names)
