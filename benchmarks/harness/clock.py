@@ -200,18 +200,21 @@ class ResidentWatch:
     def __init__(self) -> None:
         self.base = self.most = resident_bytes()
         self.running = True
+        self.lock = threading.Lock()  # a look that began before a reset must not bring the old peak back
         self.thread = threading.Thread(target=self._look, daemon=True)
         self.thread.start()
 
     def _look(self) -> None:
         while self.running:
-            self.most = max(self.most, resident_bytes())
+            with self.lock:
+                self.most = max(self.most, resident_bytes())
             time.sleep(0.002)
 
     def peak(self) -> int:
-        found = max(self.most, resident_bytes()) - self.base
-        self.most = resident_bytes()
-        return found
+        with self.lock:
+            highest = max(self.most, resident_bytes())
+            self.most = resident_bytes()
+        return highest - self.base
 
     def stop(self) -> int:
         self.running = False
