@@ -73,7 +73,7 @@ class Item:
 
 
 def decide(answer: str, gold: str) -> bool | None:
-    """Whether an answer is right; None if only computer algebra can decide (see `mathematics`).
+    """Whether an answer is right; None if only computer algebra can decide (see `math_reward`).
 
     Time and memory are bounded, and no text makes it raise.
     """
