@@ -76,7 +76,7 @@ class ReplayBuffer:
     ) -> None:
         """Make `model` the reference of every round: score the round again, on the same views as when it was drawn."""
         for index, old in enumerate(self.rounds):
-            with whole_parameters(model) as policy:
+            with whole_parameters(model) as policy, torch.no_grad():
                 own = score_log_prob(policy, old.completions, old.row_ids, config)
                 scores = old.scores | objective.score_reference(policy, old.completions, old.row_ids, config)
             log_prob_ref = _of_all_ranks(accelerator, own, old)
@@ -92,7 +92,8 @@ class ReplayBuffer:
         tensors: dict[str, Tensor] = {}
         for index, (rollouts, alive) in enumerate(zip(self.rounds, self.alive, strict=True)):
             of_round = rollouts.local() | rollouts.shared() | {"alive": alive}
-            tensors |= {f"{index}.{name}": tensor.cpu() for name, tensor in of_round.items()}
+            copies = {f"{index}.{name}": tensor.to("cpu", copy=True) for name, tensor in of_round.items()}
+            tensors |= copies  # safetensors refuses one tensor under two names, which an objective's scores may be
         return tensors, {"reports": [r.report for r in self.rounds], "dropped": self.dropped}
 
     def load_state(

@@ -25,7 +25,15 @@ from .likelihood import token_entropy
 from .masking import completion_mask
 from .metrics import round_report
 from .policy import ReferencePolicy
-from .scoring import RoundScorer, path_log_prob, rollout_mismatch, row_hash, score_log_prob, score_views
+from .scoring import (
+    RoundScorer,
+    joined_scores,
+    path_log_prob,
+    rollout_mismatch,
+    row_hash,
+    score_log_prob,
+    score_views,
+)
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
 
@@ -116,15 +124,15 @@ def collect(
         sample = spaced(len(tokens), config.rollout_batch_size, device)
         views = score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
         to_score = (completions, row_ids, config)
-        with whole_parameters(model) as policy:
+        with whole_parameters(model) as policy, torch.no_grad():
             log_prob_cur = score_log_prob(policy, *to_score)
             paths = path_log_prob(policy, completions, generation.order, config, "path_log_prob_cur")
             entropy = token_entropy(policy, completions[sample], views, mask_id=mask_id)
             scores = objective.score_round(policy, *to_score)
-        with reference.active() as policy:
+        with reference.active() as policy, torch.no_grad():
             log_prob_ref = score_log_prob(policy, *to_score)
             paths |= path_log_prob(policy, completions, generation.order, config, "path_log_prob_ref")
-            scores = {**scores, **objective.score_reference(policy, *to_score)}
+            scores = joined_scores(scores, objective.score_reference(policy, *to_score))
         of_rows = {
             "reward": rewards,
             "log_prob_ref": log_prob_ref,

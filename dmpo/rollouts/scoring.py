@@ -30,7 +30,8 @@ class RoundScorer:
 
     Both are functions (model, completions, row_ids, config) of this rank's B completions, called without gradient by
     all ranks together. They return floating tensors [B, ...] by name, which the batch, the buffer and checkpoints carry
-    as `Batch.scores`. A group with a score that is not finite is left out of the step.
+    as `Batch.scores`; the two functions use different names. A group with a score that is not finite is left out of the
+    step. Dropout may be live: a forward of their own belongs inside `masked_lm.without_dropout`.
 
     score_round: under the policy that drew the round; the scores stay as they are.
     score_reference: under the reference; the scores are computed again when the reference is refreshed.
@@ -38,6 +39,14 @@ class RoundScorer:
 
     score_round: RowScores = field(default=no_scores)
     score_reference: RowScores = field(default=no_scores)
+
+
+def joined_scores(of_round: dict[str, Tensor], of_reference: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The scores of both functions of a `RoundScorer`. Raises ValueError where both return a score of the same name."""
+    if twice := of_round.keys() & of_reference.keys():
+        names = ", ".join(sorted(twice))
+        raise ValueError(f"score_round and score_reference of an objective both return {names}; rename one of them")
+    return of_round | of_reference
 
 
 def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:

@@ -74,7 +74,9 @@ def write_evidence(
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in (batch.local() | numbers).items()}
+        tensors = {
+            name: value.detach().to("cpu", copy=True).contiguous() for name, value in (batch.local() | numbers).items()
+        }
         save_file(tensors, folder / f"rank-{rank}.safetensors")
         (folder / f"rank-{rank}.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
     except Exception as error:

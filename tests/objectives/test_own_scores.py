@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dmpo import DMPOConfig
@@ -20,6 +20,7 @@ from dmpo.objectives.step import Objective, Step, Terms, weighted_ce
 from dmpo.objectives.target import fresh_views, group_weights
 from dmpo.pretrain import character_tokenizer
 from dmpo.rollouts.batch import Completions
+from dmpo.rollouts.buffer import ReplayBuffer
 from dmpo.rollouts.policy import ReferencePolicy
 from dmpo.rollouts.scoring import RowScores, score_log_prob
 from dmpo.run.skipping import write_evidence
@@ -35,6 +36,7 @@ def scorer(name: str) -> RowScores:
     """The ELBO of each row, under a name of the toy's own: what the batch has in log_prob_cur or log_prob_ref."""
 
     def score(rows_model: nn.Module, rows: Completions, row_ids: Tensor, config: DMPOConfig) -> dict[str, Tensor]:
+        assert not torch.is_grad_enabled(), "a score with a graph would keep the activations of its round"
         return {name: score_log_prob(rows_model, rows, row_ids, config)}
 
     return score
@@ -103,6 +105,34 @@ def test_a_score_that_is_not_finite_leaves_its_group_out_and_is_in_the_evidence(
     kept = load_file(tmp_path / "rank-0.safetensors")
     assert torch.equal(kept["toy_cur"], batch.scores["toy_cur"])
     assert torch.equal(kept["toy_ref"].isnan(), damaged.isnan())
+
+
+def test_one_tensor_may_have_two_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """safetensors refuses tensors that share memory: the first checkpoint ended the run."""
+
+    def twice(rows_model: nn.Module, rows: Completions, row_ids: Tensor, config: DMPOConfig) -> dict[str, Tensor]:
+        scores = row_ids.double()
+        return {"first": scores, "second": scores}
+
+    monkeypatch.setitem(OBJECTIVES, "wdce", dataclasses.replace(TOY, score_round=twice))
+    policy, options = model(), config("topk")
+    batch, buffer = a_round(policy, ReferencePolicy(policy), options), ReplayBuffer(1, seed=0)
+    buffer.add(batch)
+    save_file(buffer.state()[0], tmp_path / "buffer.safetensors")
+    write_evidence(tmp_path, 0, batch, character_tokenizer(), options)
+    for file, prefix in (("buffer", "0."), ("rank-0", "")):
+        saved = load_file(tmp_path / f"{file}.safetensors")
+        assert torch.equal(saved[f"{prefix}first"], batch.row_ids.double())
+        assert torch.equal(saved[f"{prefix}second"], batch.row_ids.double())
+
+
+def test_a_name_that_both_functions_return_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the score under the reference took the place of the score under the policy."""
+    both = dataclasses.replace(TOY, score_round=scorer("gap"), score_reference=scorer("gap"))
+    monkeypatch.setitem(OBJECTIVES, "wdce", both)
+    policy = model()
+    with pytest.raises(ValueError, match="score_round and score_reference of an objective both return gap; rename"):
+        a_round(policy, ReferencePolicy(policy), config("topk"))
 
 
 @pytest.mark.parametrize(
