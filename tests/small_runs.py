@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dmpo import DMPOConfig, DMPOTrainer
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import Reward
 from tests.tiny_models import tiny
 
-if TYPE_CHECKING:
-    ShortTask = Any  # a user's task may omit methods that the protocol `Task` names
-else:
-    ShortTask = object
 
-
-class CountOnes(ShortTask):
+class CountOnes:
     """Prompt: a digit; solved by a completion of ones. What a random model can learn in seconds."""
 
     def row(self, split: str, index: int) -> dict[str, Any]:

@@ -22,15 +22,17 @@ from .sudoku9 import Sudoku9
 class Task(Protocol):
     """One task. A row is a dict of columns: the model sees the text `prompt`, the reward gets the other columns.
 
-    Training uses the four methods up to `show`. A user's task may omit the others: see `answer_of` and `size_of`. The
-    reward of a task runs in the training process. A reward that may hang must be a function that the config names
+    A task may have four more members. Evaluation uses them where they exist:
+
+    - `template: str`: the prompt, with `{name}` for columns of a row. It is recorded with every result.
+    - `parse(completion, row) -> str | None`: the answer in a completion; None if it has none. See `answer_of`.
+    - `demonstrate(row) -> str`: a perfect completion of the row, for prompts with examples.
+    - `size(split) -> int | None`: the number of different rows of a split; None if the task makes rows without end. See
+      `size_of`.
+
+    The reward of a task runs in the training process. A reward that may hang must be a function that the config names
     (`reward: module:function`); it runs in worker processes.
-
-    Attributes:
-        template: the prompt, with `{name}` for columns of a row. It is recorded with every result.
     """
-
-    template: str
 
     def row(self, split: str, index: int) -> Row:
         """Row `index` of the split `train`, `validation` or `test`. Any index ≥ 0 is valid: finite data repeats."""
@@ -46,18 +48,6 @@ class Task(Protocol):
 
     def show(self, completion: str, row: Row) -> str:
         """A completion drawn for people, with rich markup."""
-        ...
-
-    def parse(self, completion: str, row: Row) -> str | None:
-        """The answer in a completion; None if it has none."""
-        ...
-
-    def demonstrate(self, row: Row) -> str:
-        """A perfect completion of the row, for prompts with examples."""
-        ...
-
-    def size(self, split: str) -> int | None:
-        """The number of different rows of a split; None if the task makes rows without end."""
         ...
 
 

@@ -154,12 +154,13 @@ def test_a_test_set_of_its_own(tmp_path: Path) -> None:
 
 
 def test_finding_an_expression() -> None:
+    task: Any = load_task("countdown")
     for numbers, target in (([3, 5, 2], 13), ([8, 8, 3, 3], 24), ([1, 1, 1, 1], 4), ([7], 7), ([3, 3, 7, 7], 24)):
         row = {"numbers": numbers, "target": target}
-        assert load_task("countdown").solved(find_expression(numbers, target) or "", row)
+        assert task.solved(find_expression(numbers, target) or "", row)
     assert find_expression([1, 1, 1], 9) is None
     with pytest.raises(ValueError, match=r"\[1, 1, 1\] cannot make 9"):
-        load_task("countdown").demonstrate({"numbers": [1, 1, 1], "target": 9})
+        task.demonstrate({"numbers": [1, 1, 1], "target": 9})
 
 
 @pytest.mark.parametrize(

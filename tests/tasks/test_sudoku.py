@@ -15,7 +15,7 @@ from dmpo.tasks.sudoku9 import make_puzzle, solve
 
 @pytest.mark.parametrize(("name", "count"), [("sudoku4", 600), ("sudoku9", 25)])
 def test_splits_share_no_grid(name: str, count: int) -> None:
-    task = load_task(name)
+    task: Any = load_task(name)
     seen = {split: {task.row(split, i)["solution"] for i in range(count)} for split in SPLITS}
     assert len(seen["train"]) >= min(count, 150)
     assert not seen["train"] & seen["test"]
@@ -26,14 +26,14 @@ def test_splits_share_no_grid(name: str, count: int) -> None:
 
 def test_rows_are_what_they_were() -> None:
     """The published runs of sudoku-tiny saw these puzzles."""
-    task = load_task("sudoku4")
+    task: Any = load_task("sudoku4")
     rows = [sorted(task.row(split, i).items()) for split in SPLITS for i in range(200)]
     assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "ed14477183ca81a8"
     assert task.template == "{puzzle}"
 
 
 def test_rows_are_puzzles_of_their_grid() -> None:
-    task = load_task("sudoku4", min_holes=4, max_holes=9)
+    task: Any = load_task("sudoku4", min_holes=4, max_holes=9)
     holes = set()
     for index in range(200):
         row = task.row("test", index)

@@ -52,7 +52,7 @@ def test_a_task_of_ones_own() -> None:
 
 @pytest.mark.parametrize("name", ["sudoku4", "sudoku9", "countdown"])
 def test_tasks_that_need_no_data(name: str, tmp_path: Path) -> None:
-    task = load_task(name)
+    task: Any = load_task(name)
     row = task.row("test", 7)
     assert row == load_task(name).row("test", 7)
     assert row["prompt"] == fill(task.template, {k: str(v).strip("[]") for k, v in row.items() if k != "prompt"})
@@ -62,7 +62,7 @@ def test_tasks_that_need_no_data(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown split 'dev', choose one of train, validation, test"):
         task.row("dev", 0)
     (tmp_path / "prompt.txt").write_text(task.template + " Please!")
-    polite = load_task(name, template_file=str(tmp_path / "prompt.txt"))
+    polite: Any = load_task(name, template_file=str(tmp_path / "prompt.txt"))
     assert polite.row("test", 7)["prompt"] == row["prompt"] + " Please!"
     assert polite.template == task.template + " Please!"
 
