@@ -8,12 +8,14 @@ micro-batches, dropout, skipped steps and checkpoints remain the business of the
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 
 import torch
 from torch import Tensor
 
 from dmpo import DMPOConfig, DMPOTrainer, ImportanceWeights
+from dmpo.config import load_config
 from dmpo.losses.weights import effective_sample_size
 from dmpo.objectives import OBJECTIVES
 from dmpo.objectives.step import Objective, Step, Terms, weighted_ce
@@ -39,28 +41,14 @@ BETTER_HALF = Objective(group_weights=group_weights, terms=terms)
 
 
 def main() -> None:
-    config = DMPOConfig(
-        model="sudoku-tiny",  # comes with the package
-        task="sudoku4",
+    config = dataclasses.replace(
+        load_config(DMPOConfig, "sudoku-tiny"),  # its model comes with the package
         output_dir=tempfile.mkdtemp(prefix="own-objective-"),
-        dtype="float32",
-        lora_r=0,  # train every weight
         num_prompts=2,
-        num_generations=8,
-        gen_length=16,
-        block_length=16,
-        steps=4,
-        temperature=1.0,
-        early_stop=False,
-        max_prompt_length=16,
         learning_rate=5e-4,
         warmup_steps=1,
-        max_grad_norm=1.0,
-        replicates=2,
-        score_views=2,
         gradient_steps=4,
         max_steps=8,
-        micro_batch_size=0,
         eval_steps=0,
         eval_prompts=4,
     )

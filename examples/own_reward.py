@@ -8,10 +8,12 @@ number for each completion. This one ignores the puzzle and counts the digit 4.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from typing import Any
 
 from dmpo import DMPOConfig, DMPOTrainer
+from dmpo.config import load_config
 
 
 def fours(completions: list[str], **columns: list[Any]) -> list[float]:
@@ -20,29 +22,15 @@ def fours(completions: list[str], **columns: list[Any]) -> list[float]:
 
 
 def main() -> None:
-    config = DMPOConfig(
-        model="sudoku-tiny",  # comes with the package
-        task="sudoku4",
+    config = dataclasses.replace(
+        load_config(DMPOConfig, "sudoku-tiny"),  # its model comes with the package
         output_dir=tempfile.mkdtemp(prefix="own-reward-"),
-        dtype="float32",
-        lora_r=0,  # train every weight
         num_prompts=2,
-        num_generations=8,
-        gen_length=16,
-        block_length=16,
-        steps=4,
-        temperature=1.0,
-        early_stop=False,
-        max_prompt_length=16,
         alpha=0.02,  # small beside the differences of rewards: the target stands for the best completions alone
         learning_rate=1e-3,
         warmup_steps=1,
-        max_grad_norm=1.0,
-        replicates=2,
-        score_views=2,
         gradient_steps=4,
         max_steps=8,
-        micro_batch_size=0,
         eval_steps=0,
         eval_prompts=4,
     )

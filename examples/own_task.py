@@ -7,11 +7,13 @@ A config names such a class as `task: own_task:SortDigits`; its arguments are th
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from random import Random
 from typing import Any
 
 from dmpo import DMPOConfig, DMPOTrainer
+from dmpo.config import load_config
 from dmpo.tasks.splits import hashed_split
 
 
@@ -53,30 +55,20 @@ class SortDigits:
 
 
 def main() -> None:
-    config = DMPOConfig(
-        model="sudoku-tiny",  # knows the digits from 1 to 4
+    config = dataclasses.replace(
+        load_config(DMPOConfig, "sudoku-tiny"),  # its model comes with the package and knows the digits from 1 to 4
         task="own_task:SortDigits",
         task_options={"length": 8},
         output_dir=tempfile.mkdtemp(prefix="own-task-"),
-        dtype="float32",
-        lora_r=0,  # train every weight
         num_prompts=2,
-        num_generations=8,
         gen_length=8,
         block_length=8,
-        steps=4,
-        temperature=1.0,
-        early_stop=False,
         max_prompt_length=8,
         alpha=0.1,
         learning_rate=1e-4,
         warmup_steps=1,
-        max_grad_norm=1.0,
-        replicates=2,
-        score_views=2,
         gradient_steps=2,
         max_steps=4,
-        micro_batch_size=0,
         eval_steps=0,
         eval_prompts=4,
     )
