@@ -30,13 +30,13 @@ from benchmarks.harness.provenance import RESULTS, ROOT, packages_text
 from benchmarks.harness.setting import Setting, about, versions
 
 MASKED = 0.28
-COUNTED_WITH: tuple[str, ...] = (
+COUNTED_WITH = (
     "counted/meter.py",
     "counted/op_traffic.py",
     "counted/interpreter.py",
     "harness/peak_memory.py",
+    "baselines/kernels.py",
 )
-COUNTED_WITH += ("baselines/kernels.py",)
 Rows = dict[str, Any]  # peer -> its figures
 
 

@@ -69,7 +69,7 @@ def write_report(parser: argparse.ArgumentParser, folder: Path, output: Path | N
 
 
 def shipped(slug: str | None, rehearse: bool) -> list[Path]:
-    """The file of measured results in the repository; None for a rehearsal and without a device."""
+    """The file of measured results in the repository, if any: none for a rehearsal or without a device."""
     return [] if rehearse or slug in (None, "no-device") else [RESULTS / slug / "gpu"]
 
 

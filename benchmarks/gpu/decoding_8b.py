@@ -85,7 +85,10 @@ def decode(
 
 
 def tokens_per_s(sizes: Sizes, rows: int, first: Step, later: Step) -> dict[int, float]:
-    """Seconds of `rows` whole completions, by tokens that a step unmasks; every block takes what the timed one took."""
+    """Tokens a second of `rows` whole completions, by tokens that a step unmasks of each row.
+
+    Every block is taken to need the time of the timed one.
+    """
     blocks = sizes.completion // sizes.block
     times = [max(step.timing.device_seconds, step.timing.host_seconds) for step in (first, later)]
     return {

@@ -81,13 +81,13 @@ def compare(name: str, dtype: torch.dtype, problems: dict[int, Problem], note: N
                 for wide in (torch.float32, torch.float64)
                 for run, leaves in [job(reference, p, {"wide": wide})]
             )
-            if has_products:
-                scale = float(p.head.double().abs().max()) * 8
-            else:
-                scale = size_of_terms(p) if name.startswith("weighted") else 1.0
             roundings = PRODUCT_ROUNDINGS if has_products else LOGIT_ROUNDINGS
             names = ("value", "gradient", "gradient of the head", "gradient of the bias")
             for what, a, b, c in zip(names[: len(ours)], ours, plain, exact, strict=True):
+                if has_products:
+                    scale = float(p.head.double().abs().max()) * 8
+                else:  # terms cancel in the sum of a weighted loss, and in no gradient
+                    scale = size_of_terms(p) if what == "value" and name.startswith("weighted") else 1.0
                 this = error_of(a, b, c, roundings, scale, has_products)
                 case = f"V {vocab}, {'several pieces, ' if limit else ''}{what}"
                 cases += 1

@@ -1,4 +1,4 @@
-"""What was measured on a GPU, in short: the README's paragraphs, from the records of `python -m benchmarks.gpu`."""
+"""What was measured on a GPU, in short: paragraphs of docs/results.md, from the records of `python -m benchmarks.gpu`."""
 
 from __future__ import annotations
 
@@ -82,5 +82,10 @@ def _sentence(record: Record) -> str:
 def _published(seen: Measurement) -> Iterator[str]:
     records: list[dict[str, Any]] = seen.records("published", "times_faster")
     if records:
-        ratios = "; ".join(f"{x['name'].split(', ours')[0]} {x['times_faster']:.1f} times" for x in records)
-        yield f"Faster than the published algorithm on the same shapes: {ratios}."
+        yield f"Beside the published algorithm on the same shapes: {'; '.join(map(_beside_published, records))}."
+
+
+def _beside_published(record: Record) -> str:
+    text = f"{record['name'].split(', ours')[0]} {record['times_faster']:.1f} times faster"
+    leaner = record.get("times_leaner")
+    return text if leaner is None else f"{text}, peak memory {1 / leaner:.0%}"

@@ -110,7 +110,7 @@ def rollout_memory(setting: GpuSetting, note: Note, sizes: Sizes, policy: nn.Mod
 
 
 def planned_gb(sizes: Sizes, model_config: Any, phase: str) -> float:
-    """The bytes of tensors at the peak of a phase by `dmpo plan`, without the CUDA context, which the plan adds."""
+    """The GB of tensors at the peak of a phase by `dmpo plan`, without the CUDA context, which the plan adds."""
     planned = plan(replace(sizes.config(), decoder=ROLLOUT), model_config)
     return (planned.peak(phase) - CONTEXT["cuda"]) / GB
 

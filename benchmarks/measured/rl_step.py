@@ -5,10 +5,10 @@
 A LLaDA with the real vocabulary (V = 126464), random weights and LoRA; on a CPU d = 128, 2 layers, 2 prompts of 32
 tokens with 4 completions of 64 each, 16 decoding steps at T = 0.2, 4 views under two policies, and 4 gradient steps on
 4 fresh views. Ours is what a training run calls: `dmpo.rollouts.rollout.collect` and
-`dmpo.objectives.gradient.accumulate_gradient`.
-Published is baselines/rl_step.py, on the same model, task, shapes and batch sizes. Each side has a process of its own.
-It makes a small step first and then one step that counts; seconds are wall clock. Memory is the peak of each phase
-above the memory before both steps, of the resident set or, on a GPU, of PyTorch's allocator.
+`dmpo.objectives.gradient.accumulate_gradient`. Published is baselines/rl_step.py, on the same model, task, shapes and
+batch sizes. Each side has a process of its own. It makes a small step first and then one step that counts; seconds are
+wall clock. Memory is the peak of each phase above the memory before both steps, of the resident set or, on a GPU, of
+PyTorch's allocator.
 """
 
 from __future__ import annotations

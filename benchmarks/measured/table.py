@@ -1,6 +1,6 @@
-"""How do the figures compare with the published code, the peers and the targets? The README's table, from JSON alone.
+"""How do the figures compare with the published code, the peers and the targets? A table, from JSON alone.
 
-`python -m benchmarks.readme --write` puts it into the README.
+`python -m benchmarks.readme --write` puts it into docs/results.md.
 
 A table for each device with a folder in benchmarks/results/, then one of counted traffic, which needs no device. For
 missing figures it says "not measured".

@@ -2,10 +2,10 @@
 
     python -m benchmarks.predict        writes benchmarks/results/prediction.{json,md,png}; under a minute, no GPU
 
-Counted bytes and FLOPs (rl_round.py, kernels.py) over the peaks of data sheets, and over the
-ceilings that `python -m benchmarks.gpu` measured where its results lie in benchmarks/results/ (beside_measured.py):
-then what it measured stands beside the prediction, too. The answer is at the top of the Markdown. Run this again after
-`python -m benchmarks --only report`, whose counts it reads.
+Counted bytes and FLOPs (rl_round.py, kernels.py) over the peaks of data sheets. Where benchmarks/results/ has results of
+`python -m benchmarks.gpu`, also over the ceilings that it measured, with its figures beside the prediction
+(beside_measured.py). The answer is at the top of the Markdown. Run this again after `python -m benchmarks --only
+report`, whose counts it reads.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The ceilings of a GPU's results (a copy, the fastest product) and its launches (of the shortest pass) say what that
 device reaches; every other figure of LLaDA-8B that can be counted stands beside the count's time, over data sheets and
-over those ceilings. A record's fields say what it is:
-benchmarks/gpu/llada_8b.py, linear_ce.py and published.py write them.
+over those ceilings. A record's fields say what it is: benchmarks/gpu/llada_8b.py, linear_ce.py and published.py write
+them.
 """
 
 from __future__ import annotations

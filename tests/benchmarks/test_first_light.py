@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import first_light
 from benchmarks.harness.provenance import RESULTS
+from benchmarks.readme import TABLES
 from benchmarks.runs.embedded_models import KEYS, different_rows, markdown
 from dmpo.config import DMPOConfig
 from dmpo.config.files import load_config
@@ -59,6 +61,21 @@ def test_different_rows() -> None:
     assert different_rows("countdown-tiny", 512) == len(puzzles) >= 100
     assert len({row["prompt"] for row in rows}) > len(puzzles), "the order of the numbers makes no other puzzle"
     assert different_rows("sudoku-tiny", 64) == 64
+
+
+def test_a_config_is_chosen_by_its_option_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_light, "measure", lambda *_: pytest.fail("it trains another config"))
+    with pytest.raises(SystemExit):
+        first_light.main(["countdown-tiny", "--seeds", "0"])
+    assert "wanted key=value, got 'countdown-tiny'; a config is chosen by --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", embedded_models())
+def test_the_command_beside_a_table_is_the_command_that_made_it(name: str) -> None:
+    page = next(page for page, tables in TABLES.items() if name in tables).read_text()
+    assert f"`{json.loads((RESULTS / name / 'first_light.json').read_text())['command']}` makes this table again" in page
 
 
 @pytest.mark.parametrize("name", embedded_models())

@@ -86,6 +86,29 @@ def test_a_value_or_a_gradient_that_is_off_by_little_is_found(
     assert len(note.failed) == 2
 
 
+class _ShiftedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient + 8e-6 * (gradient != 0)
+
+
+@pytest.mark.parametrize("name", [name for name in parity.JOBS if name.startswith("weighted")])
+def test_a_gradient_that_is_off_by_a_probability_of_a_large_vocabulary_is_found(
+    name: str, note: FileNote, problems: dict[int, parity.Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 / 126464 is 8e-6: a wider bound would pass a gradient without most of its elements."""
+    right = kernels.weighted_masked_ce
+    monkeypatch.setattr(
+        kernels, "weighted_masked_ce", lambda x, *given, **options: right(_ShiftedGradient.apply(x), *given, **options)
+    )
+    parity.compare(name, torch.float32, problems, note)
+    assert len(note.failed) == 1
+
+
 class Renamed:
     """A note whose names carry a word more."""
 

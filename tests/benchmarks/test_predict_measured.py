@@ -181,7 +181,7 @@ def test_ratios_are_measured_over_predicted(committed: dict[str, Any], figures: 
     assert "### measured: 70% of peak arithmetic, 90% of peak bandwidth, 10 µs of the host a launch (H100)" in text
 
 
-def test_the_readme_opens_with_what_was_measured(
+def test_the_page_of_results_opens_with_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Measurement
 ) -> None:
     blocks = []
@@ -201,7 +201,7 @@ def test_the_readme_opens_with_what_was_measured(
         "8192 rows, head frozen, takes 30.0 ms (liger-kernel 60.0); the target of 29 ms is missed.",
         "A micro-batch of 4 × 456 tokens takes 160 ms.",
         "Memory of update is 36.0 GB, 40.0 GB planned.",
-        "block of 16 rows by topk 2.2 times",
+        "Beside the published algorithm on the same shapes: block of 16 rows by topk 2.2 times faster, peak memory 33%.",
     ):
         assert said in after
 
