@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.append("")  # a task or reward of one's own lies in the current folder
     replace_unprintable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.raiseExceptions = False  # a log line that nobody reads any more ends nothing and prints no traceback
     try:
         status: int = arguments.run(arguments) or 0
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,12 +37,21 @@ def make_accelerator(output_dir: str, trackers: list[str]) -> Accelerator:
     Ranks wait for each other for up to three hours, because the rollouts and rewards of one rank may take much longer
     than the rollouts and rewards of another.
     """
+    logging.getLogger("DeepSpeed").addFilter(_is_not_of_the_choice)
     return Accelerator(
         log_with=trackers or None,
         project_dir=output_dir,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
+
+
+def _is_not_of_the_choice(record: logging.LogRecord) -> bool:
+    """False for DeepSpeed's lines on the device that it chose: every process prints them on stdout, DeepSpeed or not.
+
+    Accelerate imports DeepSpeed wherever it is installed.
+    """
+    return record.module != "real_accelerator"
 
 
 def check_launch(accelerator: Accelerator) -> None:

@@ -89,7 +89,6 @@ def _rank(
     torch.set_num_threads(1)
     os.environ |= {
         "ACCELERATE_USE_CPU": "true",
-        "DS_ACCELERATOR": "cpu",  # else DeepSpeed, where it is installed, warns that it chose the CPU
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "localhost",
     }
