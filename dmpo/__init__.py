@@ -65,7 +65,7 @@ __all__ = sorted(_HOME)
 
 
 def lazy_exports(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package that imports each name from its module (`home`) when it is first used."""
+    """`__getattr__` and `__dir__` of a package that imports each name from its module (`home`) at its first use."""
 
     def load(name: str) -> Any:
         if name not in home:
