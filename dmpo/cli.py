@@ -196,7 +196,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
     from rich.progress import Progress
 
-    from .models.loading import save_model
+    from .models import save_model
     from .pretrain import as_dict, character_tokenizer, pretrain
     from .storage.terminal import make_console
 
@@ -221,7 +221,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     check_model_path(arguments.model)
 
     from .decoding import generate
-    from .models.loading import load_model, load_tokenizer
+    from .models import load_model, load_tokenizer
     from .models.tokenizer import decode_text, encode_prompts
 
     model, tokenizer = load_model(arguments.model, device=config.device), load_tokenizer(arguments.model)

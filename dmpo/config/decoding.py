@@ -1,7 +1,8 @@
 """The decoding options, each declared once: its type, default, meaning and check. No torch here.
 
 A new option is one field of `DecodingRules` (or of `DecodingOptions`, if it says how long a completion is). `generate`
-then takes it as a keyword, and the configs of runs, of evaluations and of `dmpo generate` inherit it as a key.
+then takes it as a keyword, and the configs of runs, of evaluations and of `dmpo generate` inherit it as a key. A config
+with another default repeats the field with its type; the check and the meaning stay here.
 """
 
 from __future__ import annotations
@@ -10,17 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 Decoder = Literal["topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"]
 Remasking = Literal["low_confidence", "random"]
 
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
-
-# Where the defaults of a config differ from the defaults of the fields below.
-RUN_DEFAULTS: Mapping[str, Any] = {"gen_length": 256, "temperature": 0.2, "early_stop": True}
-EVALUATION_DEFAULTS: Mapping[str, Any] = {"early_stop": True}
-COMMAND_DEFAULTS: Mapping[str, Any] = {"early_stop": True}  # of `dmpo generate`
 
 _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
 
@@ -165,22 +161,6 @@ def readers_of(option: str) -> tuple[Decoder, ...]:
 def default_of(kind: type, key: str) -> Any:
     """The default of a key of a dataclass; `dataclasses.MISSING` if the key is required."""
     return next((field.default for field in fields(kind) if field.name == key), MISSING)
-
-
-Kind = TypeVar("Kind", bound=type)
-
-
-def with_defaults(defaults: Mapping[str, Any]) -> Callable[[Kind], Kind]:
-    """Class decorator below `dataclass`: the class inherits the decoding options, some of them with other defaults."""
-
-    def change(kind: Kind) -> Kind:
-        hints = get_type_hints(DecodingOptions, include_extras=True)
-        kind.__annotations__ |= {name: hints[name] for name in defaults}
-        for name, value in defaults.items():
-            setattr(kind, name, value)
-        return kind
-
-    return change
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..losses.baselines import Baseline
-from .decoding import COMMAND_DEFAULTS, RUN_DEFAULTS, DecodingOptions, decoding_options, default_of, with_defaults
+from .decoding import DecodingOptions, decoding_options, default_of
 from .errors import checked_config
 
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
@@ -37,7 +37,6 @@ _AT_LEAST_ZERO = (
 
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
-@with_defaults(RUN_DEFAULTS)
 class DMPOConfig(DecodingOptions):
     """All keys of a run. A default is the paper's (docs/maths.md, sections 2 to 8) if the paper has the value.
 
@@ -83,6 +82,10 @@ class DMPOConfig(DecodingOptions):
     """completions of each prompt, the group size G"""
     rollout_batch_size: int = 16
     """sequences of one forward without gradient (decoding and scoring)"""
+    # other defaults than in `DecodingOptions`
+    gen_length: int = 256
+    temperature: float = 0.2
+    early_stop: bool = True
 
     # Objective
     loss: Literal["wdce", "wddo", "wd1", "diffu_grpo"] = "wdce"
@@ -244,12 +247,12 @@ def unread_keys(config: DMPOConfig) -> list[str]:
 
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
-@with_defaults(COMMAND_DEFAULTS)
 class GenerateConfig(DecodingOptions):
     """Keys of `dmpo generate`: `DecodingOptions`, and the device."""
 
     device: str = "cpu"
     """as torch names it"""
+    early_stop: bool = True  # another default
 
 
 def _require(name: str, value: object, holds: bool, description: str) -> None:

@@ -9,16 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
 
-from ..config.decoding import (
-    EVALUATION_DEFAULTS,
-    Decoder,
-    DecodingOptions,
-    DecodingRules,
-    default_of,
-    is_read,
-    readers_of,
-    with_defaults,
-)
+from ..config.decoding import Decoder, DecodingOptions, DecodingRules, default_of, is_read, readers_of
 from ..config.errors import checked_config
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -33,7 +24,6 @@ def listed(value: Any) -> Any:
 
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
-@with_defaults(EVALUATION_DEFAULTS)
 class EvalConfig(DecodingRules):
     """Keys of `dmpo eval`. Lists may be given as a single value.
 
@@ -87,6 +77,7 @@ class EvalConfig(DecodingRules):
     """the k of every pass@k to report"""
     batch_size: int = 16
     """rows of one forward"""
+    early_stop: bool = True  # another default
 
     def __post_init__(self) -> None:
         for name in ("tasks", "gen_lengths", "decoders", "pass_at"):

@@ -19,36 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from .files import check_weight_shapes, checkpoint_folder, read_json, read_weight_shapes
 from .llada_layout import LLADA_KEY_MAPPING, llama_config_from_llada, llama_to_llada_name
-from .masked_lm import (
-    Dream,
-    MaskedLlama,
-    MaskedLM,
-    MaskedQwen2,
-    MaskedQwen3,
-    head_weight,
-    hidden_states,
-    lm_head,
-    lora_target_modules,
-    make_bidirectional,
-    unwrap,
-)
-from .new_models import new_model
+from .masked_lm import Dream, MaskedLlama, MaskedLM, MaskedQwen2, MaskedQwen3, make_bidirectional
 from .placement import check_nf4_rows, nf4_config, parse_device, parse_dtype
-from .saving import save_model
-from .tokenizer import load_tokenizer
-
-__all__ = [
-    "MaskedLM",
-    "head_weight",
-    "hidden_states",
-    "lm_head",
-    "load_model",
-    "load_tokenizer",
-    "lora_target_modules",
-    "new_model",
-    "save_model",
-    "unwrap",
-]
 
 log = logging.getLogger("dmpo")
 
