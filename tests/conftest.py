@@ -53,7 +53,7 @@ SLOWEST_FIRST = (
     "benchmarks/test_gpu.py",
     "benchmarks/test_gpu_llada.py",
     "evaluation/test_runner.py",
-    "benchmarks/test_roofline_count.py",
+    "benchmarks/test_op_counts.py",
     "kernels/test_linear_sampling.py",
     "kernels/test_linear_ce.py",
     "planning/test_plan.py",

@@ -20,13 +20,12 @@ from types import FrameType
 
 from benchmarks.gpu import report
 from benchmarks.gpu.parts import PARTS, TOTAL_SECONDS, Part, part_named
-from benchmarks.gpu.processes import Order, code_digest, commit, end_all, is_complete, probe_device, run_part
+from benchmarks.gpu.processes import LEAVING, Order, code_digest, commit, end_all, is_complete, probe_device, run_part
 from benchmarks.gpu.records import read_records
 from benchmarks.harness.provenance import RESULTS, ROOT
 
 REHEARSAL_SECONDS = 900  # a busy machine is slow; the parts are small
 REHEARSED_TOGETHER = 2  # a rehearsal's figures do not count
-LEAVING = threading.Event()  # no further part is started
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -106,7 +105,6 @@ def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:
     try:
         list(pool.map(take, parts))
     finally:
-        LEAVING.set()
         pool.shutdown(wait=False, cancel_futures=True)
         end_all()
         for number, handler in handlers.items():
@@ -120,7 +118,6 @@ def run(parts: list[Part], kind: str, options: argparse.Namespace) -> int:
 
 def leave(number: int, _: FrameType | None) -> None:
     """End the running parts with the command; their records stay."""
-    LEAVING.set()
     end_all()
     sys.exit(128 + number)
 

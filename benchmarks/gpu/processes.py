@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -166,6 +167,8 @@ def in_own_process(order: Order, begun: float) -> str | None:
             start_new_session=True,  # processes that the part starts end with it
         )
         RUNNING.add(process)
+        if LEAVING.is_set():  # `end_all` may have come before the process was in the set
+            end_group(process)
         try:
             process.communicate(json.dumps(text), timeout=order.seconds)
         except subprocess.TimeoutExpired:
@@ -179,10 +182,12 @@ def in_own_process(order: Order, begun: float) -> str | None:
 
 
 RUNNING: set[subprocess.Popen[str]] = set()
+LEAVING = threading.Event()  # no part may start, and a part that is being started ends
 
 
 def end_all() -> None:
-    """End every part that runs."""
+    """End every part that runs, or that is being started."""
+    LEAVING.set()
     for process in list(RUNNING):
         end_group(process)
 

@@ -1,4 +1,4 @@
-"""What was measured on a GPU, in short: paragraphs of docs/results.md, from the records of `python -m benchmarks.gpu`."""
+"""What was measured on a GPU: paragraphs of docs/results.md, from the records of `python -m benchmarks.gpu`."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PHASES = ("rollout", "reward", "score", "update")
 SIDES = ("ours", "published")
 DIFFERENCES = """Not the same on the two sides: the draws, and so the completions, come from different random numbers;
 ours also computes what a run logs (entropy, mismatch of rollout and likelihood) and keeps the order of tokens.
-Given the same completions both have the same loss and gradient, which tests/benchmarks/test_published_step.py checks.
+Given the same completions both have the same loss and gradient, which tests/benchmarks/test_rl_step.py checks.
 Early stop is off on both; rewards differ, so that no view has a coefficient of 0."""
 
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.predict        writes benchmarks/results/prediction.{json,md,png}; under a minute, no GPU
 
-Counted bytes and FLOPs (rl_round.py, kernels.py) over the peaks of data sheets. Where benchmarks/results/ has results of
-`python -m benchmarks.gpu`, also over the ceilings that it measured, with its figures beside the prediction
+Counted bytes and FLOPs (rl_round.py, kernels.py) over the peaks of data sheets. Where benchmarks/results/ has results
+of `python -m benchmarks.gpu`, also over the ceilings that it measured, with its figures beside the prediction
 (beside_measured.py). The answer is at the top of the Markdown. Run this again after `python -m benchmarks --only
 report`, whose counts it reads.
 """

@@ -25,9 +25,15 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     return f", did you mean {' or '.join(map(repr, similar))}?" if similar else f"; valid keys: {', '.join(known)}"
 
 
+def key_names(kind: type) -> list[str]:
+    """The keys of a dataclass as a user reads them: its own keys come before inherited keys."""
+    inherited = {field.name for base in kind.__bases__ if dataclasses.is_dataclass(base) for field in fields(base)}
+    return sorted((field.name for field in fields(kind)), key=lambda name: name in inherited)
+
+
 def check_keys(kind: type, keys: Iterable[Any]) -> None:
     """Raise ValueError for the first key that the dataclass `kind` does not have; the nearest key is named."""
-    names = [field.name for field in fields(kind)]
+    names = key_names(kind)
     for key in keys:
         if key not in names:
             raise ValueError(f"unknown config key {key!r}{nearest_name(str(key), names)}")
@@ -51,11 +57,8 @@ def checked_config(kind: Kind) -> Kind:
     """Class decorator above pydantic's: keywords and later assignments are checked as the values of a file are.
 
     An assignment is checked together with all other values: to change keys that depend on each other, use
-    `dataclasses.replace`. The keys of the class itself come before inherited keys.
+    `dataclasses.replace`.
     """
-    inherited = {field.name for base in kind.__bases__ if dataclasses.is_dataclass(base) for field in fields(base)}
-    keys: dict[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]
-    kind.__dataclass_fields__ = dict(sorted(keys.items(), key=lambda item: item[0] in inherited))  # type: ignore[attr-defined]
     make = kind.__init__  # type: ignore[misc]
 
     @functools.wraps(make)

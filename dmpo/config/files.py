@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import check_keys, readable
+from .errors import check_keys, key_names, readable
 
 Config = TypeVar("Config")
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -76,9 +76,15 @@ def _yaml_names(folder: str) -> list[str]:
     return sorted(path.stem for path in (_SHIPPED / folder).glob("*.yaml"))
 
 
+def config_values(config: Any) -> dict[str, Any]:
+    """The keys of a config and their values, its own keys before inherited keys."""
+    values = dataclasses.asdict(config)
+    return {name: values[name] for name in key_names(type(config))}
+
+
 def dump_config(config: Any) -> str:
-    """The config as YAML, in the order of its fields."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    """The config as YAML, in the order of `config_values`."""
+    return yaml.safe_dump(config_values(config), sort_keys=False, allow_unicode=True)
 
 
 def _read_yaml(source: str) -> dict[str, Any]:

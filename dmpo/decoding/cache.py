@@ -38,10 +38,10 @@ class BlockLayer(CacheLayerMixin):
         self.keys, self.values = key_states, value_states
         if self.place.stays:
             self.keys, self.values = key_states.contiguous(), value_states.contiguous()
-            for tensor in (self.keys, self.values):  # else torch captures no CUDA graph of a pass that writes into them
-                torch._dynamo.mark_static_address(
-                    tensor, guard=False
-                )  # the tensors of another call need no new compilation
+            # Else torch captures no CUDA graph of a pass that writes into them. Without a guard, the tensors of another
+            # call need no new compilation.
+            for tensor in (self.keys, self.values):
+                torch._dynamo.mark_static_address(tensor, guard=False)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

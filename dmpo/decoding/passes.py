@@ -137,9 +137,8 @@ class _CompiledCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.call is not None:
             try:
-                with torch._dynamo.config.patch(
-                    fail_on_recompile_limit_hit=True
-                ):  # else torch stops compiling without a word
+                # Else torch stops compiling without a word.
+                with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
                     hidden = self.call(*args, **kwargs)
                 return hidden.clone() if self.copies else hidden
             except _compile_errors() as error:

@@ -7,7 +7,6 @@ in the same way whatever the other rows are. If it differs in the last bits, a n
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from contextlib import ExitStack
 from datetime import timedelta
@@ -17,6 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from ..config.files import config_values
 from ..distributed.ranks import check_launch, end_together, together
 from ..models.published import read_model_config
 from ..models.tokenizer import load_tokenizer
@@ -124,7 +124,7 @@ def _report(
         "model": config.model,
         "base": str(source.base),
         "adapter": None if source.adapter is None else str(source.adapter),
-        "settings": dataclasses.asdict(config),
+        "settings": config_values(config),
         "tasks": task_info,
         "cells": summarised,
     }
@@ -134,7 +134,7 @@ def _report(
 
 
 def _fingerprint(config: EvalConfig, source: Source, task_info: dict[str, Any]) -> dict[str, Any]:
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _MAY_CHANGE}
+    settings = {key: value for key, value in config_values(config).items() if key not in _MAY_CHANGE}
     return {"model": source.identity(), "settings": settings, "tasks": task_info}
 
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ..storage.checkpoints import newest_checkpoint
+from ..storage.checkpoints import CHECKPOINTS, newest_checkpoint
 from ..storage.whole_files import ASIDE, damage
 from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
 from .files import checkpoint_folder, first_names, read_json
@@ -126,10 +126,10 @@ def trained_folder(path: str | Path) -> Path:
     Raises ValueError if `path` is none of these, the run has no whole checkpoint, or the checkpoint is damaged.
     """
     folder = checkpoint_folder(path)
-    if (folder / "checkpoints").is_dir():
-        newest = newest_checkpoint(folder / "checkpoints")
+    if (folder / CHECKPOINTS).is_dir():
+        newest = newest_checkpoint(folder / CHECKPOINTS)
         if newest is None:
-            raise ValueError(f"{folder / 'checkpoints'} has no whole checkpoint; give another run")
+            raise ValueError(f"{folder / CHECKPOINTS} has no whole checkpoint; give another run")
         folder = newest
     if (folder / CONFIG).is_file() or (folder / "config.json").is_file():
         return folder

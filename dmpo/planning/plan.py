@@ -60,7 +60,7 @@ def plan(
     Args:
         config: the config of the run. The plan is for its micro_batch_size; with a memory_budget, for the largest
             micro-batch that fits.
-        model_config: a transformers config, from `architectures.read_model_config` or a model's `.config`.
+        model_config: a transformers config, from `models.published.read_model_config` or a model's `.config`.
         gpus: number of ranks. memory: GB (10^9 bytes) of each device.
         sharding: ddp (every rank has everything), zero2 (gradients and optimizer are sharded), zero3 or fsdp (weights
             are sharded, too), as in the configs in `dmpo/config/shipped/accelerate`. DeepSpeed trains in bfloat16 with

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.gpu import timing
 from benchmarks.harness import clock
 from benchmarks.harness.clock import CpuGauge, CudaGauge, Phases, ResidentWatch
 from benchmarks.harness.setting import Setting
@@ -135,3 +137,20 @@ def test_resident_memory_is_watched() -> None:
     del held
     watch.peak()
     assert watch.stop() < 50e6, "the peak of what came before is forgotten"
+
+
+# --------------------------------------------------------------------------------------------- benchmarks.gpu
+
+
+def test_device_time_is_that_of_the_events_and_host_time_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr(timing.torch, "cuda", cuda)
+    lengths = iter([900.0, 900.0, 3.0, 5.0, 40.0])
+    measured = timing.measure(torch.device("cuda"), lambda: cuda.run(next(lengths)), repeats=3, warm=2)
+    assert measured.device_seconds == pytest.approx(5e-3), "the median, without the calls that warm up"
+    assert 0 < measured.host_seconds < 5e-3
+
+
+def test_on_a_cpu_both_times_are_the_wall_clock() -> None:
+    measured = timing.measure(torch.device("cpu"), lambda: time.sleep(0.01), repeats=3, warm=0)
+    assert measured.device_seconds == measured.host_seconds >= 0.01

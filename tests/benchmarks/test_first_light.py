@@ -75,7 +75,8 @@ def test_a_config_is_chosen_by_its_option_alone(
 @pytest.mark.parametrize("name", embedded_models())
 def test_the_command_beside_a_table_is_the_command_that_made_it(name: str) -> None:
     page = next(page for page, tables in TABLES.items() if name in tables).read_text()
-    assert f"`{json.loads((RESULTS / name / 'first_light.json').read_text())['command']}` makes this table again" in page
+    command = json.loads((RESULTS / name / "first_light.json").read_text())["command"]
+    assert f"`{command}` makes this table again" in page
 
 
 @pytest.mark.parametrize("name", embedded_models())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,35 +21,20 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import probe, processes, report, timing
+from benchmarks.gpu import probe, processes, report
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.parts import PARTS, TOTAL_SECONDS, Part
-from benchmarks.gpu.records import FileNote, read_records
-from tests.benchmarks.fake_cuda import FakeCuda
+from benchmarks.gpu.records import read_records
+from tests.benchmarks.fake_parts import CPU, GPU, fake
 
 PYTHON = Path(sys.executable)
 
 
-def fake(name: str, seconds: int = 60, **needs: Any) -> Part:
-    return Part(name, f"tests.benchmarks.gpu_parts.{name}", seconds, needs.get("memory_gb", 1), (8, 0))
-
-
-CPU = {"kind": "cpu", "device": "CPU, 1 thread", "slug": "cpu-1-thread", "driver": None, "problem": None}
-GPU = {**CPU, "kind": "cuda", "device": "NVIDIA A", "slug": "nvidia-a", "driver": "580.1", "capability": [9, 0]}
-
-
-@pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put parts and a device in the place of the real ones: offered(device, part, ...)."""
-
-    def put(device: dict[str, Any], *parts: Part) -> None:
-        for module in (command, report):
-            monkeypatch.setattr(module, "PARTS", parts)
-        monkeypatch.setattr(command, "part_named", {part.name: part for part in parts}.__getitem__)
-        monkeypatch.setattr(command, "probe_device", lambda _: {"versions": {"torch": "2"}, "total_gb": 80.0, **device})
-        monkeypatch.setattr(processes, "MARGIN", 0.5)
-
-    return put
+@pytest.fixture(autouse=True)
+def stays() -> Iterator[None]:
+    """A test that ends all parts leaves no order to end the parts of the next test."""
+    yield
+    processes.LEAVING.clear()
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -103,6 +89,21 @@ def test_a_part_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
     assert time.monotonic() - begun < 20
     while is_alive(child):  # until the system has collected it
         time.sleep(0.05)
+    assert read_records(order.records)[-1]["fault"].startswith(f"ended with {-signal.SIGKILL}")
+
+
+def test_a_part_that_is_being_started_ends_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes after the process has begun, and before `end_all` can know of it."""
+    popen = subprocess.Popen
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        process = popen(*arguments, **options)
+        processes.end_all()
+        return process
+
+    monkeypatch.setattr(processes.subprocess, "Popen", signalled)
+    order = processes.Order(fake("hangs"), tmp_path / "hangs.jsonl", {**CPU, "rehearse": True}, None, 0, "now", 30.0)
+    processes.run_part(order)
     assert read_records(order.records)[-1]["fault"].startswith(f"ended with {-signal.SIGKILL}")
 
 
@@ -269,107 +270,3 @@ def test_wrong_arguments_are_refused(arguments: list[str], message: str, capsys:
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
-
-
-# --------------------------------------------------------------------------------------------- records and report
-
-
-def test_a_record_is_on_disk_at_once_and_is_json(tmp_path: Path) -> None:
-    note = FileNote(tmp_path / "x.jsonl", "x")
-    right: Any = torch.tensor(True)
-    note("first", ok=right, error=torch.tensor(0.5), dtype=torch.bfloat16, rows=(1, 2), much=float("inf"))
-    (record,) = read_records(tmp_path / "x.jsonl")
-    record.pop("at")
-    assert record == {
-        "name": "first",
-        "ok": True,
-        "error": 0.5,
-        "dtype": "torch.bfloat16",
-        "rows": [1, 2],
-        "much": "inf",
-    }
-    with pytest.raises(ValueError, match="noted 'first' already"):
-        note("first")
-    with pytest.raises(ValueError, match="keys at are taken"):
-        note("second", at=1)
-    with pytest.raises(ValueError, match="name"):
-        note("end")
-
-
-def test_a_line_that_was_cut_off_is_left_out_and_a_broken_one_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "x.jsonl"
-    file.write_text('{"name": "a"}\n{"name": "b')
-    assert [record["name"] for record in read_records(file)] == ["a"]
-    processes.write_end(file, ok=False, fault="gone")
-    assert [record["name"] for record in read_records(file)] == ["a", "end"]
-    file.write_text('{"name": "a"\n{"name": "b"}\n')
-    with pytest.raises(ValueError, match="line 1 is no JSON"):
-        read_records(file)
-    assert not processes.is_complete(file, {})
-
-
-def test_the_report_opens_with_the_device_and_what_failed(
-    offered: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offered(GPU, fake("good"), fake("raises"))
-    key = {"code": "c0de", "commit": "abc", "rehearse": False, "versions": {"torch": "2.11.0"}, "total_gb": 85.0, **GPU}
-    start = {"name": "start", "date": "2026-11-27T00:00:00+00:00", "seed": 5, "key": key}
-    records: dict[str, list[dict[str, Any]]] = {
-        "good": [
-            start,
-            {"name": "one | two", "ok": None, "at": 1, "device_ms": 1.23456, "tokens_per_s": 12345.6, "share": None},
-            {"name": "three", "ok": None, "at": 2, "device_ms": 2.0, "tokens_per_s": 3.0, "share": None},
-            {"name": "end", "ok": True, "seconds": 3.0},
-        ],
-        "raises": [
-            {**start, "key": {**key, "code": "older"}, "date": "2026-11-26T00:00:00+00:00"},
-            {"name": "wrong", "ok": False, "at": 1, "error": 2.0},
-            {"name": "end", "ok": False, "fault": "ended with 1: boom", "seconds": None},
-        ],
-    }
-    for name, of_part in records.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in of_part))
-    monkeypatch.setattr(command, "ROOT", tmp_path)
-    monkeypatch.setattr(command, "RESULTS", tmp_path / "benchmarks" / "results")
-    assert main(["--report", str(tmp_path)]) == 1
-    page = (tmp_path / "benchmarks" / "results" / "nvidia-a" / "gpu.md").read_text()
-    assert page == (tmp_path / "results.md").read_text()
-    lines = page.splitlines()
-    assert lines[0] == "# dmpo on NVIDIA A"
-    assert "driver 580.1" in page
-    assert "Commit abc" in page
-    assert "2026-11-27" in page
-    assert page.index("**raises**: wrong: error 2") < page.index("## Parts")
-    assert "ended with 1: boom" in page
-    assert "of other files or another device" in next(line for line in lines if line.startswith("| raises"))
-    assert "of other files" not in next(line for line in lines if line.startswith("| good"))
-    table = page.index("| | device, ms | tokens/s |")
-    assert page.index("| one \\| two | 1.235 | 12,346 |") > table
-    assert "share" not in page, "a column without any value is left out"
-
-
-def test_a_rehearsal_writes_no_results_of_a_device(offered: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(command, "ROOT", tmp_path)
-    monkeypatch.setattr(command, "RESULTS", tmp_path / "benchmarks" / "results")
-    offered(CPU, fake("good"))
-    assert main(["--rehearse"]) == 0
-    assert "A rehearsal" in (tmp_path / "build" / "gpu-rehearsal" / "results.md").read_text()
-    assert main(["--report", str(tmp_path / "build" / "gpu-rehearsal")]) == 0
-    assert not (tmp_path / "benchmarks").exists()
-
-
-# --------------------------------------------------------------------------------------------- timing
-
-
-def test_device_time_is_that_of_the_events_and_host_time_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = FakeCuda()
-    monkeypatch.setattr(timing.torch, "cuda", cuda)
-    lengths = iter([900.0, 900.0, 3.0, 5.0, 40.0])
-    measured = timing.measure(torch.device("cuda"), lambda: cuda.run(next(lengths)), repeats=3, warm=2)
-    assert measured.device_seconds == pytest.approx(5e-3), "the median, without the calls that warm up"
-    assert 0 < measured.host_seconds < 5e-3
-
-
-def test_on_a_cpu_both_times_are_the_wall_clock() -> None:
-    measured = timing.measure(torch.device("cpu"), lambda: time.sleep(0.01), repeats=3, warm=0)
-    assert measured.device_seconds == measured.host_seconds >= 0.01

@@ -5,7 +5,6 @@ The checks of benchmarks.gpu.parity run on the CPU, on ops that are right, and o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import oracle, parity, trainer, tuning
+from benchmarks.gpu import oracle, parity, trainer
 from benchmarks.gpu.oracle import LEAST_P, chi_square, draws_that_differ, error_of
-from benchmarks.gpu.records import FileNote, GpuSetting, read_records
+from benchmarks.gpu.records import FileNote, GpuSetting
 from dmpo import kernels
-from dmpo.kernels import launch, reference
-from dmpo.kernels.launch import parameters
+from dmpo.kernels import reference
 
 CPU = torch.device("cpu")
 
@@ -255,45 +253,6 @@ def test_a_fault_of_a_hostile_row_that_spreads_is_found(note: FileNote, monkeypa
     monkeypatch.setattr(kernels, "sample_tokens", spread)
     parity.hostile_rows(setting(), torch.Generator().manual_seed(1), note)
     assert len(note.failed) == 2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_is_timed_for_a_kernel_launches_it(
-    dtype: torch.dtype, interpreter: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, int]] = []
-    right = parameters._launch_config
-
-    def record(op: str, longest: int, size: int, *others: Any) -> Any:
-        asked.append((op, size))
-        return right(op, longest, size, *others)
-
-    monkeypatch.setattr(parameters, "_launch_config", record)
-    monkeypatch.setattr(tuning, "VOCABULARY", 128 * 64)
-    for op, job in tuning.jobs(setting(), dtype).items():
-        asked.clear()
-        before = job()
-        size = torch.float32 if op == "tile_softmax" else dtype
-        assert (op, size.itemsize) in asked, "its parameters would be tuned by times that they do not change"
-        for first, again in zip(before, job(), strict=True):
-            assert torch.equal(first, again)
-
-
-def test_a_rehearsal_leaves_the_launch_parameters_of_this_machine(
-    note: FileNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    tuning.run(setting(), note)
-    assert note.failed == []
-    assert not (tmp_path / "cache").exists()
-    table = json.loads(read_records(tmp_path / "parity.jsonl")[-1]["launch_json"])
-    assert table["sm_90"].keys() == {"ce_forward", "ce_backward", "sample_tiles", "tile_softmax"}
-    (tmp_path / "launch.json").write_text(json.dumps(table))
-    monkeypatch.setenv("DMPO_LAUNCH_JSON", str(tmp_path / "launch.json"))
-    launch.forget_files()
-    best = table["sm_90"]["ce_forward"]["2"]
-    assert launch.launch_config("ce_forward", 126464, torch.bfloat16, 90).block == best["block"], "is not read"
-    launch.forget_files()
 
 
 def test_losses_of_runs_are_compared_step_by_step() -> None:

@@ -14,9 +14,7 @@ from benchmarks.baselines.kernels import LINEAR, Peer
 from benchmarks.gpu import decoding_8b, linear_ce, llada_8b, published, update_8b
 from benchmarks.gpu.attempts import attempt
 from benchmarks.gpu.decoding_8b import CACHED, DECODERS, place, tokens_per_s
-from benchmarks.gpu.float32_error import in_float32, note_error
 from benchmarks.gpu.model_8b import LLADA_8B, REHEARSED, random_ids, random_model, with_adapters
-from benchmarks.gpu.passes_8b import block_pass, canvas_pass
 from benchmarks.gpu.records import GpuSetting
 from benchmarks.gpu.steps import Step, measure_steps, typical
 from benchmarks.gpu.timing import Timing
@@ -24,20 +22,9 @@ from benchmarks.gpu.update_8b import planned_gb
 from benchmarks.memory.simulated_step import llada_8b as llada_8b_config
 from dmpo import generate
 from dmpo.decoding.loop import BlockLoop
+from tests.benchmarks.kept_records import Records
 
 CPU = torch.device("cpu")
-Record = dict[str, Any]
-
-
-class Records(list[Record]):
-    """A `Note` that keeps its records."""
-
-    def __call__(self, name: str, *, ok: bool | None = None, **values: Any) -> None:
-        assert name not in [record["name"] for record in self]
-        self.append({"name": name, "ok": ok, **values})
-
-    def of(self, *keys: str) -> list[Record]:
-        return [record for record in self if all(key in record for key in keys)]
 
 
 def setting(seconds: float = 600.0, rehearse: bool = True) -> GpuSetting:
@@ -136,54 +123,6 @@ def test_another_loss_on_one_side_is_reported(monkeypatch: pytest.MonkeyPatch, m
     policy = with_adapters(random_model(REHEARSED, CPU, 0), REHEARSED, CPU)
     published.update(setting(), records, REHEARSED, policy, "update")
     assert records[0]["ok"] is False
-
-
-# ---------------------------------------------------------------------------------------------- changed passes
-
-
-@pytest.fixture
-def adapted() -> Any:
-    return with_adapters(random_model(REHEARSED, CPU, 0), REHEARSED, CPU)
-
-
-def checked(policy: Any, change: Callable[[], Any], build: Any = canvas_pass) -> dict[str, Any]:
-    """The check of a pass after `change`, which may change the policy."""
-    ids, records = random_ids(REHEARSED, REHEARSED.rows, REHEARSED.canvas, CPU), Records()
-    job, exact = build(policy, REHEARSED, ids), in_float32(build, policy, REHEARSED, ids)
-    with torch.no_grad():
-        eager = job()
-        change()
-        note_error(records, "a pass", job(), eager, exact)
-    (record,) = records
-    return record
-
-
-@pytest.mark.parametrize("build", [canvas_pass, block_pass])
-def test_the_eager_pass_is_as_near_to_float32_as_itself(adapted: Any, build: Any) -> None:
-    record = checked(adapted, lambda: None, torch.no_grad()(build))
-    assert record["ok"]
-    assert 1e-4 < record["error"] == record["eager_error"] < 0.1, "what bfloat16 leaves"
-    assert {p.dtype for name, p in adapted.named_parameters() if "lora" not in name} == {torch.bfloat16}
-
-
-def test_merged_adapters_are_right_and_a_wrong_scale_is_found(adapted: Any) -> None:
-    assert checked(adapted, adapted.merge_adapter)["ok"]
-    adapted.unmerge_adapter()
-
-    def merge_half() -> None:
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.mul_(0.5)
-        adapted.merge_adapter()
-
-    assert checked(adapted, merge_half)["ok"] is False
-
-
-def test_a_fault_beyond_rounding_is_found(adapted: Any) -> None:
-    def spoil() -> None:
-        adapted.get_base_model().model.norm.weight.mul_(1.02)
-
-    assert checked(adapted, spoil)["ok"] is False
 
 
 # ---------------------------------------------------------------------------------------------- the model

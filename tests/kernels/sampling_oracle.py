@@ -63,7 +63,7 @@ def assert_confidence_is_as_exact_as_torch(ids: Tensor, confidence: Tensor, logi
 
 
 def assert_same_rows(
-    found: tuple[Tensor, Tensor],
+    drawn: tuple[Tensor, Tensor],
     wanted: tuple[Tensor, Tensor],
     logits: Tensor,
     temperature: float,
@@ -74,16 +74,18 @@ def assert_same_rows(
     mode: str = "cdf",
 ) -> None:
     """The same ids and confidences, to the bit where sums are added up in the same order (`same_sums`). Where they are
-    not, a confidence is as exact as PyTorch's, and so is the step of the cumulative sum that decides a draw."""
+    not, both confidences are as exact as PyTorch's, and so is the step of the cumulative sum that decides a draw."""
     if same_sums:
-        assert torch.equal(found[0], wanted[0])
-        assert torch.equal(found[1], wanted[1])
+        assert torch.equal(drawn[0], wanted[0])
+        assert torch.equal(drawn[1], wanted[1])
         return
-    if mode == "gumbel" or temperature == 0:  # the largest score wins, and no sum is in it
-        assert torch.equal(found[0], wanted[0])
-    else:
-        assert_same_draw(found[0], logits, temperature, seed, row_ids, [])
-    assert_confidence_is_as_exact_as_torch(*found, logits, [])
+    no_sum_decides = mode == "gumbel" or temperature == 0  # the largest score wins
+    if no_sum_decides:
+        assert torch.equal(drawn[0], wanted[0])
+    for ids, confidence in (drawn, wanted):
+        if not no_sum_decides:
+            assert_same_draw(ids, logits, temperature, seed, row_ids, [])
+        assert_confidence_is_as_exact_as_torch(ids, confidence, logits, [])
 
 
 class Allocations(TorchDispatchMode):

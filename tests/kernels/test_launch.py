@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu import tuning
 from dmpo.kernels import launch
 from dmpo.kernels.autotune import autotune
 from dmpo.kernels.launch import launch_config
 from dmpo.kernels.launch.table import ARCHITECTURES, TABLE, LaunchConfig, cache_file
 from dmpo.kernels.sampling import triton_kernels as sampling_triton
+
+RESULTS = Path(tuning.__file__).parents[1] / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +48,30 @@ def test_every_row_gets_a_legal_launch(op: str, vocab: int, arch: int | None) ->
     ("arch", "bandwidth", "processors"), [(80, 2.0e12, 108), (90, 3.35e12, 132), (100, 8.0e12, 148)]
 )  # bytes a second and multiprocessors of A100, H100, B200
 def test_a_forward_program_hides_the_latency_of_its_loads(arch: int, bandwidth: float, processors: int) -> None:
-    """Little's law: one program on a multiprocessor must have bandwidth · latency / multiprocessors in flight."""
-    measured = {(90, 2)}  # with 1024 rows, where a multiprocessor has several programs
+    """Little's law: one program on a multiprocessor must have bandwidth · latency / multiprocessors in flight. Where
+    the table has the measured entry, the programs that the measured rows bring to a multiprocessor have it together."""
     for size, config in TABLE[arch]["ce_forward"].items():
-        assert (arch, size) in measured or config.block * size >= bandwidth * 0.6e-6 / processors
+        programs = measured_programs(config, processors) if (arch, size) == (90, 2) else 1
+        assert programs * config.block * size >= bandwidth * 0.6e-6 / processors
     assert TABLE.keys() == set(ARCHITECTURES)
+
+
+def measured_programs(config: LaunchConfig, processors: int) -> int:
+    """Programs of ce_forward in bfloat16 on a multiprocessor of sm_90 at once: bounded by the rows of the measurement,
+    by 2048 threads and by 64 K registers."""
+    compiled = json.loads((RESULTS / "kernel_report.json").read_text())["compiled"]
+    (kernel,) = (k for k in compiled if (k["arch"], k["name"]) == (90, "ce_forward_token_bf16"))
+    assert kernel["warps"] == config.num_warps, "counted with other launch parameters"
+    threads = 32 * config.num_warps
+    return min(tuning.ROWS // processors, 2048 // threads, (64 << 10) // (threads * kernel["registers"]))
+
+
+@pytest.mark.parametrize("op", ["ce_forward", "sample_tiles"])
+def test_a_measured_entry_is_the_fastest_of_the_measurement(op: str) -> None:
+    records = json.loads((RESULTS / "nvidia-h200" / "gpu.json").read_text())["parts"]["tuning"]["records"]
+    (record,) = (r for r in records if r["name"] == f"{op}, bfloat16")
+    assert record["ok"]
+    assert TABLE[90][op][2] == LaunchConfig(record["block"], record["warps"])
 
 
 def test_order_of_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
