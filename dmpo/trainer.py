@@ -111,7 +111,7 @@ class DMPOTrainer:
             OSError: the last step could not be saved.
             Interrupted: a signal asked the run to stop. The run is saved.
         """
-        with self.run:
+        with self.run, self.saver:
             return self._train()
 
     def _train(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class DMPOTrainer:
                 if last:
                     self.saver.save_last(self.step, self._state())
                 elif config.save_steps and self.step % config.save_steps == 0:
-                    self.saver.save(self.step, self._state())
+                    self.saver.begin(self.step, self._state())
                 if self.skipped.too_many:
                     self._give_up()
                 if number := signals.received(self.accelerator):

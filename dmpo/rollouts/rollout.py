@@ -19,6 +19,7 @@ from ..models.masked_lm import special_ids
 from ..models.tokenizer import decode_text, encode_prompts
 from ..randomness import derive_key
 from ..rewards import RewardPool
+from ..rewards.round import RoundScoring
 from ..tasks import Row, Task
 from .batch import Batch, Completions, spaced
 from .likelihood import token_entropy
@@ -36,6 +37,7 @@ from .scoring import (
 )
 
 Clock = Callable[[str], AbstractContextManager[None]]  # times the phase of that name
+Decoded = Callable[[Tensor, Tensor], None]  # takes rows, int64 [n], and their completions, int64 [n, L]
 
 
 def complete(
@@ -48,23 +50,33 @@ def complete(
     temperature: float,
     steps: int,
     seed: int,
+    decoded: Decoded | None = None,
 ) -> Generation:
-    """Completions of all prompts, in batches of at most `rollout_batch_size` rows; counts and seconds are summed."""
+    """Completions of all prompts, in batches of at most `rollout_batch_size` rows; counts and seconds are summed.
+
+    A batch has prompts of like length, because its passes are as wide as its longest prompt. Rows of one prompt that
+    stand side by side stay side by side. The first batch has the longest prompts and needs the most memory. The result
+    has the order of the prompts.
+
+    Args:
+        decoded: called with the rows of each batch as soon as they are decoded.
+    """
     options = decoding_options(config, temperature=temperature, steps=steps, seed=seed)
-    batches = []
-    for start in range(0, len(prompt_ids), config.rollout_batch_size):
-        rows = slice(start, start + config.rollout_batch_size)
-        batches.append(
-            generate(model, prompt_ids[rows], options, attention_mask=prompt_mask[rows], row_ids=row_ids[rows])
-        )
+    order, batches = prompt_mask.sum(1).argsort(descending=True, stable=True), []
+    for rows in order.split(config.rollout_batch_size):
+        batch = generate(model, prompt_ids[rows], options, attention_mask=prompt_mask[rows], row_ids=row_ids[rows])
+        batches.append(batch)
+        if decoded is not None:
+            decoded(rows, batch.sequences[:, prompt_ids.shape[1] :])
+    back = order.argsort()
     return Generation(
-        sequences=torch.cat([batch.sequences for batch in batches]),
+        sequences=torch.cat([batch.sequences for batch in batches])[back],
         forwards=sum(batch.forwards for batch in batches),
         row_forwards=sum(batch.row_forwards for batch in batches),
         seconds=sum(batch.seconds for batch in batches),
-        log_probs=torch.cat([batch.log_probs for batch in batches]),
-        order=torch.cat([batch.order for batch in batches]),
-        steps=torch.cat([batch.steps for batch in batches]),
+        log_probs=torch.cat([batch.log_probs for batch in batches])[back],
+        order=torch.cat([batch.order for batch in batches])[back],
+        steps=torch.cat([batch.steps for batch in batches])[back],
     )
 
 
@@ -84,6 +96,7 @@ def collect(
     """One round of rollouts. Draws depend on (seed, prompt, completion), not on ranks or batches.
 
     Completions are split over ranks in order, so a group may span several ranks; a wrong reward on one rank stops all.
+    A thread scores the groups of a batch while the next batch is decoded; the phase "reward" is the wait for the last.
 
     Args:
         model: the policy as accelerate prepared it.
@@ -96,27 +109,30 @@ def collect(
     own_indices = torch.arange(total, device=device)[own]
     row_ids = round_index * total + own_indices
 
-    with clock("rollout"):
-        encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
-        prompt_ids, prompt_mask = (of_prompts.to(device)[own_indices // group] for of_prompts in encoded)  # [B, P]
-        with whole_parameters(model) as policy:
-            generation = complete(
-                policy,
-                prompt_ids,
-                prompt_mask,
-                row_ids,
-                config,
-                temperature=config.temperature,
-                steps=config.steps,
-                seed=derive_key(config.seed, "rollout"),
-            )
-        tokens = generation.sequences[:, prompt_ids.shape[1] :]
-        drawn = int((generation.order >= 0).sum())  # on a GPU the clock waits here for the last kernel
-    with clock("reward"):
-        own_rows = [rows[index // group] for index in range(total)[own]]
-        columns = {name: [row[name] for row in own_rows] for name in rows[0]}
-        outcome = together(lambda: reward.score(decode_text(tokenizer, tokens), columns))
-        rewards = torch.tensor(outcome.values, device=device)
+    own_rows = [rows[index // group] for index in range(total)[own]]
+    columns = {name: [row[name] for row in own_rows] for name in rows[0]}
+
+    with RoundScoring(reward, [index // group for index in range(total)[own]], columns) as scoring:
+        with clock("rollout"):
+            encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
+            prompt_ids, prompt_mask = (of_prompts.to(device)[own_indices // group] for of_prompts in encoded)  # [B, P]
+            with whole_parameters(model) as policy:
+                generation = complete(
+                    policy,
+                    prompt_ids,
+                    prompt_mask,
+                    row_ids,
+                    config,
+                    temperature=config.temperature,
+                    steps=config.steps,
+                    seed=derive_key(config.seed, "rollout"),
+                    decoded=lambda *batch: _score_soon(scoring, tokenizer, *batch),
+                )
+            tokens = generation.sequences[:, prompt_ids.shape[1] :]
+            drawn = int((generation.order >= 0).sum())
+        with clock("reward"):
+            outcome = together(scoring.scores)
+            rewards = torch.tensor(outcome.values, device=device)
     with clock("score"):
         mask_id, eos_ids = special_ids(model)
         eligible = completion_mask(tokens, eos_ids if config.truncate_at_eos else ())
@@ -159,6 +175,19 @@ def collect(
         report=round_report(gathered, sums, group_size=group, world=accelerator.num_processes),
         scores=scores,
     )
+
+
+def _score_soon(scoring: RoundScoring, tokenizer: PreTrainedTokenizerBase, rows: Tensor, tokens: Tensor) -> None:
+    """Give the reward's thread a batch. It gets host tensors: a thread that waits for the device would end a capture
+    of a CUDA graph."""
+    device, host_rows, host_tokens = tokens.device, rows.tolist(), tokens.cpu()
+
+    def read() -> list[str]:
+        if device.type == "cuda" and device.index:  # each new thread begins on device 0; a reward may use the device
+            torch.cuda.set_device(device)
+        return decode_text(tokenizer, host_tokens)
+
+    scoring.add(host_rows, read)
 
 
 def training_row(task: Task, seed: int, index: int) -> Row:

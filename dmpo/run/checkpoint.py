@@ -3,6 +3,9 @@
 A folder `step-N` has model/ (or adapter/, with LoRA), optimizer.safetensors, reference.safetensors if the reference
 policy is refreshed, rank-R.safetensors of each rank, trainer.json and manifest.json. There is no generator state: all
 random numbers are functions of (seed, purpose, step).
+
+A checkpoint is first copied to the host of the main rank, by all ranks together. Its files are then written by the main
+rank alone, without communication, so that a thread may write them while training goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel, gather_object
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -49,7 +52,42 @@ log = logging.getLogger("dmpo")
 ROOM = 1.1  # free space that a checkpoint needs, as a multiple of its expected size
 
 
-def save_checkpoint(
+class CheckpointWrite:
+    """A checkpoint that `snapshot` has copied and that is not yet written. Only the main rank has one.
+
+    Attributes:
+        abandoned: set it to end `write` before its next file, without a checkpoint.
+    """
+
+    def __init__(self, aside: Path, final: Path, files: list[Callable[[], None]], keep: int) -> None:
+        self.abandoned = False
+        self._aside, self._final, self._files, self._keep = aside, final, files, keep
+
+    def write(self) -> bool:
+        """Write `step-N` under another name beside it, rename it, and delete what `snapshot` says.
+
+        Returns whether it was written. If the disk is full or fails otherwise, a warning says so; then the new
+        checkpoint is removed and the older ones stay.
+        """
+        try:
+            while self._files and not self.abandoned:
+                self._files.pop(0)()  # what it has written is free from here on
+            if self.abandoned:
+                return False
+            publish(self._aside, self._final)
+        except Exception as error:
+            if not is_write_failure(error):
+                raise
+            shutil.rmtree(self._aside, ignore_errors=True)
+            _warn_refused(self._final, str(error))
+            return False
+        finally:
+            self._files.clear()
+        _drop_old(self._final, self._keep)
+        return True
+
+
+def snapshot(
     accelerator: Accelerator,
     root: Path,
     step: int,
@@ -61,8 +99,8 @@ def save_checkpoint(
     part: dict[str, Tensor],
     state: dict[str, Any],
     keep: int,
-) -> bool:
-    """Write `root/step-N` under another name beside it, then rename it; called by every rank.
+) -> tuple[bool, CheckpointWrite | None]:
+    """Copy all that `root/step-N` will have to the main rank's host; called by every rank.
 
     `model/` (or `adapter/`) is a checkpoint of its own that `load_model` (or peft) reads. Once the new checkpoint is on
     disk, older ones are deleted, except for the newest `keep` and the best one (`checkpoints.best_step`). So are
@@ -71,74 +109,78 @@ def save_checkpoint(
     Args:
         model, optimizer: as accelerate prepared them.
         reference: to save its weights, too.
-        part: the tensors that this rank needs to continue.
+        part: the tensors that this rank needs to continue, on the CPU; nothing may change them later.
         state: the JSON state that all ranks need to continue.
 
-    Returns whether it was written, the same on every rank. If the disk is full or fails otherwise, a warning says so;
-    then the new checkpoint is removed and the older ones stay.
+    Returns whether the disk let the checkpoint begin, the same on every rank, and the write on the main rank. If the
+    disk refuses, a warning says so.
     """
     final, aside = root / f"step-{step}", root / f"{ASIDE}step-{step}"
-    main, rank = accelerator.is_main_process, accelerator.process_index
+    main, world = accelerator.is_main_process, accelerator.num_processes
     policy = extract_model_from_parallel(model, keep_torch_compile=False)
+    has_adapter = isinstance(policy, PeftModel)
+    folder = aside / ("adapter" if has_adapter else "model")
+    parts: list[dict[str, Tensor]] = gather_object([part])  # small: a few rounds of completions
 
-    def begin(_: None) -> None:
+    def begin() -> None:
         if main:
             root.mkdir(parents=True, exist_ok=True)
-            _check_room(root, policy, optimizer, part, accelerator.num_processes)
+            _check_room(root, policy, optimizer, parts)
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
 
-    def write_part(part: dict[str, Tensor]) -> None:
-        save_file({name: value.contiguous() for name, value in part.items()}, aside / f"rank-{rank}.safetensors")
-
-    def write_model(weights: dict[str, Tensor]) -> None:
-        if main and isinstance(policy, PeftModel):
-            # Not "auto": peft would ask the hub for the base's config at each save.
-            policy.save_pretrained(str(aside / "adapter"), state_dict=weights, save_embedding_layers=False)
-            tokenizer.save_pretrained(str(aside / "adapter"))
-        elif main:
-            save_model(policy, aside / "model", state=weights)
-            tokenizer.save_pretrained(str(aside / "model"))
-
-    def write_optimizer(moments: dict[str, Tensor]) -> None:
-        if main:
-            save_file(moments, aside / OPTIMIZER)
-
-    def write_reference(weights: dict[str, Tensor]) -> None:
-        if main and weights:
-            save_file(weights, aside / REFERENCE)
-
-    def finish(_: None) -> None:
-        if main:
-            for name in (f"rank-{index}.safetensors" for index in range(accelerator.num_processes)):
-                if not (aside / name).is_file():  # a network file system may be slow to show it
-                    raise OSError(f"{name} is missing, or the main rank does not see it")
-            whole = {**state, "step": step, "world": accelerator.num_processes}
-            (aside / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-            publish(aside, final)
-
-    # (gather on all ranks, write) for each file, one after the other, so that memory has one file at a time.
-    phases: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
-        (lambda: None, begin),
-        (lambda: part, write_part),
-        (lambda: full_model_state(model), write_model),
-        (lambda: full_optimizer_state(model, optimizer), write_optimizer),
-        (lambda: _reference_state(model, reference), write_reference),
-        (lambda: None, finish),
-    ]
-    for gather, write in phases:
-        if texts := refusals(partial(write, gather())):
+    def refused(phase: Callable[[], None]) -> bool:
+        if texts := refusals(phase):
             if main:
                 shutil.rmtree(aside, ignore_errors=True)
-                log.warning("checkpoint %s could not be written (%s); the older ones stay", final, texts[0])
-            return False
-    if main:
-        _drop_old(final, keep)
-    return True
+                _warn_refused(final, texts[0])
+            return True
+        return False
+
+    if refused(begin):
+        return False, None
+    weights, moments = full_model_state(model), full_optimizer_state(model, optimizer)
+    weights_of_reference = _reference_state(model, reference)
+    if main and has_adapter:
+        # Not "auto": peft would ask the hub for the base's config at each save.
+        weights = get_peft_model_state_dict(policy, state_dict=weights, save_embedding_layers=False)
+
+    def write_small_files() -> None:
+        """What the libraries write from live objects, here and not in a thread: peft changes its config for it."""
+        if main and has_adapter:
+            empty = {name: torch.empty(0) for name in weights}  # `write_weights` replaces them
+            policy.save_pretrained(str(folder), state_dict=empty, save_embedding_layers=False)
+        if main:
+            tokenizer.save_pretrained(str(folder))
+
+    if refused(write_small_files):
+        return False, None
+    if not main:
+        return True, None
+
+    def write_weights() -> None:
+        if has_adapter:
+            contiguous = {name: value.contiguous() for name, value in weights.items()}
+            save_file(contiguous, aside / ADAPTER, metadata={"format": "pt"})
+        else:
+            save_model(policy, folder, state=weights)
+
+    text = json.dumps({**state, "step": step, "world": world}, indent=1)  # now: the values may change later
+
+    def write_state() -> None:
+        (aside / STATE).write_text(text, encoding="utf-8")
+
+    files: list[Callable[[], None]] = [write_weights, partial(save_file, moments, aside / OPTIMIZER)]
+    if weights_of_reference:
+        files.append(partial(save_file, weights_of_reference, aside / REFERENCE))
+    for rank, tensors in enumerate(parts):
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        files.append(partial(save_file, contiguous, aside / f"rank-{rank}.safetensors"))
+    return True, CheckpointWrite(aside, final, [*files, write_state], keep)
 
 
 def load_part(path: Path, rank: int) -> dict[str, Tensor]:
-    """The `part` that this rank gave to `save_checkpoint`."""
+    """The `part` that this rank gave to `snapshot`."""
     return load_file(path / f"rank-{rank}.safetensors")
 
 
@@ -147,7 +189,7 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Restore weights, optimiser and, if it was saved, the reference, in place; returns the state.
 
-    Called by every rank, with the objects that were given to `save_checkpoint`. The number of ranks may differ.
+    Called by every rank, with the objects that were given to `snapshot`. The number of ranks may differ.
 
     Raises:
         ValueError: the checkpoint is of another model: a tensor is missing, left over or of another shape.
@@ -194,13 +236,16 @@ def _read_weights(path: Path, policy: nn.Module) -> dict[str, Tensor]:
     return {names.get(key, key): value for key, value in load_file(path / ADAPTER).items()}
 
 
-def _check_room(
-    root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, part: dict[str, Tensor], world: int
-) -> None:
+def _warn_refused(path: Path, reason: str) -> None:
+    log.warning("checkpoint %s could not be written (%s); the older ones stay", path, reason)
+
+
+def _check_room(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, parts: list[dict[str, Tensor]]) -> None:
     """Raise OSError unless the disk has room for the checkpoint: better to fail before the disk is full."""
     weights = [p for p in model.parameters() if p.requires_grad or not isinstance(model, PeftModel)]
     moments = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-    needed = sum(t.numel() * t.element_size() for t in [*weights, *moments, *world * list(part.values())])
+    tensors = [t for part in parts for t in part.values()]
+    needed = sum(t.numel() * t.element_size() for t in [*weights, *moments, *tensors])
     free = shutil.disk_usage(root).free
     if free < ROOM * needed:
         raise OSError(f"it needs about {ROOM * needed / 1e9:.3f} GB, but only {free / 1e9:.3f} GB are free")

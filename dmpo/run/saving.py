@@ -1,9 +1,11 @@
-"""Save and restore a run, and retry the last checkpoint if the disk refuses it."""
+"""Save and restore a run: a thread writes its checkpoints; the last one is retried if the disk refuses it."""
 
 from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import Future, wait
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -12,20 +14,23 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..background import BackgroundThread
 from ..config.keys import DMPOConfig
+from ..distributed.ranks import from_main
 from ..rollouts.buffer import ReplayBuffer
 from ..rollouts.policy import ReferencePolicy
-from .checkpoint import load_checkpoint, load_part, refusals, save_checkpoint
+from .checkpoint import CheckpointWrite, load_checkpoint, load_part, refusals, snapshot
 from .folder import RunFolder
 from .skipping import SkippedSteps
 
 log = logging.getLogger("dmpo")
 
 PATIENCE, PAUSE = 600.0, 30.0  # seconds: how long, and how often, the last checkpoint of a run is retried
+GRACE = 5.0  # seconds that an interrupted process waits for the file that is being written
 
 
 class Saver:
-    """Saves the state of a run into its folder, and restores it.
+    """Saves the state of a run into its folder, and restores it. As a context it does not leave a write behind.
 
     Args:
         model, optimizer: the results of `accelerator.prepare`.
@@ -52,7 +57,24 @@ class Saver:
         self.buffer, self.skipped, self.origin = buffer, skipped, origin
         # A reference that is never refreshed is not saved: the model of the config gives it at any time.
         self.reference = reference if config.reference_refresh_steps else None
-        self.saved = 0  # the step of the newest checkpoint; 0 if no step could be lost
+        self.saved = 0  # the step of the newest checkpoint on disk; 0 if no step could be lost
+        self._thread = BackgroundThread("checkpoint")
+        self._written_step: int | None = None  # the step that is being written, on every rank
+        self._write: CheckpointWrite | None = None  # on the main rank, and its result:
+        self._result: Future[bool] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Wait for the write, without the other ranks, which may be elsewhere when a run fails."""
+        if self._result is None or self._write is None:
+            return
+        at_once = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self._write.abandoned = at_once
+        wait([self._result], GRACE if at_once else None)
+        if self._result.done() and (failure := self._result.exception()):
+            log.error("checkpoint of step %d: %s: %s", self._written_step, type(failure).__name__, failure)
 
     def save(self, step: int, state: dict[str, Any]) -> bool:
         """Save the run after `step`, unless it is saved already. Returns whether it is saved. Every rank calls this.
@@ -63,14 +85,24 @@ class Saver:
         Args:
             state: JSON values.
         """
+        self.begin(step, state)
+        self.finish()
+        return step == self.saved
+
+    def begin(self, step: int, state: dict[str, Any]) -> None:
+        """As `save`, but return as soon as everything is copied: a thread of the main rank writes the files.
+
+        The checkpoint before is finished first, so that the host has one copy at a time.
+        """
+        self.finish()
         if step == self.saved:
-            return True
+            return
         tensors, values = self.buffer.state()
         with self.run.clock("checkpoint"):
             if texts := refusals(self.run.sync):  # a checkpoint needs the lines up to its step
                 log.warning("no checkpoint of step %d: its metrics could not be written (%s)", step, texts[0])
-                return False
-            written = save_checkpoint(
+                return
+            begun, write = snapshot(
                 self.accelerator,
                 self.run.checkpoints,
                 step,
@@ -82,9 +114,23 @@ class Saver:
                 state={**state, "origin": self.origin, "buffer": values, "skipped": self.skipped.state()},
                 keep=step + 1 if self.skipped.in_row else self.keep,
             )
-        if written:
-            self.saved = step
-        return written
+        self._written_step = step if begun else None
+        if write is not None:
+            self._write, self._result = write, self._thread.submit(write.write)
+
+    def finish(self) -> None:
+        """Wait until the thread has written; every rank calls this, and learns whether the checkpoint is on disk.
+
+        Raises:
+            Exception: the write failed, and not because of the disk.
+        """
+        if self._written_step is None:
+            return
+        step, result = self._written_step, self._result
+        self._written_step = self._write = self._result = None
+        with self.run.clock("checkpoint"):
+            if from_main(self.accelerator, lambda: result is not None and result.result()):
+                self.saved = step
 
     def save_last(self, step: int, state: dict[str, Any]) -> None:
         """Save the last step of the run. While the disk refuses, try again, so that the user can free disk space.

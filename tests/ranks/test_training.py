@@ -58,11 +58,11 @@ class Fails:
     """A reward that returns nonsense on one rank, after a first round that went well. (One that raises scores 0.)"""
 
     def __init__(self) -> None:
-        self.rounds = 0
+        self.completions = -2  # not where the run begins by trying it
 
     def __call__(self, completions: list[str], **columns: list[Any]) -> list[float]:
-        self.rounds += len(completions) > 2  # not where the run begins by trying it
-        if self.rounds > 1 and torch.distributed.get_rank() == 1:
+        self.completions += len(completions)
+        if self.completions > 8 and torch.distributed.get_rank() == 1:  # of 15 a round
             return [math.nan] * len(completions)
         return [float(len(set(text))) for text in completions]
 

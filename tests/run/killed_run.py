@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ from tests.tiny_models import tiny
 _NAMES = (
     "trainer",
     *(f"run.{name}" for name in ("saving", "checkpoint", "folder")),
+    "background",
     *(f"storage.{name}" for name in ("whole_files", "json_lines", "lock")),
 )
 FILES = {import_module(f"dmpo.{name}").__file__ for name in _NAMES}
@@ -79,6 +81,7 @@ def run(
     if count is None:
         small_trainer(folder, reward, **changes).train()
         return
+    threading.settrace(on_call)  # and in the thread that writes checkpoints
     sys.settrace(on_call)
     small_trainer(folder, reward, **changes).train()
     sys.settrace(None)

@@ -56,7 +56,6 @@ def test_a_full_disk_leaves_the_older_checkpoint(
         monkeypatch.setattr(module, name, wrapper)
 
     patched("save_file", checkpoint, 1)
-    patched("safe_save_file", __import__("peft.peft_model").peft_model, 1)
     patched("write_text", Path, 0)
     run = small_trainer(tmp_path, max_steps=3, save_steps=1, save_total_limit=1)
     run.train()
@@ -83,7 +82,7 @@ def test_the_last_step_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_foreign_error_is_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(checkpoint, "save_file", broken)
