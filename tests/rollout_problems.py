@@ -35,15 +35,23 @@ def model() -> Any:
     return tiny(vocab_size=7, mask_id=MASK, eos_id=EOS, max_length=32)
 
 
-def a_round(policy: Any, reference: ReferencePolicy, options: DMPOConfig, round_index: int = 1) -> Batch:
-    task = CountOnes()
+def a_round(
+    policy: Any,
+    reference: ReferencePolicy,
+    options: DMPOConfig,
+    round_index: int = 1,
+    *,
+    task: Any = None,
+    reward: Any = None,
+) -> Batch:
+    task = task or CountOnes()
     return collect(
         devices.accelerator(),
         model=policy,
         reference=reference,
         tokenizer=character_tokenizer(),
         task=task,
-        reward=RewardPool(task.reward),
+        reward=RewardPool(reward or task.reward),
         objective=objective_of(options),
         config=options,
         round_index=round_index,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from dmpo.config.decoding import DECODERS
 from dmpo.models.lora import add_lora
 from dmpo.pretrain import character_tokenizer
 from dmpo.randomness import derive_key
+from dmpo.rollouts import rollout
 from dmpo.rollouts.likelihood import ordered_log_probs
 from dmpo.rollouts.policy import ReferencePolicy
 from dmpo.rollouts.rollout import complete
 from dmpo.rollouts.scoring import rollout_mismatch, row_hash
 from tests.rollout_problems import MASK, RULES, a_round, config, model
-from tests.small_runs import lines, settings, trainer
+from tests.small_runs import CountOnes, lines, settings, trainer
 from tests.tiny_models import tokens
 
 every_decoder = pytest.mark.parametrize("decoder", DECODERS)
@@ -49,6 +51,68 @@ def test_completions_depend_on_row_ids_alone(decoder: str, early_stop: bool) -> 
         torch.testing.assert_close(batched.log_probs, alone.log_probs[order], rtol=1e-4, atol=1e-5)
         assert batched.row_forwards == alone.row_forwards
         assert batched.forwards < alone.forwards
+
+
+class DigitsOfSeveralLengths(CountOnes):
+    """Prompts of one to four digits."""
+
+    def row(self, split: str, index: int) -> dict[str, Any]:
+        return {"prompt": "1234"[: 1 + index % 4], "digit": index}
+
+
+def test_batches_have_prompts_of_like_length() -> None:
+    """Equal tokens in the order of the prompts, and fewer positions through the model."""
+    policy, options = model(), config("topk", rollout_batch_size=4)
+    prompts, mask = tokens(8, 4, vocab_size=7, seed=1), torch.ones(8, 4).bool()
+    mask[0::2, :3] = False
+    ids, positions = torch.arange(20, 28), [0]
+    policy.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: positions.__setitem__(0, positions[0] + inputs[0].numel())
+    )
+    sampling: dict[str, Any] = {"temperature": 1.0, "steps": 4, "seed": 9}
+    as_given = [
+        complete(policy, prompts[rows], mask[rows], ids[rows], options, **sampling) for rows in torch.arange(8).split(4)
+    ]
+    assert positions == [4 * 8 * (4 + 8)], "every batch is as wide as the longest prompt"
+    decoded: list[tuple[Tensor, Tensor]] = []
+    sorted_by_length = complete(
+        policy, prompts, mask, ids, options, **sampling, decoded=lambda *batch: decoded.append(batch)
+    )
+    assert positions == [4 * 8 * (4 + 8) + 4 * 4 * (4 + 8) + 4 * 4 * (1 + 8)]
+    assert torch.equal(sorted_by_length.sequences, torch.cat([batch.sequences for batch in as_given]))
+    assert torch.equal(sorted_by_length.order, torch.cat([batch.order for batch in as_given]))
+    assert [rows.tolist() for rows, _ in decoded] == [[1, 3, 5, 7], [0, 2, 4, 6]], "the longest first"
+    for rows, completions in decoded:
+        assert torch.equal(completions, sorted_by_length.sequences[rows, 4:])
+
+
+def test_rewards_of_a_batch_are_counted_while_the_next_one_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of the reward ends only once the second batch has begun."""
+    batches, second_began, calls = [], threading.Event(), []
+    real = rollout.generate
+
+    def generate(*arguments: Any, **options: Any) -> Generation:
+        batches.append(options["row_ids"])
+        if len(batches) == 2:
+            second_began.set()
+        return real(*arguments, **options)
+
+    def reward(completions: list[str], *, digit: list[int], **columns: Any) -> list[float]:
+        calls.append((second_began.wait(30.0), digit))
+        return [text.count("1") / 4 + number for text, number in zip(completions, digit, strict=True)]
+
+    monkeypatch.setattr(rollout, "generate", generate)
+    policy, task = model(), DigitsOfSeveralLengths()
+    options = config("topk", rollout_batch_size=8, gen_length=4, steps=2)
+    batch = a_round(policy, ReferencePolicy(policy), options, task=task, reward=reward)
+    digits = [row["digit"] for row in (rollout.training_row(task, options.seed, 4 + j) for j in range(4))]
+    texts = character_tokenizer().batch_decode(batch.completions.tokens, skip_special_tokens=True)
+    expected = [text.count("1") / 4 + digits[index // 4] for index, text in enumerate(texts)]
+    torch.testing.assert_close(batch.rewards.flatten(), torch.tensor(expected, dtype=batch.rewards.dtype))
+    assert [began for began, _ in calls] == [True, True]
+    lengths = [1 + number % 4 for _, digits in calls for number in digits]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) > 1
 
 
 def test_guidance_and_remasking_reach_the_decoder() -> None:
