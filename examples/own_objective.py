@@ -34,7 +34,7 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms:
     """Σ w · mean NLL over a group, mean over views and groups."""
     views = fresh_views(step)  # bool [R · B, L]
     rows = step.batch.completions.repeat(step.config.replicates)
-    return Terms(rows, views, weighted_ce(rows, views, step.spread(weights.positive)))
+    return Terms(rows, views, weighted_ce(rows, views, step.spread(weights.positive)), scored=views)
 
 
 BETTER_HALF = Objective(group_weights=group_weights, terms=terms)

@@ -140,6 +140,14 @@ def summed_named(accelerator: Accelerator, values: dict[str, float | Tensor]) ->
     return dict(zip(values, summed(accelerator, *values.values()), strict=True))
 
 
+def largest(accelerator: Accelerator, number: int) -> int:
+    """The largest of the ranks' numbers. All ranks call it together."""
+    if accelerator.num_processes == 1:
+        return number
+    numbers: Tensor = accelerator.gather(torch.tensor([number], device=accelerator.device))
+    return int(numbers.max())
+
+
 def end_together(accelerator: Accelerator) -> None:
     """Close the trackers and the process group. A rank waits here until all ranks have arrived."""
     if accelerator.num_processes > 1:

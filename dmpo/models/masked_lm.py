@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from .last_layer import HeadRows, read_rows_only
+
 T = TypeVar("T")
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], T]  # (hidden [..., H], weight [V, H], bias [V] or None)
 
@@ -51,7 +53,8 @@ class MaskedLM(PreTrainedModel):
 
     `forward` takes what transformers' models take and returns `.logits` [N, L, V], aligned to the predicted position.
     With `head`, a function of the hidden states [N, L, H], lm_head's weight and its bias, it returns what that returns:
-    as part of `forward`, so that DDP, FSDP, DeepSpeed, peft and accelerate see the call.
+    as part of `forward`, so that DDP, FSDP, DeepSpeed, peft and accelerate see the call. With `rows` the last layer
+    runs on these rows, and the logits or the input of `head` are theirs: [N, Q, ...], or [M, ...] of the rows kept.
     """
 
     prediction_shift: ClassVar[int] = 0  # position j is predicted by the backbone's output at j - prediction_shift
@@ -66,6 +69,8 @@ class MaskedLM(PreTrainedModel):
         embeddings: Any = self.get_input_embeddings()
         embeddings.padding_idx = None
         self.lm_head = Head(self.lm_head)
+        layers: Any = self.model.layers
+        read_rows_only(layers)
 
     def forward(
         self,
@@ -74,6 +79,7 @@ class MaskedLM(PreTrainedModel):
         position_ids: Tensor | None = None,
         *,
         head: HeadFunction[Any] | None = None,
+        rows: HeadRows | None = None,
         logits_to_keep: int | Tensor = 0,
         labels: None = None,
         return_dict: bool | None = None,
@@ -81,6 +87,8 @@ class MaskedLM(PreTrainedModel):
     ) -> Any:
         if labels is not None:
             raise ValueError("labels: a masked model has no next-token loss; apply dmpo.WDCELoss to the logits")
+        if rows is not None:
+            kwargs["head_rows"] = rows.shifted(self.prediction_shift)
         output = self.model(
             input_ids=input_ids,
             attention_mask=self._additive_if_eager(attention_mask),
@@ -88,14 +96,15 @@ class MaskedLM(PreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        hidden = output.last_hidden_state  # [N, L, H]
-        if self.prediction_shift:
+        hidden = output.last_hidden_state  # [N, L, H]; with rows [N, Q, H] or [M, H]
+        if self.prediction_shift and rows is None:
             hidden = torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1)
         if head is not None:
             return _plain_head(self)(hidden, head)
-        rows = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        if rows is None:
+            hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         result = CausalLMOutputWithPast(
-            logits=self.lm_head(hidden[:, rows]),
+            logits=self.lm_head(hidden),
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
@@ -197,6 +206,8 @@ def apply_head(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
+    *,
+    rows: HeadRows | None = None,
     **kwargs: Any,
 ) -> T:
     """`head(hidden, weight, bias)`, in place of lm_head and inside the model's forward, where its weight is whole.
@@ -210,6 +221,9 @@ def apply_head(
             nothing is padded spares building and checking one.
         position_ids: int64 [N, L] or [1, L]; None counts from 0. Rotary positions are relative, so left padding
             changes nothing but rounding.
+        rows: the positions whose predictions are read, and of these the rows that are kept. `head` is then given
+            hidden [N, Q, H], or [M, H] of the rows kept, in their order; the last layer computes no other. Equal to the
+            rows of a whole pass up to rounding, forward and gradient.
         kwargs: for the backbone, e.g. `past_key_values`. A Dream-type model predicts a token at its left neighbour:
             give that neighbour among the inputs, too (`unwrap(model).prediction_shift`).
 
@@ -217,13 +231,16 @@ def apply_head(
     """
     unwrap(model)
     result: T = model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, head=head, **kwargs
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, head=head, rows=rows, **kwargs
     )
     return result
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Last hidden states [N, L, H] that the head is applied to; arguments and errors as of `apply_head`."""
+    """Last hidden states that the head is applied to: [N, L, H], with `rows` [N, Q, H] or [M, H].
+
+    Arguments and errors are as in `apply_head`.
+    """
     return apply_head(model, _hidden_only, input_ids, *args, **kwargs)
 
 

@@ -91,7 +91,7 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms:
     counted = rows.eligible & (share > 0).unsqueeze(1)  # of finite groups
     advantages = weights.positive.flatten()[step.own].repeat(config.replicates)
 
-    def view_loss(views: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def view_loss(views: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         live = counted[views]
         log_probs = hidden_token_logprobs(hidden, weight, rows.tokens[views], live, bias=bias)
         scores = old[views], None if ref is None else ref[views]
@@ -100,7 +100,7 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms:
         sums = torch.where(live, values, 0.0).sum(-1) @ share[views].to(log_probs)  # [3]
         return sums[0], sums[1:].detach()
 
-    return Terms(rows, masks, view_loss)
+    return Terms(rows, masks, view_loss, scored=counted)
 
 
 def _of_views(scores: Tensor, iteration: int) -> Tensor:

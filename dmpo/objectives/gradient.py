@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config.keys import DMPOConfig
-from ..distributed.ranks import rank_rows, summed
+from ..config.keys import ONE_STEP, DMPOConfig
+from ..distributed.ranks import largest, rank_rows, summed
 from ..losses.weights import ImportanceWeights
 from ..models.masked_lm import special_ids
 from ..rollouts.batch import Batch
-from ..rollouts.likelihood import apply_head_to_views
+from ..rollouts.chunks import Chunk, chunks, view_order
+from ..rollouts.likelihood import apply_head_to_views, kept_positions
+from ..rollouts.scoring import pass_limits
 from . import OBJECTIVES
 from .finite import finite_groups, replace_non_finite
-from .step import Objective, Step
+from .step import Objective, Step, Terms
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def accumulate_gradient(
     """Add the gradient of the loss on fresh views to the parameters; the mean over ranks is the loss's own gradient.
 
     It does not depend on `micro_batch_size` nor on the ranks, up to rounding and dropout; all ranks make the same
-    number of passes. `model` is `policy` as accelerate wrapped it. A group with a log-probability that is not finite is
-    left out: it counts 0 in the mean over groups. Where no group is left, or the terms are not finite, the loss is NaN,
-    on every rank, and there is no gradient.
+    number of passes. Views of like length pass together, the longest first. `model` is `policy` as accelerate wrapped
+    it. A group with a log-probability that is not finite is left out: it counts 0 in the mean over groups. Where no
+    group is left, or the terms are not finite, the loss is NaN, on every rank, and there is no gradient.
     """
     objective, (mask_id, _) = objective_of(config), special_ids(policy)
     world, total, finite = accelerator.num_processes, batch.rewards.numel(), finite_groups(accelerator, batch)
@@ -65,23 +66,45 @@ def accumulate_gradient(
     if terms is None:
         return _not_finite(objective, batch, finite)
     model.train()
-    views = len(terms.masks)
-    most = config.replicates * -(-total // world)  # views of the rank that has most
-    size = config.micro_batch_size or most
+    passes = _micro_batches(terms, batch, config)
+    most = largest(accelerator, len(passes))  # of the rank that has most
     sums = torch.zeros(1 + len(objective.reports), dtype=torch.float64, device=terms.masks.device)  # loss, reports
-    for start in range(0, most, size):
-        chunk = slice(start, start + size) if start < views else slice(0, 1)
-        live = 1.0 if start < views else 0.0  # a rank with fewer views makes the pass, and it counts nothing
-        head = partial(terms.view_loss, chunk)
-        accelerator.sync_gradients = start + size >= most  # for DeepSpeed, whose backward then also steps
+    for number in range(most):
+        # A rank with fewer passes makes one of a single view, and it counts nothing.
+        live = number < len(passes)
+        chunk = passes[number] if live else replace(passes[0], index=passes[0].index[:1])
+        accelerator.sync_gradients = number + 1 == most  # for DeepSpeed, whose backward then also steps
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
-            loss, reports = apply_head_to_views(model, terms.rows[chunk], terms.masks[chunk], mask_id, head)
+            loss, reports = _of_micro_batch(model, terms, chunk, mask_id)
             accelerator.backward(loss * (live * world))  # ranks are averaged
         sums += torch.cat([loss.detach().view(1), reports]) * live
     loss_of_views, *reports_of_views = summed(accelerator, *sums)
     share = float(finite.double().mean())  # reports are means over finite groups, as ESS and c are
     report = _report(objective, weights, coeff, [value / share for value in reports_of_views], finite)
     return StepResult(loss_of_views if terms.loss is None else terms.loss, report)
+
+
+def _micro_batches(terms: Terms, batch: Batch, config: DMPOConfig) -> list[Chunk]:
+    """The views of this rank by micro-batches of at most as many tokens as `micro_batch_size` of the longest views."""
+    scored = torch.ones_like(terms.masks) if terms.scored is None else terms.scored
+    size = config.micro_batch_size or len(scored)
+    limits = pass_limits(config, size, whole=config.loss in ONE_STEP)
+    order = view_order(len(batch.completions), config.replicates)
+    return chunks(terms.rows.prompt_mask, scored.sum(-1), scored.shape[1], limits, order)
+
+
+def _of_micro_batch(model: nn.Module, terms: Terms, chunk: Chunk, mask_id: int) -> tuple[Tensor, Tensor]:
+    """The loss of a micro-batch, with gradient, and its reports."""
+    rows, masks = terms.rows[chunk.index], terms.masks[chunk.index]
+    kept = None if terms.scored is None else kept_positions(terms.scored[chunk.index])
+
+    def head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        if kept is not None:  # [M, H] -> [n, L, H]
+            blank = hidden.new_zeros(masks.numel(), hidden.shape[-1])
+            hidden = blank.index_copy(0, kept, hidden).view(*masks.shape, -1)
+        return terms.view_loss(chunk.index, hidden, weight, bias)
+
+    return apply_head_to_views(model, rows, masks, mask_id, head, kept=kept, chunk=chunk)
 
 
 def scores_are_finite(batch: Batch) -> bool:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config.keys import DMPOConfig
-from ..losses.views import hidden_token_logprobs
 from ..models.masked_lm import special_ids, without_dropout
 from ..randomness import derive_key, uniforms
 from ..rollouts.batch import Completions
-from ..rollouts.likelihood import apply_head_to_views
+from ..rollouts.chunks import chunks, view_order
+from ..rollouts.likelihood import masked_log_probs
+from ..rollouts.scoring import pass_limits
 from .step import Step
 
 
@@ -52,19 +53,19 @@ def one_step_log_probs(model: nn.Module, completions: Completions, row_ids: Tens
     No dropout is live and no gradient kept; at most `rollout_batch_size` rows pass at once.
     """
     mask_id, _ = special_ids(model)
-    log_probs = []
+    count, length = completions.tokens.shape
+    limits = pass_limits(config, config.rollout_batch_size, whole=True)
+    log_probs: Tensor | None = None
     with without_dropout(model):
         for iteration in range(config.gradient_steps):
             rows, masks = one_step_views(completions, row_ids, config, iteration, mask_id)
-            for start in range(0, len(rows), config.rollout_batch_size):
-                chunk = slice(start, start + config.rollout_batch_size)
-                log_probs.append(_log_probs(model, rows[chunk], masks[chunk], mask_id))
-    shape = config.gradient_steps, config.replicates, *completions.tokens.shape
-    return torch.cat(log_probs).view(shape).permute(2, 0, 1, 3).contiguous()
-
-
-def _log_probs(model: nn.Module, rows: Completions, masks: Tensor, mask_id: int) -> Tensor:
-    def head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return hidden_token_logprobs(hidden, weight, rows.tokens, rows.eligible, bias=bias)
-
-    return apply_head_to_views(model, rows, masks, mask_id, head)
+            order = view_order(count, config.replicates)
+            for chunk in chunks(rows.prompt_mask, rows.eligible.sum(-1), length, limits, order):
+                of_rows, mask = rows[chunk.index], masks[chunk.index]
+                of_chunk = masked_log_probs(model, of_rows, mask, of_rows.eligible, mask_id, chunk)
+                if log_probs is None:
+                    log_probs = of_chunk.new_zeros(config.gradient_steps, len(rows), length)
+                log_probs[iteration, chunk.index] = of_chunk
+    assert log_probs is not None
+    shape = config.gradient_steps, config.replicates, count, length
+    return log_probs.view(shape).permute(2, 0, 1, 3).contiguous()

@@ -16,9 +16,10 @@ from ..losses.weights import ImportanceWeights
 from ..rollouts.batch import Batch, Completions
 from ..rollouts.scoring import RoundScorer
 
-ViewLoss = Callable[[slice, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""(views, hidden [n, L, H] of these views, lm_head's weight [V, H], its bias [V] or None) → (loss, reports).
+ViewLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(views int64 [n], hidden [n, L, H] of these views, lm_head's weight [V, H], its bias [V] or None) → (loss, reports).
 
+hidden is 0 at the positions that `Terms.scored` leaves out.
 loss: what these views add to the loss of this rank, a scalar with gradient. reports [k]: what they add to each of the
 objective's `reports`, detached."""
 
@@ -67,13 +68,15 @@ class Terms:
 
     rows: the completion of each view, its prompt as the view shows it. masks: bool [N, L], the tokens of the completion
     that each view masks. view_loss: see `ViewLoss`. loss: the loss over all ranks, where it is known before the views
-    pass through the model; None: it is the sum over views.
+    pass through the model; None: it is the sum over views. scored: bool [N, L], the positions whose hidden states
+    view_loss reads; None: all. Behind the last layer's attention the other positions are not computed.
     """
 
     rows: Completions
     masks: Tensor
     view_loss: ViewLoss
     loss: float | None = None
+    scored: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ def weighted_ce(
 ) -> ViewLoss:
     """Σ_n (w_n − s·b_n) · mean NLL_n over views, through the kernel; scored bool [N, L], weights and baseline [N]."""
 
-    def view_loss(views: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def view_loss(views: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         of_views = rows.tokens[views], scored[views], weights[views], None if baseline is None else baseline[views]
         return linear_weighted_ce(hidden, weight, *of_views, strength, bias=bias)[0], weights.new_zeros(0)
 

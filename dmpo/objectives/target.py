@@ -12,6 +12,7 @@ from ..randomness import derive_key
 from ..rollouts.batch import Batch
 from ..rollouts.likelihood import sequence_log_prob
 from ..rollouts.masking import views_of
+from ..rollouts.scoring import pass_limits
 from .step import Step
 
 
@@ -36,6 +37,7 @@ def fresh_views(step: Step) -> Tensor:
 def estimate(step: Step, views: Tensor) -> Tensor:
     """log p_θ [groups, G] of all ranks' completions, of which each rank gives its views; no gradient, no dropout."""
     batch, size = step.batch, step.config.rollout_batch_size
+    limits = pass_limits(step.config, size)
     with whole_parameters(step.model) as policy:
-        own = sequence_log_prob(policy, batch.completions, views, mask_id=step.mask_id, batch_size=size)
+        own = sequence_log_prob(policy, batch.completions, views, mask_id=step.mask_id, batch_size=size, limits=limits)
     return gather_rows(step.accelerator, own, batch.rewards.numel()).view_as(batch.rewards)

@@ -34,7 +34,7 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms:
     assert weights.negative is not None
     count = rows.eligible.sum(-1)
     positive, negative = (step.spread(values) * count for values in (weights.positive, weights.negative))
-    return Terms(rows, masks, weighted_ce(rows, rows.eligible, positive, negative))
+    return Terms(rows, masks, weighted_ce(rows, rows.eligible, positive, negative), scored=rows.eligible)
 
 
 WD1 = Objective(group_weights=group_weights, terms=terms)

@@ -23,7 +23,8 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     baseline = baseline_weights(config.baseline, weights.positive, weights.negative, theta, batch.log_prob_cur)
     rows = batch.completions.repeat(config.replicates)
     spread = None if baseline is None else step.spread(baseline)
-    return Terms(rows, views, weighted_ce(rows, views, step.spread(weights.positive), spread, config.strength))
+    view_loss = weighted_ce(rows, views, step.spread(weights.positive), spread, config.strength)
+    return Terms(rows, views, view_loss, scored=views)
 
 
 WDCE = Objective(group_weights=group_weights, terms=terms)

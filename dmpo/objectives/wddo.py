@@ -38,7 +38,7 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     halves = [(step.of_finite(slope) / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
     rows = batch.completions.repeat(config.replicates)
     coefficients = torch.cat([of_half.repeat(half) for of_half in halves])
-    return Terms(rows, views, weighted_ce(rows, views, coefficients), loss)
+    return Terms(rows, views, weighted_ce(rows, views, coefficients), loss, views)
 
 
 WDDO = Objective(group_weights=group_weights, terms=terms)

@@ -7,24 +7,74 @@ from torch import Tensor, nn
 
 from ..kernels import linear_token_logprobs
 from ..losses.views import mean_log_prob
+from ..models.last_layer import HeadRows
 from ..models.masked_lm import HeadFunction, T, apply_head, without_dropout
 from ..models.tokenizer import padding
 from .batch import Completions, spaced
+from .chunks import Chunk, PassLimits, chunks, view_order
 
 
-def apply_head_to_views(model: nn.Module, rows: Completions, mask: Tensor, mask_id: int, head: HeadFunction[T]) -> T:
+def apply_head_to_views(
+    model: nn.Module,
+    rows: Completions,
+    mask: Tensor,
+    mask_id: int,
+    head: HeadFunction[T],
+    *,
+    kept: Tensor | None = None,
+    chunk: Chunk | None = None,
+) -> T:
     """`head(hidden, weight, bias)` on the completion positions of each view, inside the model's forward.
 
-    mask: bool [N, L], the positions that each view masks. hidden: [N, L, H]; weight [V, H] and bias [V] or None are
-    lm_head's. The other arguments are as in `masked_lm.apply_head`.
+    The queries of the last layer run on the completions alone, and what follows them on the positions kept.
+
+    Args:
+        mask: bool [N, L], the positions that each view masks.
+        head: hidden is [N, L, H], or [M, H] where positions are kept; weight [V, H] and bias [V] or None are lm_head's.
+        kept: int64 [M], indices into the N·L completion positions, see `kept_positions`; None: all.
+        chunk: the chunk that the rows are, where it is known; it says which columns are padding.
+
+    The other arguments are as in `masked_lm.apply_head`.
     """
     view = rows.tokens.masked_fill(mask, mask_id)
-    blank, padded = padding(rows.prompt_mask)  # columns without a token cost a pass as much as others do
+    # Columns without a token cost a pass as much as others do.
+    blank, padded = padding(rows.prompt_mask) if chunk is None else (chunk.blank, chunk.padded)
     prompt_ids, prompt_mask = rows.prompt_ids[:, blank:], rows.prompt_mask[:, blank:]
     input_ids = torch.cat([prompt_ids, view], 1)  # [N, P+L]
     attention_mask = torch.cat([prompt_mask, torch.ones_like(mask)], 1) if padded else None
-    start = prompt_ids.shape[1]
-    return apply_head(model, lambda hidden, *of_head: head(hidden[:, start:], *of_head), input_ids, attention_mask)
+    positions = torch.arange(prompt_ids.shape[1], input_ids.shape[1], device=view.device)
+    return apply_head(model, head, input_ids, attention_mask, rows=HeadRows(positions, kept))
+
+
+def kept_positions(scored: Tensor) -> Tensor:
+    """Indices of the positions that the head reads; bool [N, L] -> int64 [M]. On a GPU this waits for the device."""
+    return scored.flatten().nonzero().squeeze(1)
+
+
+@torch.no_grad()
+def masked_log_probs(
+    model: nn.Module,
+    rows: Completions,
+    mask: Tensor,
+    scored: Tensor,
+    mask_id: int,
+    chunk: Chunk | None = None,
+    forbid: int | None = None,
+) -> Tensor:
+    """Log-probabilities [N, L] of the tokens where `scored`, 0 elsewhere, each row masked by `mask`; bool [N, L] both.
+
+    forbid: a token without probability.
+    """
+    kept = kept_positions(scored)
+
+    def token_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if forbid is not None:
+            bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
+            bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
+        return linear_token_logprobs(hidden, weight, rows.tokens.flatten()[kept], bias=bias)
+
+    of_kept = apply_head_to_views(model, rows, mask, mask_id, token_log_probs, kept=kept, chunk=chunk)
+    return of_kept.new_zeros(scored.numel()).index_copy_(0, kept, of_kept).view(scored.shape)
 
 
 @torch.no_grad()
@@ -35,15 +85,17 @@ def sequence_log_prob(
     *,
     mask_id: int,
     batch_size: int,
+    limits: PassLimits | None = None,
 ) -> Tensor:
     """log p(o|q) ≈ mean over views of (n/m) · Σ_masked log p, n the positions that count (docs/maths.md, section 4).
 
-    No dropout is live and no gradient kept. Only masked rows go through lm_head.
+    No dropout is live and no gradient kept. Only masked rows go through the last layer's MLP and lm_head.
 
     Args:
         completions: B of them.
         views: bool [R·B, L] from `sample_views`, row = replicate · B + sample.
-        batch_size: rows of one forward.
+        batch_size: rows of one forward, if their prompts are as long as the longest; more where they are shorter.
+        limits: the same in tokens; None: of `batch_size` rows of the longest of these completions.
 
     Returns:
         float32 [B].
@@ -52,16 +104,19 @@ def sequence_log_prob(
         ValueError: a prompt is padded elsewhere than on its left.
     """
     _check_padding(completions.prompt_mask)
-    replicates = len(views) // len(completions)
+    replicates, length = len(views) // len(completions), views.shape[1]
     rows = completions.repeat(replicates)
-    token_log_probs = []
+    limits = limits or PassLimits.of_rows(batch_size, rows.prompt_ids.shape[1], length)
+    token_log_probs: Tensor | None = None
     with without_dropout(model):
-        for start in range(0, len(views), batch_size):
-            chunk = slice(start, start + batch_size)
-            mask = views[chunk]
-            log_probs = _log_probs(model, rows[chunk], mask, mask, mask_id)
-            token_log_probs.append(log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs))
-    return mean_log_prob(torch.cat(token_log_probs), views, completions.eligible.sum(-1), replicates)
+        for chunk in chunks(rows.prompt_mask, views.sum(-1), length, limits, view_order(len(completions), replicates)):
+            mask = views[chunk.index]
+            log_probs = masked_log_probs(model, rows[chunk.index], mask, mask, mask_id, chunk)
+            if token_log_probs is None:
+                token_log_probs = log_probs.new_zeros(views.shape)
+            token_log_probs[chunk.index] = log_probs
+    assert token_log_probs is not None
+    return mean_log_prob(token_log_probs, views, completions.eligible.sum(-1), replicates)
 
 
 @torch.no_grad()
@@ -80,7 +135,7 @@ def ordered_log_probs(
             after an EOS); such a position is masked in every canvas and scores 0. A token that a decoder drew and did
             not keep (after an EOS, or taken back by wino) is masked, too, though the decoder saw it for a while. In
             that case, and with guidance or a cache, these are not the log-probabilities that the decoder drew from.
-        batch_size: rows of one forward.
+        batch_size: rows of one forward, as in `sequence_log_prob`.
 
     Returns:
         float32 [B, L], nats, untempered.
@@ -91,19 +146,22 @@ def ordered_log_probs(
     _check_padding(completions.prompt_mask)
     if order.shape != completions.tokens.shape:
         raise ValueError(f"order has shape {tuple(order.shape)}, the tokens {tuple(completions.tokens.shape)}")
-    steps = int(order.max()) + 1
-    row = torch.arange(len(order), device=order.device).unsqueeze(1)
-    canvases = (row * steps + order)[order >= 0].unique()  # one for each step of each row
+    steps, length = int(order.max()) + 1, order.shape[1]
+    row_of = torch.arange(len(order), device=order.device).unsqueeze(1)
+    # One canvas for each step of each row, and the number of tokens that the step drew.
+    canvases, drawn_now = (row_of * steps + order)[order >= 0].unique(return_counts=True)
     result = torch.zeros(order.shape, device=order.device)
+    if not len(canvases):
+        return result
+    limits = PassLimits.of_rows(batch_size, completions.prompt_ids.shape[1], length)
+    row, step = canvases // steps, (canvases % steps).unsqueeze(1)
     with without_dropout(model):
-        for start in range(0, len(canvases), batch_size):
-            chunk = canvases[start : start + batch_size]
-            row, step = chunk // steps, (chunk % steps).unsqueeze(1)
-            drawn = order[row]  # [n, L]
-            now = drawn == step
-            log_probs = _log_probs(model, completions[row], (drawn < 0) | (drawn >= step), now, mask_id, forbid=mask_id)
-            canvas, position = now.nonzero(as_tuple=True)
-            result[row[canvas], position] = log_probs.float()
+        for chunk in chunks(completions.prompt_mask[row], drawn_now, length, limits):
+            of_chunk = row[chunk.index]
+            drawn, now_at = order[of_chunk], step[chunk.index]  # [n, L], [n, 1]
+            now, masked = drawn == now_at, (drawn < 0) | (drawn >= now_at)
+            log_probs = masked_log_probs(model, completions[of_chunk], masked, now, mask_id, chunk, mask_id)
+            result.index_add_(0, of_chunk, log_probs.float())  # a token is drawn in one canvas, and 0 in the others
     return result
 
 
@@ -111,14 +169,15 @@ def ordered_log_probs(
 def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id: int, max_tokens: int = 256) -> Tensor:
     """Mean entropy in nats of the prediction at masked positions, at most `max_tokens` evenly spaced ones."""
 
+    kept = kept_positions(mask)
+    kept = kept[spaced(len(kept), max_tokens, kept.device)]
+
     def entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        hidden = hidden[mask]
-        hidden = hidden[spaced(len(hidden), max_tokens, hidden.device)]
         log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
         return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
 
     with without_dropout(model):
-        return apply_head_to_views(model, rows, mask, mask_id, entropy)
+        return apply_head_to_views(model, rows, mask, mask_id, entropy, kept=kept)
 
 
 def _check_padding(prompt_mask: Tensor) -> None:
@@ -127,20 +186,3 @@ def _check_padding(prompt_mask: Tensor) -> None:
     if bool(misplaced.any()):
         row = int(misplaced.nonzero()[0])
         raise ValueError(f"prompt_mask must be left padding (False, then True), got padding after a token in row {row}")
-
-
-def _log_probs(
-    model: nn.Module, rows: Completions, mask: Tensor, scored: Tensor, mask_id: int, forbid: int | None = None
-) -> Tensor:
-    """Log-probabilities [M] of the M tokens where `scored`, each row masked by `mask`; bool [N, L] both.
-
-    forbid: a token without probability.
-    """
-
-    def token_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if forbid is not None:
-            bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
-            bias[forbid] = torch.finfo(bias.dtype).min / 2  # finite, should it be alone in a kernel's tile
-        return linear_token_logprobs(hidden[scored], weight, rows.tokens[scored], bias=bias)
-
-    return apply_head_to_views(model, rows, mask, mask_id, token_log_probs)

@@ -13,6 +13,7 @@ from ..decoding import Generation
 from ..models.masked_lm import special_ids
 from ..randomness import derive_key
 from .batch import Completions
+from .chunks import PassLimits
 from .likelihood import ordered_log_probs, sequence_log_prob
 from .masking import views_of
 
@@ -52,8 +53,17 @@ def joined_scores(of_round: dict[str, Tensor], of_reference: dict[str, Tensor]) 
 def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, config: DMPOConfig) -> Tensor:
     """ELBO of completions [B] on K views that depend on their row ids alone: the same ones for every policy."""
     mask_id, _ = special_ids(model)
-    views, size = score_views(completions.eligible, row_ids, config), config.rollout_batch_size
-    return sequence_log_prob(model, completions, views, mask_id=mask_id, batch_size=size)
+    views = score_views(completions.eligible, row_ids, config)
+    limits = pass_limits(config, config.rollout_batch_size)
+    return sequence_log_prob(
+        model, completions, views, mask_id=mask_id, batch_size=config.rollout_batch_size, limits=limits
+    )
+
+
+def pass_limits(config: DMPOConfig, rows: int, *, whole: bool = False) -> PassLimits:
+    """What passes at once where so many rows of the greatest length do; `whole`: views that mask whole completions."""
+    mask_rate = 1.0 if whole else config.mask_rate_max
+    return PassLimits.of_rows(rows, config.max_prompt_length, config.gen_length, mask_rate)
 
 
 def score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor:

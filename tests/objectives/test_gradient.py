@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmpo import WDCELoss, WDDOLoss, importance_weights
+from dmpo.models.masked_lm import MaskedLlama
 from dmpo.objectives.gradient import accumulate_gradient, group_weights
 from dmpo.randomness import derive_key
 from dmpo.rollouts.masking import sample_views
@@ -119,3 +120,39 @@ def test_views_are_fresh_at_every_step() -> None:
                 parameter.grad = None
         losses.append(accumulate_gradient(devices.accelerator(), model, model, batch, config(), step).loss)
     assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("loss", ["wdce", "wddo"])
+def test_short_prompts_fill_a_micro_batch_of_tokens(loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 prompts half have 2 tokens and half 5: passes of 4 views of 5 + 8 tokens, or 5 of 2 + 8; the same gradient.
+
+    The head reads no more rows than it would of 4 views that are masked at the highest rate.
+    """
+    batch = rollouts()
+    batch.completions.prompt_mask[::2, :3] = False
+    whole = gradients(config(loss=loss, micro_batch_size=0), batch)
+    sizes: list[tuple[int, int]] = []
+    run = MaskedLlama.forward
+
+    def forward(self: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            sizes.append(tuple(kwargs["input_ids"].shape))
+        return run(self, **kwargs)
+
+    monkeypatch.setattr(MaskedLlama, "forward", forward)
+    loss_of_chunks, grads = gradients(
+        config(
+            loss=loss,
+            micro_batch_size=4,
+            max_prompt_length=PROMPT,
+            gen_length=LENGTH,
+            block_length=LENGTH,
+            steps=LENGTH,
+        ),
+        batch,
+    )
+    assert loss_of_chunks == pytest.approx(whole[0], rel=devices.float64_tolerance(1e-10, 0)["rtol"])
+    for ours, theirs in zip(grads, whole[1], strict=True):
+        torch.testing.assert_close(ours, theirs, **devices.float64_tolerance(1e-10, 1e-12))
+    assert sizes[:6] == [(4, PROMPT + LENGTH)] * 6
+    assert sizes[6:] == [(5, 2 + LENGTH)] * 4 + [(4, 2 + LENGTH)]

@@ -52,7 +52,7 @@ def toy_terms(step: Step, weights: ImportanceWeights) -> Terms:
     share, rows = step.spread(torch.ones_like(batch.rewards)), batch.completions.repeat(step.config.replicates)
     cross_entropy = weighted_ce(rows, views, of_views)
 
-    def view_loss(of: slice, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def view_loss(of: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         loss, _ = cross_entropy(of, hidden, weight, bias)
         return loss, (share * gap.repeat(step.config.replicates))[of].sum().view(1)
 
