@@ -14,25 +14,13 @@ from torch import Tensor, nn
 
 from dmpo.models import load_model, save_model
 from dmpo.models import merged_adapters as module
-from dmpo.models.lora import add_lora
 from dmpo.models.masked_lm import hidden_states
 from dmpo.models.merged_adapters import check_mergeable, merged_adapters, merged_weight, unpacked_weight
-from tests.tiny_models import plain_checkpoint, tiny, tokens
+from tests.tiny_models import plain_checkpoint, tiny, tokens, with_random_adapters
 
 HALF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}  # half the distance from 1 upwards
 TINY = 2.0**-25  # half the smallest number of float16
 IDS = tokens(2, 9)
-
-
-def with_random_adapters(model: Any, *, rank: int = 4, dropout: float = 0.1) -> Any:
-    """Adapters about a fifth as large as the weights."""
-    policy = add_lora(model, rank=rank, alpha=6, dropout=dropout)
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.1, generator=draw)
-    return policy
 
 
 def four_bit_model(folder: Path) -> Any:
@@ -125,7 +113,7 @@ def test_a_merged_weight_is_the_sum_rounded_once(dtype: torch.dtype) -> None:
         narrow = 0 if dtype == torch.float32 else HALF[dtype]
         wide = (rank + 2) * HALF[torch.float32] * sizes
         assert ((merged.double() - exact).abs() <= narrow * (exact.abs() + wide) + wide + TINY).all()
-        assert (merged.double() - weight).abs().max() > 0.05, "the adapter counts"
+        assert (merged.double() - weight).abs().max() > 0.03, "the adapter counts"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
