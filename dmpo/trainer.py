@@ -18,14 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .config.keys import DMPOConfig
 from .distributed import zero
 from .distributed.ranks import end_together, from_main, is_shared, make_accelerator
-from .distributed.sharding import whole_parameters
 from .evaluation.held_out import Evaluation, evaluate_on_ranks
 from .models.tokenizer import load_tokenizer
 from .objectives.gradient import accumulate_gradient, objective_of, scores_are_finite
 from .randomness import derive_key
 from .rewards import Reward, RewardPool
 from .rollouts.buffer import ReplayBuffer
-from .rollouts.policy import ReferencePolicy, make_policy
+from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
@@ -209,7 +208,7 @@ class DMPOTrainer:
         }
 
     def _evaluate(self, split: str) -> Evaluation:
-        with self.run.clock("evaluate"), whole_parameters(self.model) as policy:
+        with self.run.clock("evaluate"), rollout_model(self.model, self.config) as policy:
             return evaluate_on_ranks(self.accelerator, policy, self.tokenizer, self.task, self.config, split=split)
 
     def _log(self, metrics: dict[str, Any]) -> None:

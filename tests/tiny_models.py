@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from dmpo.models import new_model
+from dmpo.models.lora import add_lora
 from dmpo.models.masked_lm import MaskedLM
 from tests import devices
 
@@ -38,6 +39,17 @@ def tiny(**changes: Any) -> MaskedLM:
     # Weights ten times the usual size: with the usual ones attention is so flat that a wrong mask hardly shows.
     model: Any = new_model(**{**SIZES, "mask_id": 3, "eos_id": 2, "init_std": 0.2, **changes})
     return model.to(devices.current())
+
+
+def with_random_adapters(model: Any, *, rank: int = 4, dropout: float = 0.1) -> Any:
+    """Adapters about a fifth as large as the weights."""
+    policy = add_lora(model, rank=rank, alpha=6, dropout=dropout)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2, generator=draw)
+    return policy
 
 
 def tokens(rows: int, length: int, vocab_size: int = 48, seed: int = 0) -> Tensor:

@@ -82,6 +82,9 @@ class DMPOConfig(DecodingOptions):
     """completions of each prompt, the group size G"""
     rollout_batch_size: int = 16
     """sequences of one forward without gradient (decoding and scoring)"""
+    merge_adapters: bool = False
+    """merge LoRA into the weights while rollouts and evaluations decode: fewer kernels a pass, for a copy of the adapted
+    weights. Afterwards the policy is bit for bit what it was. The rounded sum shows in `rollout_mismatch`"""
     # other defaults than in `DecodingOptions`
     gen_length: int = 256
     temperature: float = 0.2
@@ -206,6 +209,8 @@ class DMPOConfig(DecodingOptions):
         _require("clip_epsilon", self.clip_epsilon, 0 < self.clip_epsilon < 1, "in (0, 1)")
         _require("wd1_psi", self.wd1_psi, self.wd1_psi > 0, "> 0")
         _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
+        merges = not self.merge_adapters or self.lora_r > 0
+        _require("merge_adapters", self.merge_adapters, merges, "false where lora_r is 0: there is nothing to merge")
         _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)

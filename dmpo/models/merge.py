@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -16,6 +16,7 @@ from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
 from .files import checkpoint_folder, first_names, read_json
 from .loading import load_model
 from .masked_lm import MaskedLM
+from .merged_adapters import merge_obstacle, merged_bias, merged_weight
 from .saving import save_model
 
 Layout = Literal["transformers", "llada"]
@@ -90,7 +91,7 @@ def merge(
 
 
 def merge_adapter(adapted: PeftModel) -> MaskedLM:
-    """Add the adapter to the base weights, in place: W + scale·BA. For DoRA peft defines the formula.
+    """Add the adapter to the base weights, in place: W + scale·BA, by `merged_weight`. Others, as DoRA, peft merges.
 
     The sum is computed in float32 and rounded once to the dtype of W. peft alone would compute in the dtype of W, and
     bfloat16 would round twice.
@@ -105,8 +106,15 @@ def merge_adapter(adapted: PeftModel) -> MaskedLM:
             "use the adapter without merging it (dmpo eval loads it)"
         )
     with torch.no_grad():
-        for layer in layers.values():
-            weights = layer.get_base_layer()
+        for name, layer in layers.items():
+            weights: Any = layer.get_base_layer()
+            if merge_obstacle(layer) is None:
+                weights.weight.data = merged_weight(layer)
+                if weights.bias is not None:
+                    weights.bias.data = merged_bias(layer)
+                if not all(bool(torch.isfinite(parameter).all()) for parameter in weights.parameters()):
+                    raise ValueError(f"the merged weights of {name} are not finite; the adapter or its base is broken")
+                continue
             dtype: torch.dtype = next(weights.parameters()).dtype
             weights.to(torch.promote_types(dtype, torch.float32))
             layer.merge(safe_merge=True)

@@ -7,7 +7,10 @@ from dataclasses import replace
 from ..config.keys import ONE_STEP, SCORED_ONE_STEP, DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
-CATEGORIES = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "caches", "logits", "other")
+CATEGORIES = (
+    *("weights", "adapters", "merged weights", "reference", "gradients", "optimizer"),
+    *("activations", "caches", "logits", "other"),
+)
 CONTEXT = {"cuda": 1 << 30, "cpu": 0}  # bytes of the CUDA context and libraries
 DEEPSPEED_BUCKET = 500_000_000  # elements that DeepSpeed reduces at a time by default
 
@@ -67,8 +70,11 @@ class Ledger:
         return fits
 
     def rollout(self) -> dict[str, int]:
-        """The peak of a rollout: in the pass over the whole canvas, or in the draw that follows it."""
-        config, arch, block = self.config, self.arch, self.block
+        """The peak of a rollout: in the pass over the whole canvas, in the draw that follows it, or in the merging."""
+        config, arch, block, merged = self.config, self.arch, self.block, self.config.merge_adapters
+        if merged:  # passes are passes of a model without adapters
+            plain = replace(config, merge_adapters=False, load_in_4bit=False, lora_r=0)
+            block = replace(block, config=plain)
         rows = min(config.rollout_batch_size, self.completions)
         passes = rows * (2 if config.cfg_scale else 1)
         shadow = config.block_length + 1 if config.decoder == "wino" else 0
@@ -79,10 +85,23 @@ class Ledger:
         if shadow:
             running += tokens * (self.length + shadow)
         head = self.head(arch, config, self.device, rows * config.block_length)
-        return self._larger(
-            self._resident(whole=True, activations=running, caches=caches),
-            self._resident(whole=True, activations=arch.hidden * block.e * tokens, caches=caches, logits=head.sampling),
+        peak = self._larger(
+            self._resident(whole=True, merged=merged, activations=running, caches=caches),
+            self._resident(
+                whole=True,
+                merged=merged,
+                activations=arch.hidden * block.e * tokens,
+                caches=caches,
+                logits=head.sampling,
+            ),
         )
+        return self._larger(peak, self._resident(whole=True, merged=True, other=self._merging)) if merged else peak
+
+    @property
+    def _merging(self) -> int:
+        """The temporary tensors while one weight is merged: the sum before it is rounded, and the unpacked base."""
+        largest, e = max(inputs * outputs for inputs, outputs in self.arch.linears), self.block.e
+        return largest * ((4 if e < 4 else 0) + (e if self.config.load_in_4bit else 0))
 
     def score(self) -> dict[str, int]:
         """The peak of scoring: in the pass over views, or in the head after it."""
@@ -154,10 +173,12 @@ class Ledger:
         other: int = 0,
         updating: bool = False,
         whole: bool = False,
+        merged: bool = False,
     ) -> dict[str, int]:
         """Bytes by category at one moment: the given bytes, and the tensors that exist at all times.
 
         whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`); else two blocks of them.
+        merged: the adapted weights exist a second time, whole and unpacked (`models.merged_adapters`).
         """
         config, arch, share, weight_share = self.config, self.arch, self.gradient_share, self.weight_share
         has_reference = not config.lora_r or config.reference_refresh_steps > 0
@@ -168,7 +189,7 @@ class Ledger:
             gradients += min(self.trained, self.block.e * DEEPSPEED_BUCKET)
         elif updating and share > 1:
             gradients += self.trained // arch.layers  # the gradient of one block, before it is sharded
-        if config.load_in_4bit:
+        if config.load_in_4bit and not merged:
             other += self.block.e * max(inputs * outputs for inputs, outputs in arch.linears)  # one dequantised weight
         if weight_share > 1:
             all_weights = self.base + self.adapters
@@ -177,6 +198,7 @@ class Ledger:
         by_category = {
             "weights": self.base // weight_share,
             "adapters": self.adapters // weight_share,
+            "merged weights": arch.layers * arch.block_linear * self.block.e if merged else 0,
             "reference": self.trained // self.weight_share if has_reference else 0,
             "gradients": gradients,
             "optimizer": self.moments // share,

@@ -19,6 +19,7 @@ from .memory import Architecture, Device
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
 PHASES = ("rollout", "score", "update")
 ROLLOUT_PHASES = PHASES[:2]  # a smaller rollout_batch_size lowers the peaks of these phases
+WITH_ZERO3 = "under DeepSpeed ZeRO-3, which splits the weights that adapters are merged into; use FSDP2"
 _LESS_FOR_UPDATES = "gradient_checkpointing, load_in_4bit or more sharding need less"
 GB = 10**9
 
@@ -68,7 +69,7 @@ def plan(
         device: cuda or cpu. On a CPU dropout saves more, and kernels use smaller tiles.
 
     Raises:
-        ValueError: gpus < 1, memory ≤ 0, or an unknown sharding.
+        ValueError: gpus < 1, memory ≤ 0, an unknown sharding, or merge_adapters with zero3.
     """
     if gpus < 1:
         raise ValueError(f"gpus must be ≥ 1, got {gpus}")
@@ -76,6 +77,8 @@ def plan(
         raise ValueError(f"memory must be > 0 GB, got {memory}")
     if sharding not in get_args(Sharding):
         raise ValueError(f"sharding must be one of {', '.join(get_args(Sharding))}, got {sharding!r}")
+    if config.merge_adapters and sharding == "zero3":
+        raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
     ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
@@ -141,4 +144,5 @@ def verdict(planned: Plan, config: DMPOConfig) -> str:
 
 
 def _less_for_rollouts(config: DMPOConfig) -> str:
-    return f"a smaller rollout_batch_size than {config.rollout_batch_size} needs less"
+    less = f"a smaller rollout_batch_size than {config.rollout_batch_size}"
+    return f"{less} or merge_adapters=false needs less" if config.merge_adapters else f"{less} needs less"

@@ -16,6 +16,7 @@ from ..distributed.sharding import whole_parameters
 from ..distributed.zero import zero_stage
 from ..models.loading import load_model
 from ..models.lora import add_lora
+from ..models.merged_adapters import merged_adapters
 
 
 def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
@@ -31,6 +32,26 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
     if config.lora_r:
         policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
     return policy.to(device)
+
+
+@contextmanager
+def rollout_model(model: nn.Module, config: DMPOConfig) -> Iterator[Any]:
+    """The policy as it decodes: its parameters whole, and its adapters merged if `merge_adapters` says so.
+
+    All ranks enter and leave together. Afterwards the policy is bit for bit what it was.
+
+    Args:
+        model: the policy as accelerate prepared it.
+
+    Yields:
+        The model to decode with.
+    """
+    with whole_parameters(model) as whole:
+        if not config.merge_adapters:
+            yield whole
+            return
+        with merged_adapters(whole) as merged:
+            yield merged
 
 
 class ReferencePolicy:

@@ -25,7 +25,7 @@ from .batch import Batch, Completions, spaced
 from .likelihood import token_entropy
 from .masking import completion_mask
 from .metrics import round_report
-from .policy import ReferencePolicy
+from .policy import ReferencePolicy, rollout_model
 from .scoring import (
     RoundScorer,
     joined_scores,
@@ -116,7 +116,7 @@ def collect(
         with clock("rollout"):
             encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
             prompt_ids, prompt_mask = (of_prompts.to(device)[own_indices // group] for of_prompts in encoded)  # [B, P]
-            with whole_parameters(model) as policy:
+            with rollout_model(model, config) as policy:
                 generation = complete(
                     policy,
                     prompt_ids,

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from ..config.keys import DMPOConfig, unread_keys
 from ..distributed.ranks import check_launch
 from ..models.masked_lm import special_ids, unwrap
+from ..models.merged_adapters import check_mergeable
 from ..models.tokenizer import encode_prompts
-from ..planning.plan import GB, largest_micro_batch
+from ..planning.plan import GB, WITH_ZERO3, Sharding, largest_micro_batch
 from ..rewards import RewardPool
 from ..rollouts.rollout import training_row
 from ..tasks import Task
@@ -34,6 +35,8 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
     if config.eval_prompts < world:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
+    if config.merge_adapters and _sharding(accelerator) == "zero3":
+        raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
         raise ValueError(
             f"report_to: unknown or not installed: {', '.join(sorted(missing))}; install it, or leave it out"
@@ -71,6 +74,8 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
     for name in ("early_stop", "truncate_at_eos"):
         if getattr(config, name) and not eos_ids:
             raise ValueError(f"{name} needs an EOS token, and the model's config names none: set {name}=false")
+    if config.merge_adapters:
+        check_mergeable(policy)
     if not config.lora_r and config.dtype != "float32":
         log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
 
@@ -83,22 +88,25 @@ def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelera
     """
     if not config.memory_budget:
         return config
-    kind = accelerator.distributed_type
-    sharding = "fsdp" if kind == DistributedType.FSDP else "ddp"
-    if kind == DistributedType.DEEPSPEED:
-        stage = accelerator.state.deepspeed_plugin.zero_stage
-        sharding = {2: "zero2", 3: "zero3"}.get(stage, "ddp")
     size = largest_micro_batch(
         config,
         unwrap(policy).config,
         int(config.memory_budget * GB),
         accelerator.num_processes,
-        sharding=sharding,
+        sharding=_sharding(accelerator),
         device="cuda" if accelerator.device.type == "cuda" else "cpu",
     )
     if accelerator.is_main_process:
         log.warning("memory_budget %g GB: micro_batch_size is %d", config.memory_budget, size)
     return dataclasses.replace(config, micro_batch_size=size)
+
+
+def _sharding(accelerator: Accelerator) -> Sharding:
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        shardings: dict[int, Sharding] = {2: "zero2", 3: "zero3"}
+        return shardings.get(accelerator.state.deepspeed_plugin.zero_stage, "ddp")
+    return "fsdp" if kind == DistributedType.FSDP else "ddp"
 
 
 def fingerprint(model: nn.Module) -> str | None:

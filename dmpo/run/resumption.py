@@ -25,11 +25,11 @@ log = logging.getLogger("dmpo")
 
 CONFIG, OBJECTS = "config.yaml", "objects.json"
 
-# Only these keys may change when a run is resumed. The keys of the second line change gradients only by rounding and by
+# Only these keys may change when a run is resumed. The keys of the second line change a run only by rounding and by
 # dropout, so a run that ran out of memory may continue with smaller values.
 MAY_CHANGE = {
     *("output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"),
-    *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
+    *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size", "merge_adapters"),
     *("max_skipped_steps", "log_completions", "reward_timeout"),
 }
 

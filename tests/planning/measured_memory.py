@@ -63,7 +63,8 @@ def measured(run: Callable[[], Any]) -> int:
 
 def beside_weights(found: Plan, phase: str) -> int:
     """What the phase allocates on top of weights, reference and moments; without the CUDA context."""
-    return sum(found.phases[phase][part] for part in ("gradients", "activations", "caches", "logits", "other"))
+    categories = ("merged weights", "gradients", "activations", "caches", "logits", "other")
+    return sum(found.phases[phase][category] for category in categories)
 
 
 def check(found: Plan, phase: str, got: int) -> None:

@@ -22,7 +22,7 @@ from dmpo.planning.ledger import CATEGORIES
 from dmpo.planning.memory import Architecture
 from dmpo.planning.plan import largest_micro_batch, plan
 from dmpo.rollouts.likelihood import sequence_log_prob, token_entropy
-from dmpo.rollouts.policy import make_policy
+from dmpo.rollouts.policy import make_policy, rollout_model
 from tests.planning.measured_memory import batch_of, beside_weights, check, measured, policy_of, small
 from tests.tiny_models import DATA, plain_checkpoint
 
@@ -73,15 +73,40 @@ def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
         ({}, {}),
         ({"decoder": "dual_cache"}, {"num_layers": 8, "num_kv_heads": 2}),
         ({"decoder": "wino", "wino_threshold": 0.0, "gen_length": 16}, {}),
+        ({"merge_adapters": True}, {}),
+        ({"merge_adapters": True, "dtype": "bfloat16", "num_generations": 2}, {"mlp_hidden_size": 2048}),
     ],
 )
 def test_rollout_is_as_measured(changes: dict[str, Any], widths: dict[str, int]) -> None:
-    """Among others: the keys and values of one block are gone before those of the next are made."""
-    config = small(num_generations=8, early_stop=False, **changes)
+    """Among others: the keys and values of one block are gone before those of the next are made; one weight at a time
+    is merged, and in the last case that is the peak."""
+    config = small(**({"num_generations": 8, "early_stop": False} | changes))
     policy, model_config = policy_of(config, **widths)
     rows = batch_of(config).completions
-    got = measured(lambda: generate(policy, rows.prompt_ids, config, attention_mask=rows.prompt_mask))
-    check(plan(config, model_config, device="cpu"), "rollout", got)
+
+    def run() -> None:
+        with rollout_model(policy, config) as whole:
+            generate(whole, rows.prompt_ids, config, attention_mask=rows.prompt_mask)
+
+    check(plan(config, model_config, device="cpu"), "rollout", measured(run))
+
+
+def test_merged_weights_are_planned_for_rollouts_alone() -> None:
+    """They are a second copy of the blocks' linear layers, unpacked where the base has 4 bits, whole where it is
+    sharded."""
+    model = simulated.llada_8b()
+    for changes in ({}, {"load_in_4bit": True}):
+        apart, merged = (plan(paper(merge_adapters=merge, **changes), model) for merge in (False, True))
+        linear = 2 * model.num_hidden_layers * Architecture.of(model).block_linear
+        assert merged.phases["rollout"]["merged weights"] == linear
+        beside = merged.peak("rollout") - linear - apart.peak("rollout")
+        assert abs(beside) <= 6 * 4096 * 12288, "what one weight takes while it is merged"
+        for phase in ("score", "update"):
+            assert merged.phases[phase] == apart.phases[phase]
+    shared = plan(paper(merge_adapters=True), model, gpus=4, sharding="fsdp").phases["rollout"]
+    assert shared["merged weights"] == linear
+    with pytest.raises(ValueError, match="merge_adapters must be false under DeepSpeed ZeRO-3, .* use FSDP2"):
+        plan(paper(merge_adapters=True), model, gpus=4, sharding="zero3")
 
 
 @pytest.mark.parametrize("lora_r", [0, 8])
