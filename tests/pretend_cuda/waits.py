@@ -32,11 +32,10 @@ ROUND = {
         LOOK: 4,  # a step, with a threshold
         "copy from host dmpo/rollouts/rollout.py:collect": 2,  # prompts and their mask
         "_local_scalar_dense dmpo/rollouts/rollout.py:collect": 1,  # drawn tokens
+        "tolist dmpo/rollouts/rollout.py:_score_soon": 1,  # the rows of a batch, for the thread that calls the reward
+        "copy to host dmpo/rollouts/rollout.py:_score_soon": 1,  # their completions
     },
-    "reward": {
-        "copy from host dmpo/rollouts/rollout.py:collect": 1,  # rewards
-        "tolist transformers/utils/generic.py": 1,  # completions, to be decoded
-    },
+    "reward": {"copy from host dmpo/rollouts/rollout.py:collect": 1},  # rewards
     "score": {
         PADDING: 21,  # 5, random_order 13, diffu_grpo 21
         "_local_scalar_dense dmpo/rollouts/likelihood.py:_check_padding": 4,  # 2, random_order 4
