@@ -124,7 +124,8 @@ def _masked(config: DMPOConfig, rows: int) -> int:
 def memory(counts: Simulation, run: Round, approach: Approach) -> dict[str, int]:
     """Bytes of one GPU at the peak of each phase, by `dmpo plan`; published, with the tail's peak as counted here in
     place of dmpo's."""
-    config = replace(run.config, max_prompt_length=run.prompt, decoder=run.decoder)
+    # rollouts are counted with adapters
+    config = replace(run.config, max_prompt_length=run.prompt, decoder=run.decoder, merge_adapters=False)
     head: type[HeadMemory] = HeadMemory
     if approach.tail == "published":
         batch, micro = config.rollout_batch_size, config.micro_batch_size

@@ -83,8 +83,8 @@ class DMPOConfig(DecodingOptions):
     rollout_batch_size: int = 16
     """sequences of one forward without gradient (decoding and scoring)"""
     merge_adapters: bool = False
-    """merge LoRA into the weights while rollouts and evaluations decode: fewer kernels a pass, for a copy of the adapted
-    weights. Afterwards the policy is bit for bit what it was. The rounded sum shows in `rollout_mismatch`"""
+    """merge LoRA into the weights while rollouts and evaluations decode: half the kernels of a pass, for a second copy
+    of the adapted weights. Afterwards the policy is bit for bit what it was. `rollout_mismatch` shows the rounding"""
     # other defaults than in `DecodingOptions`
     gen_length: int = 256
     temperature: float = 0.2

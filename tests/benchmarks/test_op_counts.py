@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.predict import __main__ as predict
 from benchmarks.predict.kernels import walk
 from benchmarks.predict.llada_passes import Simulation
 from benchmarks.predict.op_counts import (
+    Ops,
     count,
     extended,
     fake_gpu,
@@ -38,6 +40,7 @@ from dmpo.kernels.linear_ce import tiles as linear_ce_tiles
 from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
 from dmpo.models.masked_lm import MaskedLlama, hidden_states
 from dmpo.planning.memory import Architecture
+from dmpo.rollouts.policy import make_policy, rollout_model
 
 ROWS, MICRO, WIDTH = 16, 4, 456  # those of the committed rounds: their passes are counted once for all tests
 
@@ -98,6 +101,28 @@ def test_every_further_block_does_what_the_third_does() -> None:
     assert extended(found[0], found[1], 4) == found[2]
     with pytest.raises(ValueError, match="blocks differ"):
         extended(found[1], found[0], 4)
+
+
+def test_a_merged_pass_does_what_a_pass_without_adapters_does() -> None:
+    """Op by op, and so in as many launches, whatever the widths."""
+    config = DMPOConfig(model="", task="", output_dir="", lora_r=4, merge_adapters=True)
+    found: dict[str, list[Ops]] = {"adapters": [], "base": [], "merged": []}
+    for layers in (2, 3):
+        with torch.device("meta"):
+            model: Any = MaskedLlama(llama_config(layers=layers, hidden=32, mlp=48, heads=2, vocab=50))
+            policy = make_policy(config, "meta", model.bfloat16())
+        with torch.no_grad(), fake_gpu(FakeTensorMode()):
+            filled: Any = fill(policy).eval()
+            ids = torch.zeros(2, 6, dtype=torch.int64)
+            found["adapters"].append(count(partial(hidden_states, filled, ids)))
+            with filled.disable_adapter():
+                found["base"].append(count(partial(hidden_states, filled, ids)))
+            with rollout_model(filled, config) as merged:
+                found["merged"].append(count(partial(hidden_states, merged, ids)))
+    assert found["merged"] == found["base"]
+    launches = {kind: total(extended(*ops, 32))["launches"] for kind, ops in found.items()}
+    assert launches["merged"] <= 1320
+    assert launches["adapters"] > 1.9 * launches["merged"]
 
 
 def test_pytorch_ops_count_as_the_meter_counts_them() -> None:

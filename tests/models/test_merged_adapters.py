@@ -175,7 +175,7 @@ def test_a_4_bit_base_is_unpacked_and_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lora_bias", [True, False])
 def test_biases_and_whole_modules_of_an_adapter(lora_bias: bool, tmp_path: Path) -> None:
-    """A bias that the base has no place for stays in the merged layer; what an adapter replaces whole stays as it is."""
+    """A bias that the base has no place for is in the merged layer; a module that an adapter replaces stays."""
     plain_checkpoint(tmp_path, "qwen2", mask_token_id=3)  # biases of q, k and v alone
     base = load_model(tmp_path)
     config = peft.LoraConfig(

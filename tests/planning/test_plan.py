@@ -105,7 +105,7 @@ def test_merged_weights_are_planned_for_rollouts_alone() -> None:
             assert merged.phases[phase] == apart.phases[phase]
     shared = plan(paper(merge_adapters=True), model, gpus=4, sharding="fsdp").phases["rollout"]
     assert shared["merged weights"] == linear
-    with pytest.raises(ValueError, match="merge_adapters must be false under DeepSpeed ZeRO-3, .* use FSDP2"):
+    with pytest.raises(ValueError, match=r"merge_adapters must be false under DeepSpeed ZeRO-3, .* use FSDP2"):
         plan(paper(merge_adapters=True), model, gpus=4, sharding="zero3")
 
 

@@ -57,6 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
     "diffu_grpo": {"loss": "diffu_grpo", **ONE_STEP},
     "random_order": {"decoder": "random_order"},
     "dual_cache": {"decoder": "dual_cache", "threshold": 0.5, "early_stop": True, "truncate_at_eos": True},
+    "merged adapters": {"merge_adapters": True},
     "full training": {"lora_r": 0},
     "refreshed reference": {"reference_refresh_steps": 1},
     "gradient checkpointing": {"gradient_checkpointing": True},

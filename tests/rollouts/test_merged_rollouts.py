@@ -1,19 +1,22 @@
-"""If these fail, rollouts with merged adapters draw other tokens, show less rounding than they have, or cannot resume."""
+"""If these fail, rollouts with merged adapters draw other tokens, hide their rounding, or cannot be resumed."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft.tuners.lora import LoraLayer
 
 import dmpo.rollouts.rollout
+import dmpo.run.preflight
 import dmpo.trainer
-from dmpo.config import DMPOConfig
 from dmpo.decoding import generate
 from dmpo.models import load_model
 from dmpo.rollouts.batch import Completions
@@ -21,6 +24,7 @@ from dmpo.rollouts.likelihood import ordered_log_probs
 from dmpo.rollouts.policy import ReferencePolicy, rollout_model
 from dmpo.rollouts.rollout import complete
 from dmpo.rollouts.scoring import rollout_mismatch
+from dmpo.run.preflight import check_model, check_ranks
 from tests.rollout_problems import MASK, a_round, config, model
 from tests.small_runs import lines, settings, trainer
 from tests.tiny_models import tokens, with_random_adapters
@@ -121,6 +125,20 @@ def test_a_run_resumes_with_and_without_merging(
     assert changed == [pytest.approx(one, rel=1e-3, abs=1e-5) for one in apart]
 
 
-def test_refused_where_there_is_nothing_to_merge() -> None:
+def test_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="merge_adapters must be false where lora_r is 0: there is nothing to merge"):
-        DMPOConfig(model="", task="", output_dir="", lora_r=0, merge_adapters=True)
+        settings(tmp_path / "run", merge_adapters=True)
+    options = settings(tmp_path / "run", merge_adapters=True, lora_r=2)
+    dora = peft.get_peft_model(model(), peft.LoraConfig(r=2, use_dora=True, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="merge_adapters must be false with a LoRA variant"):
+        check_model(options, dora)
+    check_model(dataclasses.replace(options, merge_adapters=False), dora)
+    monkeypatch.setattr(dmpo.run.preflight, "check_launch", lambda accelerator: None)
+    for stage in (2, 3):
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
+        accelerator: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state, num_processes=2)
+        if stage == 2:
+            check_ranks(options, accelerator)
+    with pytest.raises(ValueError, match="merge_adapters must be false under DeepSpeed ZeRO-3"):
+        check_ranks(options, accelerator)
+    assert not (tmp_path / "run").exists()

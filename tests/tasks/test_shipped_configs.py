@@ -95,6 +95,7 @@ def test_a_config_runs(name: str, checkpoint: Path, tmp_path: Path, monkeypatch:
 def test_a_config_has_the_papers_settings(name: str) -> None:
     config = load_config(DMPOConfig, f"llada-8b-{name}")
     assert {key: getattr(config, key) for key in PAPER} == PAPER
+    assert config.merge_adapters
     assert config.task.startswith(name)
     assert config.output_dir == f"runs/llada-8b-{name}"
     assert (config.max_prompt_length == 200) == (name in ("countdown", "sudoku"))
