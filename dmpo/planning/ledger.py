@@ -126,26 +126,21 @@ class Ledger:
         head = self.head(arch, config, self.device, rows)
         last = block.last_saved(tokens, queries, rows)
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
+        in_last = block.last_training(tokens, queries, rows)
         if config.gradient_checkpointing:
             inputs = e * arch.hidden * tokens  # of a block
-            earlier, recomputed = (arch.layers - 1) * inputs, block.saved * tokens
-            at_loss = earlier + inputs
-            running = max(at_loss + last, earlier + recomputed + block.training * tokens if arch.layers > 1 else 0)
+            at_loss = arch.layers * inputs
+            # `training` counts three hidden states of the end of the pass, too. Before the last block they are gone.
+            before_last = block.saved * tokens + block.training * tokens - 4 * inputs
+            running = at_loss + max(last + in_last, before_last if arch.layers > 1 else 0)
         else:
             earlier = ((arch.layers - 1) * block.saved - block.first_block_unsaved) * tokens if arch.layers > 1 else 0
             at_loss = earlier + last
-            running = max(at_loss, earlier + block.training * tokens)
-        running = max(
-            running,
-            at_loss + (last if config.gradient_checkpointing else 0) + block.last_training(tokens, queries, rows),
-        )
+            running = max(at_loss + in_last, earlier + block.training * tokens)
         masks = block.masks * tokens
         # The input of the final norm, its output, and the output spread over the completions.
-        at_loss += (
-            ((4 if config.lora_r else 4 + e) * arch.hidden + 4 + e * arch.hidden) * rows
-            + e * arch.hidden * queries
-            + masks
-        )
+        normed = (4 if config.lora_r else 4 + e) * arch.hidden + 4 + e * arch.hidden
+        at_loss += normed * rows + e * arch.hidden * queries + masks
         running += masks
         peak = self._resident(
             activations=at_loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
