@@ -87,6 +87,8 @@ class _Oracle(TorchDispatchMode):
         if name == "aten::index" and args[1][0] is not None and args[1][0].dtype == torch.bool:
             mask = args[1][0]
             return args[0].new_empty(self._chosen(mask), *args[0].shape[mask.dim() :])
+        if name == "aten::nonzero":
+            return args[0].new_empty(self._chosen(args[0]), args[0].dim(), dtype=torch.int64)
         if name == "dmpo::linear_weighted_ce":
             return self._weighted_ce(*args)
         return func(*args, **(kwargs or {}))

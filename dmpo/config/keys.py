@@ -81,7 +81,8 @@ class DMPOConfig(DecodingOptions):
     num_generations: int = 16
     """completions of each prompt, the group size G"""
     rollout_batch_size: int = 16
-    """sequences of one forward without gradient (decoding and scoring)"""
+    """sequences of one forward without gradient (decoding and scoring); scoring takes more of short prompts, up to as
+    many tokens"""
     merge_adapters: bool = False
     """merge LoRA into the weights while rollouts and evaluations decode: half the kernels of a pass, for a second copy
     of the adapted weights. Afterwards the policy is bit for bit what it was. `rollout_mismatch` shows the rounding"""
@@ -159,7 +160,8 @@ class DMPOConfig(DecodingOptions):
     max_grad_norm: float = 0.2
     """a gradient with a larger norm is scaled down to this norm"""
     micro_batch_size: int = 4
-    """views of one forward and backward, 0 for all at once; it changes the gradient by nothing but the masks of LoRA's
+    """views of one forward and backward, 0 for all at once. It counts views of max_prompt_length + gen_length tokens: of
+    shorter prompts more pass together, up to as many tokens. It changes the gradient by nothing but the masks of LoRA's
     dropout"""
     memory_budget: float = 0.0
     """GB of a device; above 0, micro_batch_size is instead the largest that `dmpo plan` fits into it"""

@@ -110,10 +110,9 @@ class Ledger:
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
         masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
-        hidden_states = arch.hidden * block.e * rows * self.length
         return self._larger(
             self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
-            self._resident(whole=True, activations=hidden_states, logits=max(masked.scoring, masked.entropy)),
+            self._resident(whole=True, logits=max(masked.scoring, masked.entropy)),
         )
 
     def update(self, views: int) -> dict[str, int]:
@@ -122,26 +121,36 @@ class Ledger:
         Gradients of earlier micro-batches are in memory.
         """
         config, arch, block = self.config, self.arch, self.block
-        tokens, e = views * self.length, block.e
-        head = self.head(arch, config, self.device, self._masked(views, whole=config.loss in ONE_STEP))
-        saved = arch.layers * block.saved - block.first_block_unsaved
+        tokens, queries, e = views * self.length, views * config.gen_length, block.e
+        rows = self._masked(views, whole=config.loss in ONE_STEP)
+        head = self.head(arch, config, self.device, rows)
+        last = block.last_saved(tokens, queries, rows)
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
+        in_last = block.last_training(tokens, queries, rows)
         if config.gradient_checkpointing:
-            saved = arch.layers * e * arch.hidden
-        saved_at_loss = saved + (4 if config.lora_r else 4 + e) * arch.hidden + 4  # with the input of the final norm
-        hidden = 2 * e * arch.hidden
-        recomputed = block.saved if config.gradient_checkpointing else 0
-        running = (saved + recomputed + block.training + block.masks) * tokens
-        loss = (saved_at_loss + hidden + block.masks) * tokens
+            inputs = e * arch.hidden * tokens  # of a block
+            at_loss = arch.layers * inputs
+            # `training` counts three hidden states of the end of the pass, too. Before the last block they are gone.
+            before_last = block.saved * tokens + block.training * tokens - 4 * inputs
+            running = at_loss + max(last + in_last, before_last if arch.layers > 1 else 0)
+        else:
+            earlier = ((arch.layers - 1) * block.saved - block.first_block_unsaved) * tokens if arch.layers > 1 else 0
+            at_loss = earlier + last
+            running = max(at_loss + in_last, earlier + block.training * tokens)
+        masks = block.masks * tokens
+        # The input of the final norm, its output, and the output spread over the completions.
+        normed = (4 if config.lora_r else 4 + e) * arch.hidden + 4 + e * arch.hidden
+        at_loss += normed * rows + e * arch.hidden * queries + masks
+        running += masks
         peak = self._resident(
-            activations=loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
+            activations=at_loss + (0 if config.gradient_checkpointing else rounded), logits=head.loss, updating=True
         )
         peak = self._larger(
             peak, self._resident(activations=running + rounded, other=self.largest_gradient, updating=True)
         )
         if not config.lora_r:  # the head's gradient in float32 and rounded; at the end the embeddings' gradient
             head_gradients = (4 + e) * arch.head
-            peak = self._larger(peak, self._resident(activations=loss, logits=head_gradients, updating=True))
+            peak = self._larger(peak, self._resident(activations=at_loss, logits=head_gradients, updating=True))
             peak = self._larger(peak, self._resident(other=e * arch.head, updating=True))
         # AdamW's roots of second moments: of all tensors at once on a GPU (foreach), of one tensor at a time on a CPU.
         share = self.trained // self.gradient_share

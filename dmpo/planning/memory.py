@@ -139,6 +139,34 @@ class BlockMemory:
             linears += self._dropout_mask * inputs + len(arch.linears) * e * rank
         return norms + linears + self._attention + 3 * e * f
 
+    def last_saved(self, tokens: int, queries: int, rows: int) -> int:
+        """What the last block saves of a pass: keys and values of all tokens, attention of the queries, and its other
+        tensors of the rows that the head reads (`models.last_layer`)."""
+        of_token, of_query, of_row = self._last
+        return of_token * tokens + of_query * queries + of_row * rows
+
+    def last_training(self, tokens: int, queries: int, rows: int) -> int:
+        """`training` of the last block: in the MLP, or in attention, where what the MLP saved is gone."""
+        arch, e = self.arch, self.e
+        attention = 2 * e * (arch.hidden + arch.queries) * tokens + e * arch.queries * queries
+        return max(self.training * rows, attention - self._last[2] * rows)
+
+    @property
+    def _last(self) -> tuple[int, int, int]:
+        """What the last block saves for a token, for a query and for a row of the head."""
+        arch, e, rank, drop = self.arch, self.e, self.config.lora_r, self._dropout_mask
+        h, f, a, k = arch.hidden, arch.mlp, arch.queries, arch.keys
+        norm = 4 * h + 4 + (0 if rank else e * h)
+        normed_heads = (4 if rank else 4 + e) if arch.normed_heads else 0
+        inputs = 2 if self._saves_dropped_inputs else 1  # layers share a normed input, unless dropout changes it
+        of_token = norm + inputs * e * h + 2 * (drop * h + e * rank + e * a) + normed_heads * k
+        of_query = e * h + drop * h + e * rank + self._attention - 2 * e * a + normed_heads * a
+        of_row = norm + e * (a + inputs * h + f) + drop * (a + 2 * h + f) + 4 * e * rank + 3 * e * f
+        if arch.layers == 1 and rank:  # it is the first block, too, whose input has no gradient
+            of_token -= (4 + 2 * drop) * h
+            of_query -= drop * h
+        return of_token, of_query, of_row
+
     @property
     def _attention(self) -> int:
         """The saved tensors of attention: queries, keys and values (repeated for all heads), output, eager's scores."""
