@@ -22,7 +22,7 @@ Device = Literal["cuda", "cpu"]
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4 of bitsandbytes: half a byte for a weight, a scale of one byte for 64 weights, a float32 for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-ENTROPY_TOKENS = 256  # tokens that `likelihood.token_entropy` processes at a time
+ENTROPY_TOKENS = 32  # tokens that `likelihood.token_entropy` processes at a time
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,8 @@ class HeadMemory:
 
     @property
     def entropy(self) -> int:
-        """The mean token entropy: four tensors of whole rows of float32 logits."""
-        return 16 * min(self.rows, ENTROPY_TOKENS) * self.arch.vocab
+        """The mean token entropy: two tensors of whole rows of float32 logits."""
+        return 8 * min(self.rows, ENTROPY_TOKENS) * self.arch.vocab
 
     @property
     def sampling(self) -> int:

@@ -13,6 +13,8 @@ from ..models.tokenizer import padding
 from .batch import Completions, spaced
 from .chunks import Chunk, PassLimits, chunks, view_order
 
+ENTROPY_ROWS = 32  # rows whose logits exist at a time
+
 
 def apply_head_to_views(
     model: nn.Module,
@@ -173,11 +175,18 @@ def token_entropy(model: nn.Module, rows: Completions, mask: Tensor, *, mask_id:
     kept = kept[spaced(len(kept), max_tokens, kept.device)]
 
     def entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        log_probs = nn.functional.linear(hidden, weight, bias).float().log_softmax(-1)
-        return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1).mean()
+        few_rows = hidden.split(ENTROPY_ROWS)
+        return torch.cat([_entropies(nn.functional.linear(rows, weight, bias).float()) for rows in few_rows]).mean()
 
     with without_dropout(model):
         return apply_head_to_views(model, rows, mask, mask_id, entropy, kept=kept)
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    """Entropy of softmax of each row of logits [M, V], in nats; [M]."""
+    log_probs = logits.log_softmax(-1)
+    probs = torch.exp(log_probs, out=logits)
+    return -probs.mul_(log_probs.clamp_(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
 def _check_padding(prompt_mask: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from dmpo import Generation, generate
 from dmpo.models.lora import add_lora
 from dmpo.rollouts.batch import Completions
-from dmpo.rollouts.likelihood import ordered_log_probs, sequence_log_prob, token_entropy
+from dmpo.rollouts.likelihood import ENTROPY_ROWS, ordered_log_probs, sequence_log_prob, token_entropy
 from dmpo.rollouts.masking import sample_views
 from dmpo.rollouts.policy import ReferencePolicy
 from tests.tiny_models import tiny, tokens
@@ -110,8 +110,9 @@ def test_reference_stays_where_the_policy_was(lora: bool) -> None:
 
 
 def test_entropy() -> None:
-    model, rows = tiny(), completions()
+    model, rows = tiny(), completions(7)
     mask = rows.eligible
+    assert ENTROPY_ROWS < mask.sum() < 256, "else there is one chunk of logits alone, or some tokens are left out"
     with torch.no_grad():
         view = torch.cat([rows.prompt_ids, rows.tokens.masked_fill(mask, MASK)], 1)
         p = model(view).logits[:, 5:].double().softmax(-1)
