@@ -35,8 +35,7 @@ ROOMS = {  # from the top, with what the map says of a room
     "rewards": "read and compare answers",
     "losses": "weights, WDCE, WDDO",
     "randomness": "seeds",
-    "background": "one more thread",
-    "storage": "whole files, locks",
+    "storage": "whole files, locks, a thread",
     "kernels": "Triton, C++, CUDA",
 }
 _FACES = {"dmpo", "dmpo.__main__"}

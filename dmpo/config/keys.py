@@ -160,9 +160,9 @@ class DMPOConfig(DecodingOptions):
     max_grad_norm: float = 0.2
     """a gradient with a larger norm is scaled down to this norm"""
     micro_batch_size: int = 4
-    """views of one forward and backward, 0 for all at once. It counts views of max_prompt_length + gen_length tokens: of
-    shorter prompts more pass together, up to as many tokens. It changes the gradient by nothing but the masks of LoRA's
-    dropout"""
+    """views of one forward and backward, 0 for all at once. It counts views of max_prompt_length + gen_length tokens:
+    of shorter prompts more pass together, up to as many tokens. It changes the gradient by the masks of LoRA's dropout
+    alone"""
     memory_budget: float = 0.0
     """GB of a device; above 0, micro_batch_size is instead the largest that `dmpo plan` fits into it"""
     max_skipped_steps: int = 20

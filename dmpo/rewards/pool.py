@@ -7,7 +7,7 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-from ..background import BackgroundThread
+from ..storage.background import BackgroundThread
 from . import math_reward as mathematics
 from .call import Reward, RewardError, load_object
 from .outcomes import Columns, Scores, call_here, score_all

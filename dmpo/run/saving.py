@@ -14,11 +14,11 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..background import BackgroundThread
 from ..config.keys import DMPOConfig
 from ..distributed.ranks import from_main
 from ..rollouts.buffer import ReplayBuffer
 from ..rollouts.policy import ReferencePolicy
+from ..storage.background import BackgroundThread
 from .checkpoint import CheckpointWrite, load_checkpoint, load_part, refusals, snapshot
 from .folder import RunFolder
 from .skipping import SkippedSteps

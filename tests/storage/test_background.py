@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from dmpo.background import BackgroundThread
+from dmpo.storage.background import BackgroundThread
 
 WAIT = 30.0  # seconds; only a failing test waits so long
 
