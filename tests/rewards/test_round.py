@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,10 +20,14 @@ BATCHES = [[3, 4, 5, 6], [7, 0], [1, 2]]  # as batches of like length come
 COLUMNS = {"number": [10 * row for row in range(8)]}
 
 
+def texts_of(rows: list[int]) -> list[str]:
+    return [TEXTS[row] for row in rows]
+
+
 def scored(pool: RewardPool) -> RoundScoring:
     with RoundScoring(pool, GROUPS, COLUMNS) as scoring:
         for rows in BATCHES:
-            scoring.add(rows, lambda rows=rows: [TEXTS[row] for row in rows])
+            scoring.add(rows, partial(texts_of, rows))
     return scoring
 
 
@@ -92,7 +97,7 @@ def test_a_round_that_fails_elsewhere_leaves_out_what_has_not_begun() -> None:
     def fail(pool: RewardPool) -> None:
         with RoundScoring(pool, GROUPS, COLUMNS) as scoring:
             for rows in ([0, 1, 2], [3, 4, 5]):
-                scoring.add(rows, lambda rows=rows: [TEXTS[row] for row in rows])
+                scoring.add(rows, partial(texts_of, rows))
             assert began.wait(WAIT)
             raise MemoryError
 

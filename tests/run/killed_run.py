@@ -27,8 +27,7 @@ from tests.tiny_models import tiny
 _NAMES = (
     "trainer",
     *(f"run.{name}" for name in ("saving", "checkpoint", "folder")),
-    "background",
-    *(f"storage.{name}" for name in ("whole_files", "json_lines", "lock")),
+    *(f"storage.{name}" for name in ("whole_files", "json_lines", "lock", "background")),
 )
 FILES = {import_module(f"dmpo.{name}").__file__ for name in _NAMES}
 OPTIONS: dict[str, Any] = {

@@ -54,7 +54,8 @@ def save_and_fail(run: DMPOTrainer, error: BaseException) -> None:
 def test_a_checkpoint_has_what_the_run_had_when_it_was_asked_for(
     tmp_path: Path, lora_r: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, copies = threading.Event(), []
+    go = threading.Event()
+    copies: list[weakref.ref[Tensor]] = []
 
     def recorded(*arguments: Any) -> dict[str, Tensor]:
         state = full_model_state(*arguments)
@@ -93,7 +94,8 @@ def test_a_checkpoint_has_what_the_run_had_when_it_was_asked_for(
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write of step 2 waits for step 3 to begin; until then a kill leaves step 1."""
-    real, begun, seen = dmpo.trainer.accumulate_gradient, [threading.Event() for _ in range(3)], []
+    real, begun = dmpo.trainer.accumulate_gradient, [threading.Event() for _ in range(3)]
+    seen: list[tuple[bool, str | None]] = []
 
     def gradient(*arguments: Any) -> Any:
         begun[arguments[-1]].set()
@@ -103,7 +105,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
         if len(seen) < 2:
             went_on = begun[len(seen) + 1].wait(WAIT)
             newest = newest_checkpoint(tmp_path / "checkpoints")
-            seen.append((went_on, newest and newest.name))
+            seen.append((went_on, newest.name if newest else None))
 
     monkeypatch.setattr(dmpo.trainer, "accumulate_gradient", gradient)
     before_each_write(monkeypatch, wait_for_a_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from functools import partial
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_functions_run_in_order_in_one_other_thread() -> None:
         seen.append((number, threading.current_thread().name))
         return number
 
-    futures = [thread.submit(lambda number=number: record(number)) for number in range(3)]
+    futures = [thread.submit(partial(record, number)) for number in range(3)]
     assert seen == []
     go.set()
     assert [future.result(WAIT) for future in futures] == [0, 1, 2]
@@ -47,7 +48,7 @@ def test_an_error_is_raised_where_the_result_is_asked_for() -> None:
 def test_what_a_function_holds_is_freed_and_the_thread_ends_with_its_owner() -> None:
     thread, owned = BackgroundThread("t-that-ends"), Owned()
     alive = weakref.ref(owned)
-    future = thread.submit(lambda owned=owned: None)
+    future = thread.submit(partial(id, owned))
     del owned
     future.result(WAIT)
     thread.submit(lambda: None).result(WAIT)
