@@ -22,6 +22,7 @@ _READ_BY = {  # keys that other losses leave unread
     **dict.fromkeys(("wddo_alpha", "wddo_beta"), ("wddo",)),
 }
 _SHARED = {"alpha": ("wdce", "wddo"), **dict.fromkeys(("baseline", "strength"), ("wdce",))}  # shipped configs set them
+_ONE_PACKING = "false where load_in_4bit is true, because a weight is in 4 bits or in FP8"
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
@@ -62,6 +63,11 @@ class DMPOConfig(DecodingOptions):
     """as in peft"""
     load_in_4bit: bool = False
     """keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`); needs LoRA"""
+    fp8_rollouts: bool = False
+    """multiply in FP8 (e4m3) in the linear layers of the blocks while rollouts and evaluations decode; the weights are
+    rounded anew at each phase. The rounding shows in `rollout_mismatch`. A CPU emulates it, slowly"""
+    fp8_training: bool = False
+    """keep the frozen base in FP8 alone, for scoring and updates, too; needs LoRA and fp8_rollouts"""
     gradient_checkpointing: bool = False
     """recompute the activations of each block in the backward, for memory"""
 
@@ -213,6 +219,9 @@ class DMPOConfig(DecodingOptions):
         _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
         merges = not self.merge_adapters or self.lora_r > 0
         _require("merge_adapters", self.merge_adapters, merges, "false where lora_r is 0: there is nothing to merge")
+        _require("fp8_rollouts", self.fp8_rollouts, not self.fp8_rollouts or not self.load_in_4bit, _ONE_PACKING)
+        for name, needs in (("fp8_rollouts", self.fp8_rollouts), ("lora_r above 0", self.lora_r > 0)):
+            _require("fp8_training", self.fp8_training, not self.fp8_training or needs, f"false without {name}")
         _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)
