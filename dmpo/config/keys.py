@@ -23,6 +23,7 @@ _READ_BY = {  # keys that other losses leave unread
 }
 _SHARED = {"alpha": ("wdce", "wddo"), **dict.fromkeys(("baseline", "strength"), ("wdce",))}  # shipped configs set them
 _ONE_PACKING = "false where load_in_4bit is true, because a weight is in 4 bits or in FP8"
+_ROUNDED_AWAY = "false where fp8_training is true: added to FP8 weights, small adapters would be rounded away"
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _AT_LEAST_ONE = (
@@ -222,6 +223,8 @@ class DMPOConfig(DecodingOptions):
         _require("fp8_rollouts", self.fp8_rollouts, not self.fp8_rollouts or not self.load_in_4bit, _ONE_PACKING)
         for name, needs in (("fp8_rollouts", self.fp8_rollouts), ("lora_r above 0", self.lora_r > 0)):
             _require("fp8_training", self.fp8_training, not self.fp8_training or needs, f"false without {name}")
+        apart = not (self.merge_adapters and self.fp8_training)
+        _require("merge_adapters", self.merge_adapters, apart, _ROUNDED_AWAY)
         _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
         _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
         rates = (self.mask_rate_min, self.mask_rate_max)

@@ -135,6 +135,11 @@ def _multiply(
     return product.to(dtype)
 
 
+def float8_linear(linear: nn.Linear) -> nn.Module:
+    """The layer in FP8, for passes without gradient."""
+    return Float8Linear(linear, for_training=False).train(linear.training)
+
+
 @contextmanager
 def fp8_base(model: nn.Module) -> Iterator[None]:
     """For the length of the context the linear layers of the blocks multiply in FP8, without gradients.
@@ -152,8 +157,7 @@ def fp8_base(model: nn.Module) -> Iterator[None]:
     replaced: list[tuple[nn.Module, str, nn.Linear]] = []
     try:
         for parent, name, linear in _base_linears(model):
-            replacement = Float8Linear(linear, for_training=False).train(linear.training)
-            setattr(parent, name, replacement)
+            setattr(parent, name, float8_linear(linear))
             replaced.append((parent, name, linear))
         yield
     finally:
@@ -184,8 +188,8 @@ def check_fp8_device(device: torch.device | str) -> None:
     if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < CAPABILITY:
         name, (major, minor) = torch.cuda.get_device_name(device), capability
         raise ValueError(
-            f"fp8_rollouts and fp8_training need a GPU of compute capability 8.9 or more, got {name} ({major}.{minor}); "
-            "set both to false"
+            f"fp8_rollouts and fp8_training need a GPU of compute capability 8.9 or more, got {name} "
+            f"({major}.{minor}); set both to false"
         )
     if device.type == "cpu":
         log.warning("a CPU has no FP8 products: they are emulated, which is slower than products in float32")

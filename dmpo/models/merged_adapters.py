@@ -6,7 +6,7 @@ A pass with adapters multiplies three times in each linear layer. A pass of merg
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,9 @@ from .files import first_names
 
 
 @contextmanager
-def merged_adapters(model: nn.Module) -> Iterator[nn.Module]:
+def merged_adapters(
+    model: nn.Module, *, convert: Callable[[nn.Linear], nn.Module] | None = None
+) -> Iterator[nn.Module]:
     """For the length of the context a plain linear layer of the weight W + scale·BA stands in place of each LoRA layer.
 
     The LoRA layers are put aside as they are, so the model is afterwards bit for bit what it was, also after an error.
@@ -27,6 +29,7 @@ def merged_adapters(model: nn.Module) -> Iterator[nn.Module]:
 
     Args:
         model: a peft model whose weights are whole (`sharding.whole_parameters`).
+        convert: what stands in place of each merged layer, made as soon as the layer is merged; None for the layer.
 
     Yields:
         The same model.
@@ -43,7 +46,8 @@ def merged_adapters(model: nn.Module) -> Iterator[nn.Module]:
     ]
     try:
         for parent, name, layer in places:
-            setattr(parent, name, _merged_linear(layer))
+            merged = _merged_linear(layer)
+            setattr(parent, name, convert(merged) if convert else merged)
         yield model
     finally:
         for parent, name, layer in places:

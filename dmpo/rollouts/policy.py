@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..config.keys import DMPOConfig
 from ..distributed.sharding import whole_parameters
 from ..distributed.zero import zero_stage
+from ..models.fp8 import convert_base, float8_linear, fp8_base
 from ..models.loading import load_model
 from ..models.lora import add_lora
 from ..models.merged_adapters import merged_adapters
@@ -31,12 +32,15 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
     torch.manual_seed(config.seed)  # LoRA's initial weights
     if config.lora_r:
         policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
+    if config.fp8_training:
+        policy = convert_base(policy, device)
     return policy.to(device)
 
 
 @contextmanager
 def rollout_model(model: nn.Module, config: DMPOConfig) -> Iterator[Any]:
-    """The policy as it decodes: its parameters whole, and its adapters merged if `merge_adapters` says so.
+    """The policy as it decodes: its parameters whole, its adapters merged if `merge_adapters` says so, and its products
+    in FP8 if `fp8_rollouts` does.
 
     All ranks enter and leave together. Afterwards the policy is bit for bit what it was.
 
@@ -46,12 +50,12 @@ def rollout_model(model: nn.Module, config: DMPOConfig) -> Iterator[Any]:
     Yields:
         The model to decode with.
     """
-    with whole_parameters(model) as whole:
-        if not config.merge_adapters:
-            yield whole
-            return
-        with merged_adapters(whole) as merged:
-            yield merged
+    with whole_parameters(model) as whole, ExitStack() as changes:
+        if config.merge_adapters:
+            changes.enter_context(merged_adapters(whole, convert=float8_linear if config.fp8_rollouts else None))
+        if config.fp8_rollouts:
+            changes.enter_context(fp8_base(whole))
+        yield whole
 
 
 class ReferencePolicy:
