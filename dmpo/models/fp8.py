@@ -121,7 +121,6 @@ def _multiply(
 ) -> Tensor:
     """rows [N, K] · weightᵀ [K, M], scaled, in `dtype`. A GPU writes bfloat16, the one dtype that all kernels have."""
     recipe = F.ScalingType.RowWise
-    written = torch.bfloat16 if rows.is_cuda else dtype
     product: Tensor = F.scaled_mm(
         rows,
         weight.view(E4M3).t(),
@@ -129,7 +128,7 @@ def _multiply(
         recipe,
         weight_scales.contiguous(),
         recipe,
-        output_dtype=written,
+        output_dtype=torch.bfloat16 if rows.is_cuda else torch.float32,
         use_fast_accum=fast and rows.is_cuda,
     )
     return product.to(dtype)
@@ -152,7 +151,7 @@ def fp8_base(model: nn.Module) -> Iterator[None]:
         model: from `load_model`, wrapped or not, whose parameters are whole.
 
     Raises:
-        ValueError: as `check_fp8_device` and `Float8Linear`.
+        ValueError: as `Float8Linear`.
     """
     replaced: list[tuple[nn.Module, str, nn.Linear]] = []
     try:
@@ -172,9 +171,8 @@ def convert_base(model: nn.Module, device: torch.device | str) -> nn.Module:
     Adapters, embeddings, norms and lm_head stay as and where they are. The unquantised weights are dropped.
 
     Raises:
-        ValueError: as `check_fp8_device` and `Float8Linear`; or a layer is to be trained.
+        ValueError: as `Float8Linear`; or a layer is to be trained.
     """
-    check_fp8_device(device)
     for parent, name, linear in _base_linears(model):
         if linear.weight.requires_grad:
             raise ValueError(f"fp8_training: the weight of {name} is trained, but FP8 weights are frozen; use LoRA")
@@ -182,8 +180,8 @@ def convert_base(model: nn.Module, device: torch.device | str) -> nn.Module:
     return model
 
 
-def check_fp8_device(device: torch.device | str) -> None:
-    """Raise ValueError for a GPU without FP8 products. A CPU emulates the products, and a log line says so."""
+def check_fp8_device(device: torch.device | str, *, speaks: bool) -> None:
+    """Raise ValueError for a GPU without FP8 products. A CPU emulates them; if this rank `speaks`, a log line says so."""
     device = torch.device(device)
     if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < CAPABILITY:
         name, (major, minor) = torch.cuda.get_device_name(device), capability
@@ -191,7 +189,7 @@ def check_fp8_device(device: torch.device | str) -> None:
             f"fp8_rollouts and fp8_training need a GPU of compute capability 8.9 or more, got {name} "
             f"({major}.{minor}); set both to false"
         )
-    if device.type == "cpu":
+    if device.type == "cpu" and speaks:
         log.warning("a CPU has no FP8 products: they are emulated, which is slower than products in float32")
 
 

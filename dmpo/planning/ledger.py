@@ -46,6 +46,9 @@ class Ledger:
         self.w = w = 4 if rank and not self.deepspeed else e  # bytes of a trained weight: peft's adapters are float32
         linear_bytes = NF4_BYTES if config.load_in_4bit else e
         self.block_bytes = int(arch.block_linear * linear_bytes) + arch.block_other * e
+        self.fp8_block = arch.block_linear + 4 * sum(outputs for _, outputs in arch.linears)  # bytes, and a scale a row
+        if config.fp8_training:  # the bytes in two orders
+            self.block_bytes = self.fp8_block + arch.block_linear + arch.block_other * e
         self.base = arch.layers * self.block_bytes + arch.outer * e
         self.adapters = arch.layers * arch.adapter(rank) * w
         self.trained = self.adapters if rank else self.base  # bytes of the trained weights, as many as of the gradients
@@ -70,7 +73,8 @@ class Ledger:
         return fits
 
     def rollout(self) -> dict[str, int]:
-        """The peak of a rollout: in the pass over the whole canvas, in the draw that follows it, or in the merging."""
+        """The peak of a rollout: in the pass over the whole canvas, in the draw that follows it, or before both, when
+        weights are merged and quantised."""
         config, arch, block, merged = self.config, self.arch, self.block, self.config.merge_adapters
         if merged:  # passes are passes of a model without adapters
             plain = replace(config, merge_adapters=False, load_in_4bit=False, lora_r=0)
@@ -85,23 +89,30 @@ class Ledger:
         if shadow:
             running += tokens * (self.length + shadow)
         head = self.head(arch, config, self.device, rows * config.block_length)
-        peak = self._larger(
-            self._resident(whole=True, merged=merged, activations=running, caches=caches),
-            self._resident(
-                whole=True,
-                merged=merged,
-                activations=arch.hidden * block.e * tokens,
-                caches=caches,
-                logits=head.sampling,
-            ),
+        quantised = config.fp8_rollouts and not config.fp8_training
+        copies: dict[str, bool] = {"merged": merged, "quantised": quantised}
+        hidden_states = arch.hidden * block.e * tokens
+        return max(
+            self._resident(whole=True, **copies, activations=running, caches=caches),
+            self._resident(whole=True, **copies, activations=hidden_states, caches=caches, logits=head.sampling),
+            self._resident(whole=True, **copies, other=self._preparing if merged or quantised else 0),
+            key=lambda by_category: sum(by_category.values()),
         )
-        return self._larger(peak, self._resident(whole=True, merged=True, other=self._merging)) if merged else peak
 
     @property
-    def _merging(self) -> int:
-        """The temporary tensors while one weight is merged: the sum before it is rounded, and the unpacked base."""
+    def _preparing(self) -> int:
+        """The temporary tensors while one weight is merged and quantised.
+
+        Merging: the sum before it is rounded, and the unpacked base. Quantising: the merged weight, and the weight
+        divided by its scales; in float16 both in float32.
+        """
         largest, e = max(inputs * outputs for inputs, outputs in self.arch.linears), self.block.e
-        return largest * ((4 if e < 4 else 0) + (e if self.config.load_in_4bit else 0))
+        merging = quantising = 0
+        if self.config.merge_adapters:
+            merging = (4 if e < 4 else 0) + (e if self.config.load_in_4bit else 0)
+        if self.config.fp8_rollouts:
+            quantising = (8 if self.config.dtype == "float16" else e) + (e if self.config.merge_adapters else 0)
+        return largest * max(merging, quantising)
 
     def score(self) -> dict[str, int]:
         """The peak of scoring: in the pass over views, or in the head after it."""
@@ -183,13 +194,16 @@ class Ledger:
         updating: bool = False,
         whole: bool = False,
         merged: bool = False,
+        quantised: bool = False,
     ) -> dict[str, int]:
         """Bytes by category at one moment: the given bytes, and the tensors that exist at all times.
 
         whole: all weights are gathered beside this rank's share (`sharding.whole_parameters`); else two blocks of them.
         merged: the adapted weights exist a second time, whole and unpacked (`models.merged_adapters`).
+        quantised: the adapted weights exist a second time, whole and in FP8 (`models.fp8.fp8_base`), merged or not.
         """
-        config, arch, share, weight_share = self.config, self.arch, self.gradient_share, self.weight_share
+        config, arch, e = self.config, self.arch, self.block.e
+        share, weight_share = self.gradient_share, self.weight_share
         has_reference = not config.lora_r or config.reference_refresh_steps > 0
         gradients = self.trained // share if updating else 0
         if self.gpus > 1 and self.sharding == "ddp":
@@ -205,9 +219,9 @@ class Ledger:
             two_blocks = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
             other += all_weights if whole else min(two_blocks, all_weights)
         by_category = {
-            "weights": self.base // weight_share,
+            "weights": self.base // weight_share + (arch.layers * self.fp8_block if quantised and not merged else 0),
             "adapters": self.adapters // weight_share,
-            "merged weights": arch.layers * arch.block_linear * self.block.e if merged else 0,
+            "merged weights": arch.layers * (self.fp8_block if quantised else arch.block_linear * e) if merged else 0,
             "reference": self.trained // self.weight_share if has_reference else 0,
             "gradients": gradients,
             "optimizer": self.moments // share,

@@ -20,6 +20,7 @@ Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
 PHASES = ("rollout", "score", "update")
 ROLLOUT_PHASES = PHASES[:2]  # a smaller rollout_batch_size lowers the peaks of these phases
 WITH_ZERO3 = "under DeepSpeed ZeRO-3, which splits the weights that adapters are merged into; use FSDP2"
+_WHOLE_BASE = {"fp8_rollouts": ("zero3",), "fp8_training": ("zero2", "zero3", "fsdp")}  # and what splits or owns it
 _LESS_FOR_UPDATES = "gradient_checkpointing, load_in_4bit or more sharding need less"
 GB = 10**9
 
@@ -69,7 +70,7 @@ def plan(
         device: cuda or cpu. On a CPU dropout saves more, and kernels use smaller tiles.
 
     Raises:
-        ValueError: gpus < 1, memory ≤ 0, an unknown sharding, or merge_adapters with zero3.
+        ValueError: gpus < 1, memory ≤ 0, an unknown sharding, merge_adapters with zero3, or as `check_fp8_sharding`.
     """
     if gpus < 1:
         raise ValueError(f"gpus must be ≥ 1, got {gpus}")
@@ -79,12 +80,21 @@ def plan(
         raise ValueError(f"sharding must be one of {', '.join(get_args(Sharding))}, got {sharding!r}")
     if config.merge_adapters and sharding == "zero3":
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
+    check_fp8_sharding(config, sharding)
     ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
     chosen = max(1, largest) if config.memory_budget else ledger.micro_batch(config.micro_batch_size)
     phases = {"rollout": ledger.rollout(), "score": ledger.score(), "update": ledger.update(chosen)}
     return Plan(phases, limit, chosen, largest)
+
+
+def check_fp8_sharding(config: DMPOConfig, sharding: str) -> None:
+    """Raise ValueError for FP8 keys that do not go with a sharding, which would have to split or to cast FP8 weights."""
+    for key, shardings in _WHOLE_BASE.items():
+        if getattr(config, key) and sharding in shardings:
+            others = "ddp" if key == "fp8_training" else "ddp, zero2 or fsdp"
+            raise ValueError(f"{key} must be false with {sharding}, which does not keep FP8 weights; use {others}")
 
 
 def largest_micro_batch(

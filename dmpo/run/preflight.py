@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config.keys import DMPOConfig, unread_keys
 from ..distributed.ranks import check_launch
+from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap
 from ..models.merged_adapters import check_mergeable
 from ..models.tokenizer import encode_prompts
-from ..planning.plan import GB, WITH_ZERO3, Sharding, largest_micro_batch
+from ..planning.plan import GB, WITH_ZERO3, Sharding, check_fp8_sharding, largest_micro_batch
 from ..rewards import RewardPool
 from ..rollouts.rollout import training_row
 from ..tasks import Task
@@ -37,6 +38,9 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
     if config.merge_adapters and _sharding(accelerator) == "zero3":
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
+    check_fp8_sharding(config, _sharding(accelerator))
+    if config.fp8_rollouts:
+        check_fp8_device(accelerator.device, speaks=accelerator.is_main_process)
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
         raise ValueError(
             f"report_to: unknown or not installed: {', '.join(sorted(missing))}; install it, or leave it out"

@@ -212,13 +212,13 @@ def test_a_converted_base_trains_its_adapters() -> None:
 
 def test_devices(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "dmpo"):
-        check_fp8_device("cpu")
+        check_fp8_device("cpu", speaks=True)
     assert "emulated" in caplog.text
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
     for capability, works in (((8, 0), False), ((8, 9), True), ((9, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         if works:
-            check_fp8_device("cuda")
+            check_fp8_device("cuda", speaks=True)
         else:
             with pytest.raises(ValueError, match=r"compute capability 8\.9 or more, got A100 \(8\.0\)"):
-                check_fp8_device("cuda")
+                check_fp8_device("cuda", speaks=True)

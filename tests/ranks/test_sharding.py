@@ -19,6 +19,7 @@ from dmpo.distributed.sharding import (
     load_full_optimizer_state,
     whole_parameters,
 )
+from dmpo.models.fp8 import fp8_base
 from dmpo.models.masked_lm import apply_head, head_weight
 from tests.ranks.gradient_problems import policy
 from tests.ranks.launch import on_ranks, results
@@ -47,11 +48,16 @@ def whole_for_a_while(lora: bool, sharded: bool) -> None:
     accelerator, model, optimizer = prepared(copy.deepcopy(plain))
     options: dict[str, Any] = {"decoder": "parallel", "gen_length": 4, "block_length": 4, "steps": 4, "threshold": 0.5}
     plain_optimizer = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], lr=0.01)
+    with torch.no_grad(), fp8_base(plain):
+        expected_in_fp8 = generate(plain, prompts, **options).sequences
     for seed in range(2):
         expected = generate(plain, prompts, **options).sequences
         with torch.no_grad(), whole_parameters(model) as inner:
             for _ in range(1 + 3 * accelerator.process_index):  # the forwards of one wait for no other
                 assert torch.equal(generate(inner, prompts, **options).sequences, expected)
+            if seed == 0:
+                with fp8_base(inner):
+                    assert torch.equal(generate(inner, prompts, **options).sequences, expected_in_fp8)
             with whole_parameters(model):
                 torch.testing.assert_close(head_weight(inner)[0], head_weight(plain)[0], rtol=1e-9, atol=1e-12)
             assert not any(hasattr(p, "full_tensor") for p in inner.parameters())
