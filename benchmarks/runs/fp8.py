@@ -60,7 +60,7 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 1e-3,
     "num_prompts": 4,
     "num_generations": 8,
-    "max_steps": 16,
+    "max_steps": 12,
     "eval_steps": 0,
     "eval_prompts": 256,
 }
@@ -163,21 +163,25 @@ def run(switches: str, seed: int, scratch: Path) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------- results
 
 
-def measure(seeds: list[int]) -> dict[str, Any]:
-    """Both parts for every seed."""
+def measure(seeds: list[int], folder: Path) -> dict[str, Any]:
+    """Both parts, seed by seed; the files are written after each, so a study that is cut short has whole seeds."""
     setting, load = Setting("cpu", threads=1), Load()
     setting.begin()
     logging.getLogger("dmpo").setLevel(logging.ERROR)  # the same line of every run: FP8 is emulated
-    of_scores = {task: {seed: scores(task, seed) for seed in seeds} for task in TASKS}
-    with tempfile.TemporaryDirectory() as scratch:
-        of_runs = {name: {seed: run(name, seed, Path(scratch)) for seed in seeds} for name in SWITCHES}
-    command = f"python -m benchmarks.runs.fp8 --seeds {' '.join(map(str, seeds))}"
-    return {
-        "header": header(setting, command, load),
-        "training": TASKS[TRAINED_TASK] | TRAINING,
-        "scores": of_scores,
-        "runs": of_runs,
-    }
+    results: dict[str, Any] = {"header": {}, "training": TASKS[TRAINED_TASK] | TRAINING}
+    results |= {"scores": {task: {} for task in TASKS}, "runs": {name: {} for name in SWITCHES}}
+    folder.mkdir(parents=True, exist_ok=True)
+    for count, seed in enumerate(seeds, 1):
+        for task in TASKS:
+            results["scores"][task][str(seed)] = scores(task, seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in SWITCHES:
+                results["runs"][name][str(seed)] = run(name, seed, Path(scratch))
+        command = f"python -m benchmarks.runs.fp8 --seeds {' '.join(map(str, seeds[:count]))}"
+        results["header"] = header(setting, command, load)
+        (folder / "fp8.json").write_text(json.dumps(results, indent=1) + "\n")
+        (folder / "fp8.md").write_text(markdown(results))
+    return results
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -233,11 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
-    results = json.loads(json.dumps(measure(options.seeds)))
-    folder = RESULTS / Setting("cpu", threads=1).slug
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fp8.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "fp8.md").write_text(markdown(results))
+    results = measure(options.seeds, RESULTS / Setting("cpu", threads=1).slug)
     print(markdown(results))
 
 
