@@ -43,7 +43,7 @@ def quantise_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         values: float8_e4m3fn [N, K].
         scales: float32 [N, 1], powers of two.
     """
-    largest = torch.linalg.vector_norm(rows, float("inf"), -1, keepdim=True, dtype=torch.float32)
+    largest = torch.linalg.vector_norm(rows, float("inf"), -1, keepdim=True).float()
     exponent = (largest.view(torch.int32) & _EXPONENT).clamp(min=8 * _ONE_EXPONENT)  # of tiny rows: no subnormal scale
     # With alpha=0 nothing is added, except for NaN where the largest is not finite.
     scales = torch.add((exponent - 7 * _ONE_EXPONENT).view(torch.float32), largest, alpha=0)

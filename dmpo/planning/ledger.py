@@ -111,6 +111,7 @@ class Ledger:
         if self.config.merge_adapters:
             merging = (4 if e < 4 else 0) + (e if self.config.load_in_4bit else 0)
         if self.config.fp8_rollouts:
+            merging += e if merging else 0  # the rounded sum is no part of the copy that stays
             quantising = (8 if self.config.dtype == "float16" else e) + (e if self.config.merge_adapters else 0)
         return largest * max(merging, quantising)
 

@@ -151,6 +151,23 @@ def test_keys_of_one_loss_are_refused_by_another(overrides: list[str], message: 
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["fp8_rollouts=true", "load_in_4bit=true"], "fp8_rollouts must be false where load_in_4bit is true"),
+        (["fp8_training=true"], "fp8_training must be false without fp8_rollouts"),
+        (["fp8_training=true", "fp8_rollouts=true", "lora_r=0"], "fp8_training must be false without lora_r above 0"),
+        (
+            ["fp8_training=true", "fp8_rollouts=true", "merge_adapters=true"],
+            "merge_adapters must be false where fp8_training is true",
+        ),
+    ],
+)
+def test_fp8_is_refused_with_what_it_does_not_go_with(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(*overrides)
+
+
+@pytest.mark.parametrize(
     ("overrides", "told"),
     [
         (["loss=wd1"], []),

@@ -198,6 +198,44 @@ def test_largest_micro_batch_is_the_last_that_fits() -> None:
     assert chosen.micro_batch_size == largest_micro_batch(config, model, int(30e9), 1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_fp8_weights_are_counted_exactly(dtype: str, merged: bool) -> None:
+    config = small(dtype=dtype, fp8_rollouts=True, merge_adapters=merged)
+    policy, model = policy_of(config)
+    planned = plan(config, model).phases
+    before = {id(parameter) for parameter in policy.parameters()}
+    with rollout_model(policy, config) as narrow:
+        copies = sum(p.nbytes for p in narrow.parameters() if id(p) not in before)
+    kept = sum(p.nbytes for p in policy.parameters())
+    assert planned["update"]["weights"] + planned["update"]["adapters"] == kept
+    assert planned["rollout"]["merged weights"] == (copies if merged else 0)
+    assert planned["rollout"]["weights"] + planned["rollout"]["merged weights"] - planned["score"]["weights"] == copies
+    trained = small(dtype=dtype, fp8_rollouts=True, fp8_training=True)
+    policy, model = policy_of(trained)
+    found = plan(trained, model).phases
+    assert found["rollout"]["weights"] == found["update"]["weights"], "the base is in FP8 anyway"
+    assert found["update"]["weights"] + found["update"]["adapters"] == sum(p.nbytes for p in policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sharding", "message"),
+    [
+        ({}, "zero3", "fp8_rollouts must be false with zero3"),
+        *(({"fp8_training": True}, kind, "must be false with " + kind) for kind in ("zero2", "zero3", "fsdp")),
+        ({}, "fsdp", None),
+        ({}, "zero2", None),
+    ],
+)
+def test_shardings_that_do_not_go_with_fp8(changes: dict[str, Any], sharding: str, message: str | None) -> None:
+    config, model = small(fp8_rollouts=True, **changes), simulated.llada_8b(layers=1)
+    if message is None:
+        plan(config, model, gpus=2, sharding=sharding)
+        return
+    with pytest.raises(ValueError, match=message):
+        plan(config, model, gpus=2, sharding=sharding)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="one view needs 27 GB, got 20 GB"):
         largest_micro_batch(paper(), simulated.llada_8b(), int(20e9), 1)
