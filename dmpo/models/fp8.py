@@ -181,7 +181,7 @@ def convert_base(model: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 def check_fp8_device(device: torch.device | str, *, speaks: bool) -> None:
-    """Raise ValueError for a GPU without FP8 products. A CPU emulates them; if this rank `speaks`, a log line says so."""
+    """Raise ValueError for a GPU without FP8 products. A CPU emulates them: a log line says so if the rank `speaks`."""
     device = torch.device(device)
     if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < CAPABILITY:
         name, (major, minor) = torch.cuda.get_device_name(device), capability

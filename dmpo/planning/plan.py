@@ -90,7 +90,7 @@ def plan(
 
 
 def check_fp8_sharding(config: DMPOConfig, sharding: str) -> None:
-    """Raise ValueError for FP8 keys that do not go with a sharding, which would have to split or to cast FP8 weights."""
+    """Raise ValueError for an FP8 key that does not go with a sharding."""
     for key, shardings in _WHOLE_BASE.items():
         if getattr(config, key) and sharding in shardings:
             others = "ddp" if key == "fp8_training" else "ddp, zero2 or fsdp"

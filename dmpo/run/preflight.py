@@ -38,7 +38,8 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
     if config.merge_adapters and _sharding(accelerator) == "zero3":
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
-    check_fp8_sharding(config, _sharding(accelerator))
+    own_masters = accelerator.distributed_type == DistributedType.DEEPSPEED and _sharding(accelerator) == "ddp"
+    check_fp8_sharding(config, "zero2" if own_masters else _sharding(accelerator))  # stage 1 is as stage 2 here
     if config.fp8_rollouts:
         check_fp8_device(accelerator.device, speaks=accelerator.is_main_process)
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
