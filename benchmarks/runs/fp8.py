@@ -45,6 +45,7 @@ from dmpo.rollouts.rollout import complete, training_row
 from dmpo.rollouts.scoring import rollout_mismatch, score_log_prob
 from dmpo.tasks import load_task
 
+Results = dict[str, Any]
 SWITCHES: dict[str, dict[str, bool]] = {
     "neither": {},
     "fp8_rollouts": {"fp8_rollouts": True},
@@ -163,68 +164,94 @@ def run(switches: str, seed: int, scratch: Path) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------- results
 
 
-def measure(seeds: list[int], folder: Path) -> dict[str, Any]:
-    """Both parts, seed by seed; the files are written after each, so a study that is cut short has whole seeds."""
+def measure(seeds: list[int], folder: Path) -> Results:
+    """What is missing in the results of `folder`: first the scores of every seed, then whole seeds of runs.
+
+    Raises:
+        ValueError: the results there are of other settings.
+    """
     setting, load = Setting("cpu", threads=1), Load()
     setting.begin()
     logging.getLogger("dmpo").setLevel(logging.ERROR)  # the same line of every run: FP8 is emulated
-    results: dict[str, Any] = {"header": {}, "training": TASKS[TRAINED_TASK] | TRAINING}
-    results |= {"scores": {task: {} for task in TASKS}, "runs": {name: {} for name in SWITCHES}}
+    settings = TASKS[TRAINED_TASK] | TRAINING
+    path, results = folder / "fp8.json", Results({"training": settings, "scores": {}, "runs": {}})
+    if path.exists():
+        results = json.loads(path.read_text())
+        if results["training"] != settings:
+            raise ValueError(f"{path} has runs of other settings; delete it to run them again")
     folder.mkdir(parents=True, exist_ok=True)
-    for count, seed in enumerate(seeds, 1):
-        for task in TASKS:
-            results["scores"][task][str(seed)] = scores(task, seed)
-        with tempfile.TemporaryDirectory() as scratch:
-            for name in SWITCHES:
-                results["runs"][name][str(seed)] = run(name, seed, Path(scratch))
-        command = f"python -m benchmarks.runs.fp8 --seeds {' '.join(map(str, seeds[:count]))}"
-        results["header"] = header(setting, command, load)
-        (folder / "fp8.json").write_text(json.dumps(results, indent=1) + "\n")
+
+    def save() -> None:
+        results["header"] = header(setting, "python -m benchmarks.runs.fp8", load)
+        path.write_text(json.dumps(results, indent=1) + "\n")
         (folder / "fp8.md").write_text(markdown(results))
+
+    for seed in seeds:
+        for task in TASKS:
+            of_task = results["scores"].setdefault(task, {})
+            if str(seed) not in of_task:
+                of_task[str(seed)] = scores(task, seed)
+                save()
+    for seed in seeds:
+        if str(seed) not in results["runs"]:
+            with tempfile.TemporaryDirectory() as scratch:
+                results["runs"][str(seed)] = {name: run(name, seed, Path(scratch)) for name in SWITCHES}
+            save()
     return results
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: Results) -> str:
     """Tables of means and intervals over seeds, from the results alone."""
-    of_scores, runs = results["scores"], results["runs"]
-    seeds = list(runs["neither"])
-    names = list(of_scores[TRAINED_TASK][seeds[0]])
-    score_rows = [
-        [name, *(_text(Mean.of([of_scores[task][seed][name] for seed in seeds]), ".4f") for task in of_scores)]
-        for name in names
-    ]
-    run_rows = []
-    for name in runs["neither"][seeds[0]]:
-        if name.endswith("_before"):
-            continue
-        of_run = {switches: [runs[switches][seed][name] for seed in seeds] for switches in runs}
-        differences = [
-            Mean.of([one - other for one, other in zip(of_run[switches], of_run["neither"], strict=True)])
-            for switches in list(runs)[1:]
-        ]
-        form = ".3f" if "accuracy" in name else ".4f"
-        run_rows.append([name, _text(Mean.of(of_run["neither"]), form), *(_text(d, "+" + form) for d in differences)])
-    before = runs["neither"][seeds[0]]
     lines = [
         "# FP8 products of the frozen base",
         "",
         about(results),
         "",
-        f"Emulated: no figure here is of speed. Means over {len(seeds)} seeds with 95 % t intervals; an interval that "
-        "holds 0 shows no difference, and does not show that there is none.",
+        "Emulated: no figure here is of speed. Means over seeds with 95 % t intervals. An interval that holds 0 shows "
+        "no difference, and does not show that there is none.",
         "",
-        "## Scores of the untrained models, nats a token",
-        "",
-        table(["", *(TASKS[task]["model"] for task in of_scores)], score_rows),
-        "",
-        f"## Short LoRA runs on {TASKS[TRAINED_TASK]['model']}, {results['training']['max_steps']} steps",
-        "",
-        f"{results['training']['eval_prompts']} test puzzles, decoded with the float32 base without FP8. Before "
-        f"training {before['sampled_accuracy_before']:.3f} sampled and {before['greedy_accuracy_before']:.3f} greedy.",
-        "",
-        table(["", "neither", *(f"{name} minus neither" for name in list(runs)[1:])], run_rows),
+        *_score_lines(results["scores"]),
     ]
+    if results["runs"]:
+        lines += ["", *_run_lines(results["runs"], results["training"])]
     return "\n".join(lines) + "\n"
+
+
+def _score_lines(of_scores: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    names = next(iter(next(iter(of_scores.values())).values()))
+    rows = [
+        [
+            name,
+            *(_text(Mean.of([of_seed[name] for of_seed in of_task.values()]), ".4f") for of_task in of_scores.values()),
+        ]
+        for name in names
+    ]
+    seeds = max(len(of_task) for of_task in of_scores.values())
+    head = ["", *(str(TASKS[task]["model"]) for task in of_scores)]
+    return [f"## Scores of the untrained models, nats a token, {seeds} seeds", "", table(head, rows)]
+
+
+def _run_lines(runs: dict[str, dict[str, dict[str, float]]], training: dict[str, Any]) -> list[str]:
+    of_switches = {name: [of_seed[name] for of_seed in runs.values()] for name in SWITCHES}
+    before = of_switches["neither"][0]
+    rows = []
+    for name in before:
+        if name.endswith("_before"):
+            continue
+        form = ".3f" if "accuracy" in name else ".4f"
+        plain = [of_run[name] for of_run in of_switches["neither"]]
+        changes = [
+            Mean.of([of_run[name] - other for of_run, other in zip(of_switches[switches], plain, strict=True)])
+            for switches in list(SWITCHES)[1:]
+        ]
+        rows.append([name, _text(Mean.of(plain), form), *(_text(change, "+" + form) for change in changes)])
+    title = f"## Short LoRA runs on {TASKS[TRAINED_TASK]['model']}, {training['max_steps']} steps, {len(runs)} seeds"
+    text = (
+        f"{training['eval_prompts']} test puzzles, decoded on the float32 base without FP8. Before training "
+        f"{before['sampled_accuracy_before']:.3f} sampled and {before['greedy_accuracy_before']:.3f} greedy."
+    )
+    head = ["", "neither", *(f"{name} minus neither" for name in list(SWITCHES)[1:])]
+    return [title, "", text, "", table(head, rows)]
 
 
 def _text(mean: Mean, form: str) -> str:

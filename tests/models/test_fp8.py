@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dmpo.models import fp8
 from dmpo.models.fp8 import E4M3, Float8Linear, check_fp8_device, convert_base, fp8_base, quantise_rows
 from dmpo.models.lora import add_lora
 from tests.tiny_models import tiny, tokens
@@ -163,12 +164,14 @@ def test_the_model_is_afterwards_what_it_was(adapted: bool) -> None:
 
 
 def test_weights_are_quantised_once_a_phase_and_as_they_are_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dmpo.models.fp8 as fp8
-
     model: Any = tiny()
     shapes: list[tuple[int, ...]] = []
-    plain = fp8.quantise_rows
-    monkeypatch.setattr(fp8, "quantise_rows", lambda rows: (shapes.append(tuple(rows.shape)), plain(rows))[1])
+
+    def counted(rows: Tensor) -> tuple[Tensor, Tensor]:
+        shapes.append(tuple(rows.shape))
+        return quantise_rows(rows)
+
+    monkeypatch.setattr(fp8, "quantise_rows", counted)
     ids = tokens(2, 12)
     with torch.no_grad(), fp8_base(model):
         assert len(shapes) == 14
