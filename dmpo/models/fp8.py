@@ -72,7 +72,7 @@ class Float8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         if weight.is_cuda and (self.in_features % MULTIPLE or self.out_features % MULTIPLE):
             raise ValueError(
-                f"FP8 products of a GPU need layer widths that are multiples of {MULTIPLE}, got {self.in_features} to "
+                f"FP8 products on a GPU need layer widths that are multiples of {MULTIPLE}, got {self.in_features} to "
                 f"{self.out_features}; set fp8_rollouts=false"
             )
         values, scales = quantise_rows(weight)
@@ -119,19 +119,30 @@ class _Product(torch.autograd.Function):
 def _multiply(
     rows: Tensor, row_scales: Tensor, weight: Tensor, weight_scales: Tensor, dtype: torch.dtype, *, fast: bool
 ) -> Tensor:
-    """rows [N, K] · weightᵀ [K, M], scaled, in `dtype`. A GPU writes bfloat16, the one dtype that all kernels have."""
+    """rows [N, K] · weightᵀ [K, M], scaled, in `dtype`."""
+    multiply = tensor_core_product if rows.is_cuda else emulated_product
+    return multiply(rows, row_scales, weight.view(E4M3), weight_scales, fast=fast).to(dtype)
+
+
+def tensor_core_product(
+    rows: Tensor, row_scales: Tensor, weight: Tensor, weight_scales: Tensor, *, fast: bool
+) -> Tensor:
+    """bfloat16 [N, M], the one dtype that all kernels of a GPU write. Shapes as of `emulated_product`."""
     recipe = F.ScalingType.RowWise
     product: Tensor = F.scaled_mm(
-        rows,
-        weight.view(E4M3).t(),
-        row_scales,
-        recipe,
-        weight_scales.contiguous(),
-        recipe,
-        output_dtype=torch.bfloat16 if rows.is_cuda else torch.float32,
-        use_fast_accum=fast and rows.is_cuda,
+        *(rows, weight.t(), row_scales, recipe, weight_scales.contiguous(), recipe),
+        output_dtype=torch.bfloat16,
+        use_fast_accum=fast,
     )
-    return product.to(dtype)
+    return product
+
+
+def emulated_product(rows: Tensor, row_scales: Tensor, weight: Tensor, weight_scales: Tensor, *, fast: bool) -> Tensor:
+    """The same product in float32. `scaled_mm` has no kernel for CPUs in torch 2.11.
+
+    rows: float8_e4m3fn [N, K]. row_scales: float32 [N, 1]. weight: float8_e4m3fn [M, K]. weight_scales: float32 [1, M].
+    """
+    return (rows.float() @ weight.float().t()) * row_scales * weight_scales
 
 
 def float8_linear(linear: nn.Linear) -> nn.Module:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dmpo.models import fp8
-from dmpo.models.fp8 import E4M3, Float8Linear, check_fp8_device, convert_base, fp8_base, quantise_rows
+from dmpo.models.fp8 import (
+    E4M3,
+    Float8Linear,
+    check_fp8_device,
+    convert_base,
+    emulated_product,
+    fp8_base,
+    quantise_rows,
+    tensor_core_product,
+)
 from dmpo.models.lora import add_lora
 from tests.tiny_models import tiny, tokens
 
@@ -130,6 +139,21 @@ def test_gradient_is_of_the_dequantised_weight(dtype: torch.dtype) -> None:
     # Both orders of the weight are the same numbers.
     assert layer.transposed is not None
     assert torch.equal(layer.transposed.T, layer.weight)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_a_gpu_is_asked_for_is_what_a_cpu_emulates(fast: bool) -> None:
+    """On the CPU, where torch has a kernel of the same name for it; a GPU adds in another order."""
+    torch.manual_seed(0)
+    (rows, row_scales), (weight, scales) = quantise_rows(torch.randn(5, 32)), quantise_rows(torch.randn(48, 32))
+    product = (rows, row_scales, weight, scales.t())
+    try:
+        got = tensor_core_product(*product, fast=fast)
+    except NotImplementedError as error:
+        pytest.skip(f"this version of torch has no FP8 products on a CPU: {error}")
+    assert got.dtype == torch.bfloat16
+    expected = emulated_product(*product, fast=fast)
+    torch.testing.assert_close(got.float(), expected, rtol=2.0**-8, atol=1e-6)
 
 
 def test_a_layer_without_a_backward_says_so() -> None:
