@@ -19,6 +19,7 @@ from .config.keys import DMPOConfig
 from .distributed import zero
 from .distributed.ranks import end_together, from_main, is_shared, make_accelerator
 from .evaluation.held_out import Evaluation, evaluate_on_ranks
+from .models.compiled_layers import compile_layers
 from .models.tokenizer import load_tokenizer
 from .objectives.gradient import accumulate_gradient, objective_of, scores_are_finite
 from .randomness import derive_key
@@ -82,6 +83,8 @@ class DMPOTrainer:
         betas = (config.adam_beta1, config.adam_beta2)
         optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
+        if config.compile == "layers":
+            compile_layers(self.policy)
         self.trainable = [p for p in self.policy.parameters() if p.requires_grad]  # sharding has replaced them
         self.reference = ReferencePolicy(self.model, refreshable=config.reference_refresh_steps > 0)
         self.reporter, self.step, self.seconds_before = Reporter(config.max_steps, visible=main), 0, 0.0

@@ -71,6 +71,9 @@ class DMPOConfig(DecodingOptions):
     """keep the frozen base in FP8 alone, for scoring and updates, too; needs LoRA and fp8_rollouts"""
     gradient_checkpointing: bool = False
     """recompute the activations of each block in the backward, for memory"""
+    compile: Literal["none", "layers"] = "none"
+    """layers: torch.compile fuses all decoder layers but the last, for rollouts, scores and updates; it takes a minute
+    or more at the start of a run, and changes results by rounding and by the masks of LoRA's dropout"""
 
     # Task
     task_options: dict[str, Any] = field(default_factory=dict)

@@ -129,7 +129,9 @@ def unpacked_weight(linear: nn.Linear) -> Tensor:
 
 def _merged_linear(layer: Any) -> nn.Linear:
     base = layer.get_base_layer()
-    linear: Any = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")  # no memory, no random numbers
+    linear: Any = nn.Linear(
+        base.in_features, base.out_features, bias=False, device="meta"
+    )  # no memory, no random numbers
     linear.weight = nn.Parameter(merged_weight(layer), requires_grad=False)
     bias = merged_bias(layer)
     linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)

@@ -29,7 +29,8 @@ CONFIG, OBJECTS = "config.yaml", "objects.json"
 # dropout, so a run that ran out of memory may continue with smaller values.
 MAY_CHANGE = {
     *("output_dir", "resume", "max_steps", "save_steps", "eval_steps", "save_total_limit", "report_to"),
-    *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size", "merge_adapters"),
+    *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
+    *("merge_adapters", "compile"),
     *("max_skipped_steps", "log_completions", "reward_timeout"),
 }
 
