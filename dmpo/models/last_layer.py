@@ -62,7 +62,8 @@ class LastLayer(nn.Module):
 
 def read_rows_only(layers: nn.ModuleList) -> None:
     """Make the last of a model's decoder layers a `LastLayer`, in place; the names of its weights stay."""
-    layers[-1].__class__ = _last_layer_class(type(layers[-1]))
+    last: Any = layers[-1]
+    last.__class__ = _last_layer_class(type(last))
 
 
 @cache

@@ -55,12 +55,14 @@ def one_step_log_probs(model: nn.Module, completions: Completions, row_ids: Tens
     mask_id, _ = special_ids(model)
     count, length = completions.tokens.shape
     limits = pass_limits(config, config.rollout_batch_size, whole=True)
+    repeated = completions.repeat(config.replicates)
+    order = view_order(count, config.replicates)
+    passes = chunks(repeated.prompt_mask, repeated.eligible.sum(-1), length, limits, order)
     log_probs: Tensor | None = None
     with without_dropout(model):
         for iteration in range(config.gradient_steps):
             rows, masks = one_step_views(completions, row_ids, config, iteration, mask_id)
-            order = view_order(count, config.replicates)
-            for chunk in chunks(rows.prompt_mask, rows.eligible.sum(-1), length, limits, order):
+            for chunk in passes:
                 of_rows, mask = rows[chunk.index], masks[chunk.index]
                 of_chunk = masked_log_probs(model, of_rows, mask, of_rows.eligible, mask_id, chunk)
                 if log_probs is None:

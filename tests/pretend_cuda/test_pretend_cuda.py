@@ -15,6 +15,7 @@ from tests.pretend_cuda.hooks import refusal
 from tests.pretend_cuda.run import Results, run_groups
 from tests.pretend_cuda.table import COMMAND, DATA, PAGE, figures, page, versions
 from tests.pretend_cuda.waits import (
+    CHUNKS,
     FIRST_DRAW,
     LOOK,
     MASKED_ROWS,
@@ -122,18 +123,19 @@ def test_a_round_waits_where_it_is_known_to_wait(results: Results, name: str) ->
     assert unknown == {}, "the host waits for the device in a new place, or more often than it did"
 
 
-def test_scoring_waits_for_its_mask_and_its_rows_in_every_pass(results: Results) -> None:
+def test_scoring_waits_once_for_its_lengths_and_for_its_rows_in_every_pass(results: Results) -> None:
     syncs = case_of(results, "round_group", "wdce")["phases"]["score"]["syncs"]
     passes = 4  # two batches of views under two policies
-    assert syncs[SCORED_ROWS] == 2 * passes
-    assert syncs[PADDING] == passes + 1  # the entropy's own pass
+    assert syncs[SCORED_ROWS] == passes + 1  # the entropy's own pass
+    assert (syncs[CHUNKS], syncs[PADDING]) == (2, 1)
 
 
-def test_an_update_waits_for_its_mask_and_its_rows_in_every_micro_batch(results: Results) -> None:
+def test_an_update_waits_once_for_its_lengths_and_for_its_rows_in_every_micro_batch(results: Results) -> None:
     syncs = case_of(results, "round_group", "wdce")["phases"]["update"]["syncs"]
     micro_batches = 2
     assert syncs[MASKED_ROWS] == micro_batches
-    assert syncs[PADDING] == micro_batches
+    assert syncs[SCORED_ROWS] == micro_batches
+    assert syncs[CHUNKS] == 1
 
 
 # ---------------------------------------------------------------------------------------------- the trainer

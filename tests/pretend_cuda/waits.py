@@ -10,9 +10,8 @@ PADDING = (
     "tolist dmpo/models/tokenizer.py:padding"  # where the longest prompt of a pass begins, and whether any is padded
 )
 MASKED_ROWS = "nonzero dmpo/kernels/linear_ce/weighted_operator.py:weighted_op"  # how many rows the head is for
-SCORED_ROWS = (
-    "nonzero of an index dmpo/rollouts/likelihood.py:token_log_probs"  # of the hidden states, and of the targets
-)
+SCORED_ROWS = "nonzero dmpo/rollouts/likelihood.py:kept_positions"  # how many rows the last layer and the head are for
+CHUNKS = "tolist dmpo/rollouts/chunks.py:chunks"  # lengths of the prompts and scored tokens of all views
 LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is not known beforehand
 FIRST_DRAW = "copy from host dmpo/kernels/sampling/triton_kernels.py:_forbidden"  # once a process
 
@@ -37,11 +36,11 @@ ROUND = {
     },
     "reward": {"copy from host dmpo/rollouts/rollout.py:collect": 1},  # rewards
     "score": {
-        PADDING: 21,  # 5, random_order 13, diffu_grpo 21
+        PADDING: 1,  # the entropy's own pass
+        CHUNKS: 4,  # one a score: 2, random_order and diffu_grpo 4
+        "copy from host dmpo/rollouts/chunks.py:chunks": 4,
         "_local_scalar_dense dmpo/rollouts/likelihood.py:_check_padding": 4,  # 2, random_order 4
-        SCORED_ROWS: 24,  # 8, random_order 24
-        "nonzero of an index dmpo/losses/views.py:hidden_token_logprobs": 32,  # diffu_grpo alone
-        "nonzero of an index dmpo/rollouts/likelihood.py:entropy": 1,
+        SCORED_ROWS: 21,  # one a pass: 5, diffu_grpo 21
         "_local_scalar_dense dmpo/rollouts/masking.py:sample_views": 3,
         "copy from host dmpo/rollouts/scoring.py:row_hash": 1,
         "copy from host dmpo/distributed/ranks.py:summed": 1,
@@ -51,14 +50,14 @@ ROUND = {
         "_local_scalar_dense dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
         "_unique2 dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
         "nonzero of an index dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
-        "nonzero dmpo/rollouts/likelihood.py:ordered_log_probs": 8,
         "copy from host dmpo/rollouts/likelihood.py:token_log_probs": 8,  # a Python number into one entry of the bias
     },
     "update": {
-        PADDING: 8,  # one a micro-batch; wdce with theta 4, wddo 8
+        CHUNKS: 3,  # 1; wdce with theta 2, wddo 3
+        "copy from host dmpo/rollouts/chunks.py:chunks": 3,
         "_local_scalar_dense dmpo/rollouts/likelihood.py:_check_padding": 2,  # wdce with theta 1, wddo 2
-        MASKED_ROWS: 4,  # one a micro-batch; wddo 4
-        SCORED_ROWS: 8,  # wdce with theta 4, wddo 8
+        MASKED_ROWS: 3,  # one a micro-batch; wddo 3
+        SCORED_ROWS: 7,  # one a pass: 2; wddo 7
         "nonzero of an index dmpo/losses/views.py:hidden_token_logprobs": 2,  # diffu_grpo, and its backward:
         "nonzero of an index elsewhere": 1,
         "_local_scalar_dense dmpo/rollouts/masking.py:sample_views": 1,
@@ -69,7 +68,7 @@ ROUND = {
         "_local_scalar_dense dmpo/objectives/finite.py:replace_non_finite": 1,
         "_local_scalar_dense dmpo/objectives/wdce.py:terms": 1,  # theta
         "_local_scalar_dense dmpo/objectives/wddo.py:terms": 1,
-        "_local_scalar_dense dmpo/objectives/gradient.py:accumulate_gradient": 3,  # 1; with reports of its own 3
+        "_local_scalar_dense dmpo/objectives/gradient.py:accumulate_gradient": 2,
         "_local_scalar_dense dmpo/objectives/gradient.py:_report": 3,
         "nonzero of an index dmpo/objectives/gradient.py:_report": 2,
         "_local_scalar_dense dmpo/distributed/ranks.py:summed": 3,  # one a number
