@@ -120,7 +120,7 @@ def test_a_merged_pass_does_what_a_pass_without_adapters_does() -> None:
             with rollout_model(filled, config) as merged:
                 found["merged"].append(count(partial(hidden_states, merged, ids)))
     assert found["merged"] == found["base"]
-    launches = {kind: total(extended(*ops, 32))["launches"] for kind, ops in found.items()}
+    launches = {kind: total(extended(two, three, 32))["launches"] for kind, (two, three) in found.items()}
     assert launches["merged"] <= 1320
     assert launches["adapters"] > 1.9 * launches["merged"]
 

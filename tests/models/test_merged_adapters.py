@@ -32,7 +32,8 @@ def four_bit_model(folder: Path) -> Any:
 def policy_of(kind: str, folder: Path) -> Any:
     if kind == "4 bits":
         return with_random_adapters(four_bit_model(folder))
-    return with_random_adapters(tiny().to(getattr(torch, kind)))
+    model: Any = tiny()
+    return with_random_adapters(model.to(getattr(torch, kind)))
 
 
 def stepped(policy: nn.Module) -> torch.optim.AdamW:
@@ -71,6 +72,7 @@ def test_the_policy_is_afterwards_what_it_was(kind: str, training: bool, tmp_pat
     with merged_adapters(policy) as merged, torch.no_grad():
         assert merged is policy
         assert not any(isinstance(layer, LoraLayer) for layer in policy.modules())
+        assert all(child.training == training for child in policy.modules())
         assert not any(p.requires_grad for name, p in policy.named_parameters() if "proj" in name)
         hidden_states(policy, IDS)
     assert everything(policy, optimizer) == before
@@ -101,8 +103,9 @@ def test_an_error_or_a_signal_leaves_the_policy_as_it_was(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", list(HALF))
 def test_a_merged_weight_is_the_sum_rounded_once(dtype: torch.dtype) -> None:
     """Besides the rounding to the dtype there are the roundings of a float32 product of rank + 2 terms."""
-    policy, rank = with_random_adapters(tiny(hidden_size=64).to(dtype), rank=8), 8
-    layers = [layer for layer in policy.modules() if isinstance(layer, LoraLayer)]
+    model: Any = tiny(hidden_size=64)
+    policy, rank = with_random_adapters(model.to(dtype), rank=8), 8
+    layers: list[Any] = [layer for layer in policy.modules() if isinstance(layer, LoraLayer)]
     assert len(layers) == 14
     for layer in layers:
         weight, scale = layer.get_base_layer().weight.double(), layer.scaling["default"]
@@ -120,7 +123,8 @@ def test_a_merged_weight_is_the_sum_rounded_once(dtype: torch.dtype) -> None:
 def test_hidden_states_differ_by_the_rounding_of_the_weights(dtype: torch.dtype) -> None:
     """In each layer, for the inputs that the layer has in the merged pass: half a unit in the last place of each weight
     and of each output, and the roundings of the float32 sums. At the end, no more than the pass with adapters errs."""
-    policy = with_random_adapters(tiny(hidden_size=64).to(dtype)).eval()
+    model: Any = tiny(hidden_size=64)
+    policy = with_random_adapters(model.to(dtype)).eval()
     exact = {
         name: layer.get_base_layer().weight.double()
         + layer.scaling["default"] * layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()
@@ -158,7 +162,7 @@ def test_a_4_bit_base_is_unpacked_and_merged(tmp_path: Path) -> None:
     policy = with_random_adapters(four_bit_model(tmp_path))
     from bitsandbytes import functional
 
-    (layer, *_) = (layer for layer in policy.modules() if isinstance(layer, LoraLayer))
+    layer: Any = next(layer for layer in policy.modules() if isinstance(layer, LoraLayer))
     packed: Any = layer.get_base_layer().weight
     weight = functional.dequantize_4bit(packed.data, packed.quant_state)
     delta = layer.get_delta_weight("default")

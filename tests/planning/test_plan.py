@@ -77,7 +77,16 @@ def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
         ({"decoder": "dual_cache"}, {"num_layers": 8, "num_kv_heads": 2}),
         ({"decoder": "wino", "wino_threshold": 0.0, "gen_length": 16}, {}),
         ({"merge_adapters": True}, {}),
-        ({"merge_adapters": True, "dtype": "bfloat16", "num_generations": 2}, {"mlp_hidden_size": 2048}),
+        (
+            {
+                "merge_adapters": True,
+                "dtype": "bfloat16",
+                "num_generations": 2,
+                "gen_length": 8,
+                "max_prompt_length": 4,
+            },
+            {"mlp_hidden_size": 2048, "num_layers": 1},
+        ),
     ],
 )
 def test_rollout_is_as_measured(changes: dict[str, Any], widths: dict[str, int]) -> None:
