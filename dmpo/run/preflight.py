@@ -37,7 +37,8 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
     plugin = accelerator.state.deepspeed_plugin
     if config.compile == "layers" and plugin and plugin.zero_stage == 3:
         raise ValueError(
-            "compile 'layers' does not go with DeepSpeed ZeRO-3, which gathers weights inside a layer; use FSDP2, or compile 'none'"
+            "compile 'layers' does not go with DeepSpeed ZeRO-3, which gathers weights inside a layer; use FSDP2, or "
+            "compile=none"
         )
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:
         raise ValueError(
