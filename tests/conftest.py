@@ -33,6 +33,7 @@ SLOWEST_FIRST = (
     "kernels/test_cuda_build.py",
     "pretend_cuda/test_pretend_cuda.py",
     "benchmarks/test_gpu_rehearsal.py",
+    "models/test_compiled_layers.py",
     "storage/test_terminal.py",
     "benchmarks/test_quick_run.py",
     "kernels/test_linear_ce_walks.py",

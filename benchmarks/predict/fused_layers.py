@@ -113,11 +113,7 @@ def _replaced_by_liger(training: bool) -> dict[str, Counted]:
         jobs: list[Callable[[], Any]] = [
             lambda: layer.input_layernorm(hidden),  # type: ignore[operator]
             lambda: layer.post_attention_layernorm(hidden),  # type: ignore[operator]
-            lambda: (
-                torch.cat([x.flatten() for x in apply_rotary_pos_emb(query, key, *angles)])
-                if False
-                else apply_rotary_pos_emb(query, key, *angles)
-            ),
+            lambda: apply_rotary_pos_emb(query, key, *angles),
             lambda: nn.functional.silu(gate) * up,
         ]
         for leaf in (hidden, query, key, gate, up):

@@ -40,7 +40,8 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
     if config.compile == "layers" and _sharding(accelerator) == "zero3":
         raise ValueError(
-            "compile must be none with DeepSpeed ZeRO-3, which gathers weights inside a layer, got layers; use FSDP2"
+            "compile 'layers' does not go with DeepSpeed ZeRO-3, which gathers weights inside a layer; use FSDP2, or "
+            "compile=none"
         )
     own_masters = accelerator.distributed_type == DistributedType.DEEPSPEED and _sharding(accelerator) == "ddp"
     check_fp8_sharding(config, "zero2" if own_masters else _sharding(accelerator))  # stage 1 is as stage 2 here

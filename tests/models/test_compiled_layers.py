@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from dmpo.models import compiled_layers
 from dmpo.models.compiled_layers import compile_layers
 from dmpo.models.lora import add_lora
 from dmpo.models.masked_lm import hidden_states
+from dmpo.run.preflight import check_ranks
 from tests.small_runs import lines, settings, trainer
 from tests.tiny_models import tiny, tokens
 
@@ -99,20 +101,18 @@ def test_layers_and_shapes_share_graphs_and_names_stay() -> None:
     assert different.abs().max() > 0.01, "a copied layer runs on its own weights"
 
 
-@pytest.mark.parametrize("decoder", ["topk", "dual_cache"])
-def test_decoding_draws_the_same_tokens(decoder: str) -> None:
+def test_decoding_with_stored_keys_draws_the_same_tokens() -> None:
     policy, backend = adapted(), Traced()
     eager = copy.deepcopy(policy)
     compile_layers(policy, backend)
-    options: dict[str, Any] = {"decoder": decoder, "gen_length": 8, "block_length": 4, "steps": 4, "temperature": 0.0}
+    options: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 8, "block_length": 4, "steps": 4}
     for rows, length in ((4, 6), (3, 5)):
         prompt = tokens(rows, length)
         for mask in (None, torch.arange(length) >= torch.arange(rows).unsqueeze(1)):
             given: dict[str, Any] = options if mask is None else options | {"attention_mask": mask}
             expected = generate(eager, prompt, **given)
             assert torch.equal(generate(policy, prompt, **given).sequences, expected.sequences)
-    # with a mask and without: a pass; with stored keys, the pass that stores them and the pass that reads them
-    assert backend.graphs == {"topk": 2, "dual_cache": 4}[decoder]
+    assert backend.graphs <= 4, "with a mask and without: the pass that stores keys, and the pass that reads them"
 
 
 def test_checkpointing_recomputes_compiled_layers() -> None:
@@ -171,6 +171,13 @@ def test_a_run_compiles_few_graphs_and_may_change_its_mind(tmp_path: Path, monke
     assert graphs == backend.graphs == 3, "rollouts and scores; scores without adapters; updates of the first layer"
     losses = [[line["loss"] for line in lines(tmp_path / name)] for name in ("eager", "run")]
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-6)
+
+
+def test_zero_3_is_refused(tmp_path: Path) -> None:
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
+    accelerator: Any = SimpleNamespace(num_processes=1, distributed_type=None, state=state)
+    with pytest.raises(ValueError, match="compile 'layers' does not go with DeepSpeed ZeRO-3"):
+        check_ranks(settings(tmp_path, compile="layers"), accelerator)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
