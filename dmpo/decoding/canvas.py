@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.last_layer import HeadRows
 from ..models.masked_lm import hidden_states, unwrap
 from .alike import Alike
 from .cache import BlockCache
@@ -71,10 +72,11 @@ class Canvas:
         mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: BlockCache | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """One model call, which is counted; arguments and result as of `call`."""
         self.count(len(inputs))
-        return self.call(inputs, rows, positions, mask, position_ids, cache)
+        return self.call(inputs, rows, positions, mask, position_ids, cache, read)
 
     def count(self, rows: int) -> None:
         """Count one model call."""
@@ -89,11 +91,13 @@ class Canvas:
         mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: BlockCache | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [M, q, H] of `inputs` int64 [M, q].
+        """Hidden states [M, q, H], or [M, Q, H] where `read` is given, of `inputs` int64 [M, q].
 
         rows: int64 [M], the canvas row of each row. positions: int64 [q], the canvas positions; None: all of them.
-        mask and position_ids: in place of those of the canvas.
+        mask and position_ids: in place of those of the canvas. read: int64 [Q] of every row, or [M, Q], the inputs whose
+        predictions are read; the last layer runs on no others.
         """
         width = inputs.shape[1]
         if position_ids is None:
@@ -109,4 +113,5 @@ class Canvas:
                 # A complete mask: transformers would read an incomplete one, which waits for the device.
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        return hidden_states(self.model, inputs, mask, position_ids, **kwargs)
+        head_rows = None if read is None else HeadRows(read)
+        return hidden_states(self.model, inputs, mask, position_ids, rows=head_rows, **kwargs)

@@ -22,9 +22,9 @@ class FullPass:
         """Hidden states of the block's positions, and of its shadow if there is one; [R, B, H] each."""
         canvas, alike = self.canvas, self.canvas.alike_now()
         inputs, rows, start = canvas.inputs(index), canvas.doubled(index), canvas.doubled(start)
-        hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows))
-        block = _at(hidden, alike.one_of_each(start), self.block_length)
-        return canvas.guided(alike.to_all(block)), None
+        read = alike.one_of_each(start).unsqueeze(1) + torch.arange(self.block_length, device=start.device)
+        hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), read=read)
+        return canvas.guided(alike.to_all(hidden)), None
 
 
 class CachedPass:
@@ -49,21 +49,23 @@ class CachedPass:
         if first is not None:
             self.first, rows = first, canvas.doubled(index)
             cache = self._empty_cache(rows)
-            hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), cache=cache)
-            hidden = alike.to_all(hidden[:, first : first + self.block_length])
+            read = torch.arange(first, first + self.block_length, device=inputs.device)
+            hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), cache=cache, read=read)
             if alike.kind is not None:
                 cache.batch_select_indices(alike.kind)
             self.cached = index
-            return canvas.guided(hidden), None
+            return canvas.guided(alike.to_all(hidden)), None
         if len(index) < len(self.cached):
             self._keep(index)
         assert self.cache is not None
         begin = max(0, self.first - canvas.shift)
         stop = self.first + self.block_length if self.suffix_cached else inputs.shape[1]
         positions = self.cache.place.positions = torch.arange(begin, stop, device=inputs.device)
-        hidden = canvas.run(inputs[:, begin:stop], canvas.doubled(index), positions, cache=self.cache)
-        offset = self.first - begin
-        return canvas.guided(hidden[:, offset : offset + self.block_length]), None
+        offset, rows = self.first - begin, canvas.doubled(index)
+        if self.suffix_cached:
+            return canvas.guided(canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache)[:, offset:]), None
+        read = torch.arange(offset, offset + self.block_length, device=inputs.device)
+        return canvas.guided(canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache, read=read)), None
 
     def _empty_cache(self, rows: Tensor) -> BlockCache:
         """A cache whose next pass writes all positions of `rows` [R or 2R]."""
@@ -105,6 +107,7 @@ class ShadowPass:
         length, device = inputs.shape[1], inputs.device
         shadow = torch.arange(width, device=device)
         position = torch.arange(length, device=device)
+        block = start.unsqueeze(1) + shadow[: self.block_length]
         position_ids = position.expand(len(rows), -1) if canvas.position_ids is None else canvas.position_ids[rows]
         behind = (start.unsqueeze(1) - canvas.shift + shadow).clamp(0, length - 1)
         attends = torch.zeros(len(rows), length + width, length + width, dtype=torch.bool, device=device)
@@ -118,12 +121,7 @@ class ShadowPass:
             rows,
             mask=attends.unsqueeze(1),
             position_ids=torch.cat([position_ids, position_ids.gather(1, behind)], 1),
+            read=torch.cat([block, (length + canvas.shift + shadow[: self.block_length]).expand_as(block)], 1),
         )
-        block, shadow_hidden = _at(hidden, start, self.block_length), hidden[:, length + canvas.shift :]
-        return canvas.guided(alike.to_all(block)), canvas.guided(alike.to_all(shadow_hidden))
-
-
-def _at(hidden: Tensor, start: Tensor, width: int) -> Tensor:
-    """Positions start to start + width - 1 of each row; [R, T, H], [R] -> [R, width, H]."""
-    span = start.unsqueeze(1) + torch.arange(width, device=hidden.device)
-    return hidden.gather(1, span.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        hidden = alike.to_all(hidden)
+        return canvas.guided(hidden[:, : self.block_length]), canvas.guided(hidden[:, self.block_length :])
