@@ -14,6 +14,8 @@ from .cached_step import CachedStep
 
 log = logging.getLogger("dmpo")
 
+MOST_SHAPES = 64  # compiled in one process, of all models and options together; torch's own limit is 8
+
 
 class CompiledStep:
     """The cached steps of one `generate`. The first call compiles, or finds what an earlier `generate` compiled.
@@ -60,7 +62,7 @@ class CompiledStep:
 
     def _compiled(self) -> Tensor | None:
         # Else torch stops compiling without a word.
-        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, fail_on_recompile_limit_hit=True):
             return self.run()
 
     def _capture(self) -> None:
