@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.decoding import OPTIONS, DecodingOptions, decoding_options
@@ -19,6 +20,7 @@ from .alike import alike_rows
 from .canvas import Canvas
 from .loop import BlockLoop
 
+COMPILED_WIDTHS = 64  # a canvas whose steps are compiled has a multiple of so many columns: few widths, few compilations
 _REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an options object
 
 
@@ -78,9 +80,15 @@ def generate(
             log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
     Without a cache a row that has finished its block goes on to the next block. With a cache it leaves the batch until
-    the other rows have finished, too. `compiled` compiles the later steps of dual_cache, on a GPU in the mode that
-    captures CUDA graphs if torch can (not run on a GPU yet). If the compilation fails, the steps run uncompiled and a
-    log line says why.
+    the other rows have finished, too. Rows with the same prompt share the first model call, because their completions
+    are all masks then.
+
+    `compiled` makes one function of a step of dual_cache after a block's first: pass, guidance, head, draw, remasking and
+    notes. torch compiles it once for each shape, and a GPU replays it as one CUDA graph (not run on a GPU yet). All rows
+    of the batch are in it, because the shape is fixed: those that have ended or finished the block are carried. Rows
+    that have ended leave the first steps of blocks. With a threshold or a factor the host reads one small tensor after
+    each step; else it waits at a block's end, with early_stop alone. The canvas gets padding up to a multiple of 64
+    columns. If torch cannot compile or capture, the steps run without that, and a log line says why.
 
     Args:
         prompt_ids: int64 [B, P].
@@ -123,19 +131,25 @@ def generate(
             f"prompt_ids and gen_length are {longest} + {options.gen_length} tokens, the model takes "
             f"{config.max_position_embeddings}: shorten the prompt or gen_length"
         )
+    # A canvas begins with the longest prompt: no pass runs on columns without a token. A compiled one has a few more.
+    prompt, width = prompt[:, blank:], longest
+    if options.compiled:
+        of_prompt = torch.ones_like(prompt, dtype=torch.bool) if attention_mask is None else of_prompt[:, blank:]
+        before = -(longest + options.gen_length) % COMPILED_WIDTHS
+        prompt, of_prompt = (functional.pad(columns, (before, 0)) for columns in (prompt, of_prompt))
+        blank, padded, width = 0, True, longest + before
     if padded:
         attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, options.gen_length)], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
-    # A canvas begins with the longest prompt: no pass runs on columns without a token.
-    tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, options.gen_length), mask_id)], 1)
+    tokens = torch.cat([prompt, prompt.new_full((batch, options.gen_length), mask_id)], 1)
     alike = alike_rows(prompts, of_prompts, bool(options.cfg_scale), tokens.device)
-    canvas = Canvas(model, tokens, attended, position_ids, longest, options.cfg_scale, mask_id, alike)
+    canvas = Canvas(model, tokens, attended, position_ids, width, options.cfg_scale, mask_id, alike)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
         loop = BlockLoop(canvas, options, row_ids, eos_ids if options.early_stop else ())
         loop.run()
     seconds = time.perf_counter() - start
-    tokens = torch.cat([prompt_ids, tokens[:, longest:]], 1)  # the prompt as it was given
+    tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given
     drawn = loop.sampler
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, drawn.log_probs, drawn.order, drawn.steps)
 
