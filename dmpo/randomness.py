@@ -39,7 +39,10 @@ def with_seed_zero(row_ids: Tensor, change: Tensor) -> Tensor:
 
 
 def uniforms_of_change(change: Tensor, row_ids: Tensor, columns: Tensor) -> Tensor:
-    """`uniforms` for the key of `change` at chosen columns: row_ids int64 [M], columns int64 [M, N] -> float64 [M, N]."""
+    """`uniforms` for the key of `change`, at chosen columns.
+
+    row_ids int64 [M], columns int64 [M, N] -> float64 [M, N].
+    """
     counters = row_ids.unsqueeze(1) * (1 << 24) + columns
     return _uniform(0, with_seed_zero(counters.flatten(), change)).view(columns.shape)
 

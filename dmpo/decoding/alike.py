@@ -27,6 +27,9 @@ class Alike:
         return kinds if self.kind is None else kinds.index_select(0, self.kind)
 
 
+NO_ROWS_ALIKE = Alike()
+
+
 def alike_rows(prompts: Tensor, attended: Tensor | None, guided: bool, device: torch.device) -> Alike:
     """The kinds of rows of a canvas: rows with the same tokens in their prompts are the same.
 
@@ -35,7 +38,7 @@ def alike_rows(prompts: Tensor, attended: Tensor | None, guided: bool, device: t
     prompts: int64 [B, P], on the host; attended: bool [B, P], on the host, True at tokens (None: everywhere).
     device: the device that the tensors of the result are for.
     """
-    rows = prompts.numpy()
+    rows = list(prompts.numpy())
     if attended is not None:
         rows = [row[of_prompt] for row, of_prompt in zip(rows, attended.numpy(), strict=True)]
     names: list[bytes | int] = [row.tobytes() for row in rows]
@@ -45,7 +48,7 @@ def alike_rows(prompts: Tensor, attended: Tensor | None, guided: bool, device: t
     for number, name in enumerate(names):
         first.setdefault(name, number)
     if len(first) == len(names):
-        return Alike()
+        return NO_ROWS_ALIKE
     number_of = {name: kind for kind, name in enumerate(first)}
     kinds = [number_of[name] for name in names]
     # Pinned, so that the copy does not wait for the device.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models.last_layer import HeadRows
 from ..models.masked_lm import hidden_states, unwrap
-from .alike import Alike
+from .alike import NO_ROWS_ALIKE, Alike
 from .cache import BlockCache
 
 
@@ -30,7 +30,7 @@ class Canvas:
     prompt_length: int
     cfg_scale: float
     mask_id: int
-    alike: Alike = Alike()
+    alike: Alike = NO_ROWS_ALIKE
     forwards: int = 0
     row_forwards: int = 0
 
@@ -62,7 +62,7 @@ class Canvas:
 
     def alike_now(self) -> Alike:
         """Which rows of `inputs` of all rows are the same: some before the first model call, none after it."""
-        return Alike() if self.forwards else self.alike
+        return NO_ROWS_ALIKE if self.forwards else self.alike
 
     def run(
         self,
@@ -96,8 +96,8 @@ class Canvas:
         """Hidden states [M, q, H], or [M, Q, H] where `read` is given, of `inputs` int64 [M, q].
 
         rows: int64 [M], the canvas row of each row. positions: int64 [q], the canvas positions; None: all of them.
-        mask and position_ids: in place of those of the canvas. read: int64 [Q] of every row, or [M, Q], the inputs whose
-        predictions are read; the last layer runs on no others.
+        mask and position_ids: in place of those of the canvas. read: int64 [Q] of every row, or [M, Q], the inputs
+        whose predictions are read; the last layer runs on no others.
         """
         width = inputs.shape[1]
         if position_ids is None:

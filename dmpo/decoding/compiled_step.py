@@ -32,6 +32,7 @@ class CompiledStep:
         self.run: Callable[[], Tensor | None] = partial(_compiled(step.everyone.device.type), step)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.captures = step.everyone.device.type == "cuda"
+        self.result: Tensor | None = None  # of a step that is a graph
         self.begin_block = step.begin_block
         self.calls = self.replays = 0
 

@@ -20,7 +20,9 @@ from .alike import alike_rows
 from .canvas import Canvas
 from .loop import BlockLoop
 
-COMPILED_WIDTHS = 64  # a canvas whose steps are compiled has a multiple of so many columns: few widths, few compilations
+COMPILED_WIDTHS = (
+    64  # a canvas whose steps are compiled has a multiple of so many columns: few widths, few compilations
+)
 _REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an options object
 
 
@@ -83,12 +85,12 @@ def generate(
     the other rows have finished, too. Rows with the same prompt share the first model call, because their completions
     are all masks then.
 
-    `compiled` makes one function of a step of dual_cache after a block's first: pass, guidance, head, draw, remasking and
-    notes. torch compiles it once for each shape, and a GPU replays it as one CUDA graph (not run on a GPU yet). All rows
-    of the batch are in it, because the shape is fixed: those that have ended or finished the block are carried. Rows
-    that have ended leave the first steps of blocks. With a threshold or a factor the host reads one small tensor after
-    each step; else it waits at a block's end, with early_stop alone. The canvas gets padding up to a multiple of 64
-    columns. If torch cannot compile or capture, the steps run without that, and a log line says why.
+    `compiled` makes one function of a step of dual_cache after a block's first: pass, guidance, head, draw, remasking
+    and notes. torch compiles it once for each shape, and a GPU replays it as one CUDA graph (not run on a GPU yet). All
+    rows of the batch are in it, because the shape is fixed: those that have ended or finished the block are carried.
+    Rows that have ended leave the first steps of blocks. With a threshold or a factor the host reads one small tensor
+    after each step; else it waits at the end of a block, and only with early_stop. The canvas gets padding up to a
+    multiple of 64 columns. If torch cannot compile or capture, the steps run without that, and a log line says why.
 
     Args:
         prompt_ids: int64 [B, P].

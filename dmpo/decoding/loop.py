@@ -89,7 +89,7 @@ class BlockLoop:
     def _advance(self, group: list[Row], looked: Tensor | None, columns: Sequence[int]) -> set[int]:
         """Move each row on to its present block and step: by the schedule, or after one read from the device.
 
-        looked: int32 [3, N], a row's result (see `Sampler.result`) at its entry of `columns`; None: the schedule has all.
+        looked: int32 [3, N], a row's result (see `Sampler.result`) at its entry of `columns`; None: the schedule knows.
         """
         if looked is None:
             moved = [self.policy.count(row) or 0 for row in group]

@@ -48,7 +48,7 @@ class CachedPass:
         inputs = canvas.inputs(index)
         if first is not None:
             self.first, rows = first, canvas.doubled(index)
-            cache = self._empty_cache(rows)
+            cache = self._empty_cache(index)
             read = torch.arange(first, first + self.block_length, device=inputs.device)
             hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), cache=cache, read=read)
             if alike.kind is not None:
@@ -67,21 +67,24 @@ class CachedPass:
         read = torch.arange(offset, offset + self.block_length, device=inputs.device)
         return canvas.guided(canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache, read=read)), None
 
-    def _empty_cache(self, rows: Tensor) -> BlockCache:
-        """A cache whose next pass writes all positions of `rows` [R or 2R]."""
+    def _empty_cache(self, index: Tensor) -> BlockCache:
+        """A cache whose next pass writes all positions of the rows `index`."""
         if self.cache is None or not self.stays:
             layers = unwrap(self.canvas.model).config.num_hidden_layers
             self.cache = BlockCache(layers, stays=self.stays)
-        place, everyone = self.cache.place, len(self.canvas.tokens) * (2 if self.canvas.cfg_scale else 1)
-        place.positions, place.rows = None, rows if len(rows) < everyone else None
+        place, everyone = self.cache.place, len(self.canvas.tokens)
+        place.positions, place.rows = None, self._stored(index, everyone) if len(index) < everyone else None
         return self.cache
 
     def _keep(self, index: Tensor) -> None:
         """Drop the keys and values of all other rows."""
         assert self.cache is not None
-        rows = torch.searchsorted(self.cached, index)
-        self.cache.batch_select_indices(torch.cat([rows, rows + len(self.cached)]) if self.canvas.cfg_scale else rows)
+        self.cache.batch_select_indices(self._stored(torch.searchsorted(self.cached, index), len(self.cached)))
         self.cached = index
+
+    def _stored(self, rows: Tensor, count: int) -> Tensor:
+        """Where the keys and values of `rows` are among those of `count` rows. With guidance, as many rows follow."""
+        return torch.cat([rows, rows + count]) if self.canvas.cfg_scale else rows
 
 
 class ShadowPass:

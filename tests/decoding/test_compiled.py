@@ -1,5 +1,5 @@
-"""If these fail, the compiled steps of dual_cache differ from the plain ones, are compiled again for every block or call,
-or a failure to compile or capture is silent or changes the tokens."""
+"""If these fail, the compiled steps of dual_cache differ from the plain ones, or are compiled again for every block or
+call, or a failure to compile or to capture is silent or changes the tokens."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ CASES: list[dict[str, Any]] = [
     {"temperature": 1.0, "early_stop": True, "eos_id": [2, 5, 7, 9]},
     {"threshold": 0.3, "temperature": 0.7, "early_stop": True, "eos_id": [2, 5, 7, 9]},
     {"factor": 1.0, "cfg_scale": 0.5, "temperature": 1.0},
+    {"threshold": 0.3, "cfg_scale": 0.5, "temperature": 0.7, "early_stop": True, "eos_id": [2, 5, 7, 9]},
 ]
 
 
@@ -111,8 +112,8 @@ def test_one_graph_for_all_blocks_calls_and_seeds(monkeypatch: pytest.MonkeyPatc
 
 
 def test_books_say_who_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows are in a step of fixed shape. In the first step of a block are those that have not ended, and in the very
-    first one of each prompt."""
+    """All rows are in a step of fixed shape. The first step of a block has the rows that have not ended, and the very
+    first one has a row of each prompt."""
     monkeypatch.setattr(compiled_step, "_compiled", lambda device: compiled_step.call_step)
     model, rows = tiny(init_std=0.7), []
     model.model.register_forward_pre_hook(
@@ -185,7 +186,8 @@ class Graphs:
     """Stands in for CUDA graphs: what runs inside a capture leaves no trace, and a replay runs it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: str | None = None) -> None:
-        self.error, self.replays, self.steps = error, 0, []
+        self.error, self.replays = error, 0
+        self.steps: list[compiled_step.CompiledStep] = []
         init = compiled_step.CompiledStep.__init__
 
         def on_a_gpu(step: Any, *args: Any) -> None:
@@ -200,7 +202,8 @@ class Graphs:
 
     def __enter__(self) -> None:
         step = self.steps[-1].step
-        written = (*step.written(), *(x for layer in step.cache.layers for x in (layer.keys, layer.values)))
+        layers: Any = step.cache.layers
+        written = (*step.written(), *(x for layer in layers for x in (layer.keys, layer.values)))
         self.before = [(tensor, tensor.clone()) for tensor in written]
 
     def __exit__(self, *error: Any) -> None:
@@ -214,6 +217,7 @@ class Graphs:
         self.replays += 1
         result = step.run()
         if result is not None:
+            assert step.result is not None
             step.result.copy_(result)
 
 

@@ -108,8 +108,8 @@ def uncompiled(graphs: dict[int, Counts], steps: list[Counts]) -> Iterator[None]
         return result
 
     with (
-        mock.patch.object(compiled_step, "_compiled", lambda device: counted),
-        mock.patch.object(compiled_step.CompiledStep, "_capture", lambda self: None),
+        mock.patch.object(compiled_step, "_compiled", return_value=counted),
+        mock.patch.object(compiled_step.CompiledStep, "_capture"),
     ):
         yield
 
