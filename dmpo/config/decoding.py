@@ -65,7 +65,7 @@ class DecodingRules:
     wino_threshold_back: Annotated[float, _SHARE, _WINO] = 0.9
     """wino takes a token back below this probability; the default is the paper's"""
     compiled: Annotated[bool, Only(("dual_cache",))] = False
-    """compile the steps of dual_cache that run on the block alone; each shape costs a compilation"""
+    """compile the steps of dual_cache after a block's first, each one CUDA graph; each shape costs a compilation"""
     early_stop: bool = False
     """once a row has an EOS with no mask before it, the rest of the row is EOS"""
     seed: int = 0

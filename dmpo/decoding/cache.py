@@ -12,11 +12,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class Place:
     """positions: int64 [q], the positions that the next pass writes in every row; None: all positions.
 
+    rows: int64 [r], the rows of the next pass over all positions; None: all rows.
     stays: keys and values stay at one address from block to block, as CUDA graphs need it.
     """
 
     def __init__(self, stays: bool) -> None:
         self.positions: Tensor | None = None
+        self.rows: Tensor | None = None
         self.stays = stays
 
 
@@ -35,24 +37,23 @@ class BlockLayer(CacheLayerMixin):
         self.place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = key_states, value_states
-        if self.place.stays:
-            self.keys, self.values = key_states.contiguous(), value_states.contiguous()
-            # Else torch captures no CUDA graph of a pass that writes into them. Without a guard, the tensors of another
-            # call need no new compilation.
-            for tensor in (self.keys, self.values):
-                torch._dynamo.mark_static_address(tensor, guard=False)
+        self._hold(key_states, value_states)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        place = self.place
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        elif self.place.positions is None:
+        elif place.positions is not None:
+            self.keys.index_copy_(2, place.positions, key_states)
+            self.values.index_copy_(2, place.positions, value_states)
+        elif place.rows is not None:
+            self.keys.index_copy_(0, place.rows, key_states)
+            self.values.index_copy_(0, place.rows, value_states)
+            return key_states, value_states
+        else:
             self.keys.copy_(key_states)
             self.values.copy_(value_states)
-        else:
-            self.keys.index_copy_(2, self.place.positions, key_states)
-            self.values.index_copy_(2, self.place.positions, value_states)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -65,7 +66,15 @@ class BlockLayer(CacheLayerMixin):
         return self.keys.shape[2] if self.is_initialized else -1
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._hold(self.keys[indices], self.values[indices])
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        if self.place.stays:
+            self.keys, self.values = keys.contiguous(), values.contiguous()
+            # Without a guard on the address, the tensors of another call need no new compilation.
+            for tensor in (self.keys, self.values):
+                torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 class BlockCache(Cache):

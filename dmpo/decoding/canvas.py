@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..models.last_layer import HeadRows
 from ..models.masked_lm import hidden_states, unwrap
+from .alike import NO_ROWS_ALIKE, Alike
 from .cache import BlockCache
 
 
@@ -18,7 +19,8 @@ class Canvas:
     """Prompts and completions of B rows, T = P + G positions.
 
     tokens int64 [B, T]; attended bool [B, T], None where nothing is padded; position_ids int64 [B, T], None: from 0.
-    forwards and row_forwards count model calls and the rows that went through them.
+    alike: the rows that are the same as long as all completions are masks. forwards and row_forwards count model calls
+    and the rows that went through them.
     """
 
     model: nn.Module
@@ -28,6 +30,7 @@ class Canvas:
     prompt_length: int
     cfg_scale: float
     mask_id: int
+    alike: Alike = NO_ROWS_ALIKE
     forwards: int = 0
     row_forwards: int = 0
 
@@ -57,29 +60,58 @@ class Canvas:
         """Row indices of `inputs`, to index tensors with one entry a row."""
         return index.repeat(2) if self.cfg_scale else index
 
+    def alike_now(self) -> Alike:
+        """Which rows of `inputs` of all rows are the same: some before the first model call, none after it."""
+        return NO_ROWS_ALIKE if self.forwards else self.alike
+
     def run(
         self,
         inputs: Tensor,
-        index: Tensor,
-        start: int = 0,
+        rows: Tensor,
+        positions: Tensor | None = None,
         mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: BlockCache | None = None,
-        call: Callable[..., Tensor] = hidden_states,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """One model call on `inputs` [R or 2R, q], canvas positions from `start` on; hidden states [R or 2R, q, H]."""
+        """One model call, which is counted; arguments and result as of `call`."""
+        self.count(len(inputs))
+        return self.call(inputs, rows, positions, mask, position_ids, cache, read)
+
+    def count(self, rows: int) -> None:
+        """Count one model call."""
         self.forwards += 1
-        self.row_forwards += len(inputs)
-        rows, width = self.doubled(index), inputs.shape[1]
+        self.row_forwards += rows
+
+    def call(
+        self,
+        inputs: Tensor,
+        rows: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: BlockCache | None = None,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [M, q, H], or [M, Q, H] where `read` is given, of `inputs` int64 [M, q].
+
+        rows: int64 [M], the canvas row of each row. positions: int64 [q], the canvas positions; None: all of them.
+        mask and position_ids: in place of those of the canvas. read: int64 [Q] of every row, or [M, Q], the inputs
+        whose predictions are read; the last layer runs on no others.
+        """
+        width = inputs.shape[1]
         if position_ids is None:
             if self.position_ids is not None:
-                position_ids = self.position_ids[rows, start : start + width]
+                position_ids = self.position_ids[rows if positions is None else (rows.unsqueeze(1), positions)]
             elif cache is not None:
-                position_ids = torch.arange(start, start + width, device=inputs.device).unsqueeze(0)
+                # The model would count on from the length of the cache.
+                positions = torch.arange(width, device=inputs.device) if positions is None else positions
+                position_ids = positions.unsqueeze(0)
         if mask is None and self.attended is not None:
             mask = self.attended[rows]
             if unwrap(self.model).config._attn_implementation in ("sdpa", "eager"):
                 # A complete mask: transformers would read an incomplete one, which waits for the device.
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
-        return call(self.model, inputs, mask, position_ids, **kwargs)
+        head_rows = None if read is None else HeadRows(read)
+        return hidden_states(self.model, inputs, mask, position_ids, rows=head_rows, **kwargs)

@@ -1,11 +1,14 @@
-"""Makes the unmasking policy and the model pass of decoding options."""
+"""Makes the unmasking policy, the model pass and the compiled step of decoding options."""
 
 from __future__ import annotations
 
 from ..config.decoding import DecodingOptions
+from .cached_step import CachedStep
 from .canvas import Canvas
+from .compiled_step import CompiledStep
 from .passes import CachedPass, FullPass, ShadowPass
 from .policies import Confident, Policy, Schedule, WideInNarrowOut
+from .sampler import Sampler
 
 Pass = FullPass | CachedPass | ShadowPass
 
@@ -26,3 +29,12 @@ def make_pass(options: DecodingOptions, canvas: Canvas) -> Pass:
     if options.decoder in ("prefix_cache", "dual_cache"):
         return CachedPass(canvas, options.block_length, options.decoder == "dual_cache", options.compiled)
     return (ShadowPass if options.decoder == "wino" else FullPass)(canvas, options.block_length)
+
+
+def make_compiled_step(
+    options: DecodingOptions, canvas: Canvas, model_pass: Pass, sampler: Sampler, policy: Policy
+) -> CompiledStep:
+    """The later steps of dual_cache's blocks, after the pass has stored keys and values for the first time."""
+    assert isinstance(model_pass, CachedPass)
+    assert model_pass.cache is not None
+    return CompiledStep(CachedStep(canvas, model_pass.cache, sampler, policy, options))

@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.decoding import OPTIONS, DecodingOptions, decoding_options
 from ..config.errors import nearest_name
 from ..models.masked_lm import listed_ids, special_ids, unwrap, without_dropout
 from ..models.tokenizer import padding
+from .alike import alike_rows
 from .canvas import Canvas
 from .loop import BlockLoop
 
+COMPILED_WIDTHS = (
+    64  # a canvas whose steps are compiled has a multiple of so many columns: few widths, few compilations
+)
 _REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an options object
 
 
@@ -77,9 +82,15 @@ def generate(
             log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
     Without a cache a row that has finished its block goes on to the next block. With a cache it leaves the batch until
-    the other rows have finished, too. `compiled` compiles the later steps of dual_cache, on a GPU in the mode that
-    captures CUDA graphs if torch can (not run on a GPU yet). If the compilation fails, the steps run uncompiled and a
-    log line says why.
+    the other rows have finished, too. Rows with the same prompt share the first model call, because their completions
+    are all masks then.
+
+    `compiled` makes one function of a step of dual_cache after a block's first: pass, guidance, head, draw, remasking
+    and notes. torch compiles it once for each shape, and a GPU replays it as one CUDA graph (not run on a GPU yet). All
+    rows of the batch are in it, because the shape is fixed: those that have ended or finished the block are carried.
+    Rows that have ended leave the first steps of blocks. With a threshold or a factor the host reads one small tensor
+    after each step; else it waits at the end of a block, and only with early_stop. The canvas gets padding up to a
+    multiple of 64 columns. If torch cannot compile or capture, the steps run without that, and a log line says why.
 
     Args:
         prompt_ids: int64 [B, P].
@@ -104,7 +115,7 @@ def generate(
     if options.early_stop and not eos_ids:
         raise ValueError("early_stop needs eos_id, and the model's config has none: give eos_id, or early_stop=False")
     config = unwrap(model).config
-    _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
+    prompts, of_prompts = _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
         model = model.module  # its hooks would wait for ranks that need fewer calls
     start = time.perf_counter()
@@ -122,19 +133,27 @@ def generate(
             f"prompt_ids and gen_length are {longest} + {options.gen_length} tokens, the model takes "
             f"{config.max_position_embeddings}: shorten the prompt or gen_length"
         )
+    # A canvas begins with the longest prompt: no pass runs on columns without a token. A compiled one has a few more.
+    prompt, width = prompt[:, blank:], longest
+    if options.compiled:
+        of_prompt = torch.ones_like(prompt, dtype=torch.bool) if attention_mask is None else of_prompt[:, blank:]
+        before = -(longest + options.gen_length) % COMPILED_WIDTHS
+        prompt, of_prompt = (functional.pad(columns, (before, 0)) for columns in (prompt, of_prompt))
+        blank, padded, width = 0, True, longest + before
     if padded:
         attended = torch.cat([of_prompt[:, blank:], of_prompt.new_ones(batch, options.gen_length)], 1)
         position_ids = (attended.long().cumsum(1) - 1).clamp(min=0)
-    # A canvas begins with the longest prompt: no pass runs on columns without a token.
-    tokens = torch.cat([prompt[:, blank:], prompt.new_full((batch, options.gen_length), mask_id)], 1)
-    canvas = Canvas(model, tokens, attended, position_ids, longest, options.cfg_scale, mask_id)
+    tokens = torch.cat([prompt, prompt.new_full((batch, options.gen_length), mask_id)], 1)
+    alike = alike_rows(prompts, of_prompts, bool(options.cfg_scale), tokens.device)
+    canvas = Canvas(model, tokens, attended, position_ids, width, options.cfg_scale, mask_id, alike)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
         loop = BlockLoop(canvas, options, row_ids, eos_ids if options.early_stop else ())
         loop.run()
     seconds = time.perf_counter() - start
-    tokens = torch.cat([prompt_ids, tokens[:, longest:]], 1)  # the prompt as it was given
-    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, loop.log_probs, loop.order, loop.steps)
+    tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given
+    drawn = loop.sampler
+    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, drawn.log_probs, drawn.order, drawn.steps)
 
 
 def _options(options: DecodingOptions | None, keys: Mapping[str, Any]) -> DecodingOptions:
@@ -158,7 +177,8 @@ def _check(
     mask_id: int | None,
     eos_ids: Sequence[int],
     vocab: int,
-) -> None:
+) -> tuple[Tensor, Tensor | None]:
+    """Raise an error for bad input; returns the prompts and their mask (bool) on the host."""
     for name, tensor in (("prompt_ids", prompt_ids), ("attention_mask", attention_mask), ("row_ids", row_ids)):
         if not isinstance(tensor, Tensor) and (tensor is not None or name == "prompt_ids"):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -175,21 +195,25 @@ def _check(
         raise TypeError(f"prompt_ids must be int64, got {prompt_ids.dtype}")
     if prompt_ids.dim() != 2 or prompt_ids.shape[0] == 0:
         raise ValueError(f"prompt_ids must be [B, P] with B ≥ 1, got shape {tuple(prompt_ids.shape)}")
+    prompts, of_prompts = prompt_ids.cpu(), None
     if attention_mask is not None:
         if attention_mask.shape != prompt_ids.shape:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, prompt_ids {tuple(prompt_ids.shape)}"
             )
-        if bool(((attention_mask != 0) & (attention_mask != 1)).any()):
+        mask = attention_mask.cpu()
+        if bool(((mask != 0) & (mask != 1)).any()):
             values = "1 at the tokens of the prompt and 0 at padding"
-            raise ValueError(f"attention_mask must be {values}, got {attention_mask.min()} to {attention_mask.max()}")
-        empty = (~attention_mask.bool().any(1)).nonzero().flatten().tolist()
+            raise ValueError(f"attention_mask must be {values}, got {mask.min()} to {mask.max()}")
+        of_prompts = mask.bool()
+        empty = (~of_prompts.any(1)).nonzero().flatten().tolist()
         if empty and prompt_ids.shape[1]:
             raise ValueError(f"attention_mask has no token in row {empty[0]}: the prompt is all padding")
     if row_ids is not None and (row_ids.dtype != torch.int64 or row_ids.shape != prompt_ids.shape[:1]):
         raise ValueError(f"row_ids must be int64 [{len(prompt_ids)}], got {row_ids.dtype} {list(row_ids.shape)}")
-    if bool(((prompt_ids < 0) | (prompt_ids >= vocab)).any()):
-        raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompt_ids.min()} to {prompt_ids.max()}")
-    masks = prompt_ids == mask_id
-    if bool((masks if attention_mask is None else masks & attention_mask.bool()).any()):
+    if bool(((prompts < 0) | (prompts >= vocab)).any()):
+        raise ValueError(f"prompt_ids must be in [0, {vocab}), got {prompts.min()} to {prompts.max()}")
+    masks = prompts == mask_id
+    if bool((masks if of_prompts is None else masks & of_prompts).any()):
         raise ValueError(f"prompt_ids contains the mask token {mask_id}")
+    return prompts, of_prompts

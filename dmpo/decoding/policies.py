@@ -30,7 +30,8 @@ class Step:
 
     window int64 [R, B], the block's tokens, written in place; candidates int64 and confidence float32 [R, B], read
     where window is masked; shadow float32 [R, B], the verifier's probability of each token that was unmasked before
-    the step and +inf elsewhere (None: no verifier); previous int [R], how many tokens the row's last step unmasked.
+    the step and +inf elsewhere (None: no verifier); previous int [R], how many tokens the row's last step unmasked;
+    count int [R], how many tokens a schedule unmasks, where the host does not say it by `rows` (a compiled step).
     """
 
     rows: list[Row]
@@ -40,6 +41,7 @@ class Step:
     shadow: Tensor | None
     previous: Tensor
     mask_id: int
+    count: Tensor | None = None
 
 
 class Policy(Protocol):
@@ -68,7 +70,7 @@ class Schedule:
         return whole + (row.step < rest)
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
-        count = self.count(step.rows[0])
+        count = self.count(step.rows[0]) if step.count is None else step.count
         return remask_(step.window, step.candidates, step.confidence, mask_id=step.mask_id, num_transfer=count), None
 
 

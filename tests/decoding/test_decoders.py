@@ -69,8 +69,10 @@ def test_a_row_does_not_see_its_neighbours(make: Any, case: dict[str, Any], temp
         torch.testing.assert_close(
             getattr(whole, name), torch.cat([getattr(r, name) for r in alone]), rtol=1e-4, atol=1e-5
         )
-    # Rows leave when they are done, and nobody runs because others still do.
-    assert whole.row_forwards == sum(r.row_forwards for r in alone)
+    # Rows leave when they are done, and nobody runs because others still do. Without their prompt all rows are the
+    # same, and the first call runs on one of them.
+    shared = 4 if "cfg_scale" in case else 0
+    assert whole.row_forwards == sum(r.row_forwards for r in alone) - shared
     if "threshold" in case or "factor" in case or case["decoder"] == "wino":
         assert len({r.row_forwards for r in alone}) > 1, "all rows need the same number of steps"
     if case["decoder"] in ("parallel", "wino", "topk", "random_order"):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dmpo import generate
+from dmpo.decoding import compiled_step
 from dmpo.decoding.loop import BlockLoop
 from dmpo.kernels import launch
 from dmpo.models import new_model
@@ -48,6 +49,13 @@ CASES = {
     "dual_cache, padded, early stop": Case("dual_cache", {"early_stop": True}, padded=True),
     "dual_cache, threshold, temperature": Case("dual_cache", {"threshold": 0.4, "temperature": 0.7}),
     "dual_cache, threshold, guidance": Case("dual_cache", {"threshold": 0.4, "cfg_scale": 0.5}),
+    "compiled": Case("dual_cache", {"compiled": True, "steps": 6, "temperature": 0.7}),
+    "compiled, padded, guidance, early stop": Case(
+        "dual_cache", {"compiled": True, "steps": 6, "early_stop": True, "cfg_scale": 0.5}, padded=True
+    ),
+    "compiled, threshold, random order": Case(
+        "dual_cache", {"compiled": True, "threshold": 0.4, "remasking": "random", "temperature": 0.7}
+    ),
     "wino": Case("wino", {"wino_threshold": 0.3}),
     "wino, padded, guidance": Case("wino", {"wino_threshold": 0.3, "cfg_scale": 0.5}, padded=True),
     "random_order": Case("random_order", {"temperature": 1.0}),
@@ -60,16 +68,21 @@ def model() -> nn.Module:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """same: share of equal tokens. before: syncs of `generate` outside of its steps; steps: counts of each."""
+    """A compiled step runs as the function that torch would compile: the pretend device has no compiler and no graphs.
+
+    same: share of equal tokens. before: syncs of `generate` outside of its steps; steps: counts of each. graphs: counts
+    of each compiled function, and beside graphs: what else its step did.
+    """
     prompts = torch.randint(0, 57, (ROWS, PROMPT), generator=torch.Generator().manual_seed(1))
     attended = torch.ones(ROWS, PROMPT, dtype=torch.long)
     attended[0, :2] = 0
     options: dict[str, Any] = {"decoder": case.decoder, **SHAPE, **case.options}
     tensors: dict[str, Any] = {"prompt_ids": prompts, **({"attention_mask": attended} if case.padded else {})}
     with launch.plain_path(True):
-        wanted = generate(model(), **tensors, **options)
+        wanted = generate(model(), **tensors, **options | {"compiled": False})
     steps: list[Counts] = []
-    with pretend_cuda(), counted_steps(steps), counting() as whole:
+    graphs: dict[int, Counts] = {}
+    with uncompiled(graphs, steps), pretend_cuda(), counted_steps(steps), counting() as whole:
         found = generate(module_on_device(model()), **on_device(tensors), **options)
     inside = sum(steps, Counts())
     return {
@@ -78,7 +91,27 @@ def measure(case: Case) -> dict[str, Any]:
         "forwards": [found.forwards, wanted.forwards],
         "before": (whole - inside).record()["syncs"],
         "steps": [step.record() for step in steps],
+        "graphs": [graph.record() for graph in graphs.values()],
+        "beside graphs": [(steps[number] - graph).record() for number, graph in graphs.items()],
     }
+
+
+@contextmanager
+def uncompiled(graphs: dict[int, Counts], steps: list[Counts]) -> Iterator[None]:
+    """Compiled steps are the functions themselves inside the block, and nothing is captured. `graphs` gets what such a
+    function does, by the number of its step: what a graph would be."""
+
+    def counted(step: Any) -> Any:
+        with counting() as inside:
+            result = compiled_step.call_step(step)
+        graphs[len(steps)] = inside
+        return result
+
+    with (
+        mock.patch.object(compiled_step, "_compiled", return_value=counted),
+        mock.patch.object(compiled_step.CompiledStep, "_capture"),
+    ):
+        yield
 
 
 @contextmanager

@@ -97,6 +97,23 @@ def test_a_step_waits_once_at_most_and_never_where_counts_are_known(results: Res
     assert row["before"] == (UP_FRONT_PADDED if case.padded else UP_FRONT)
 
 
+@pytest.mark.parametrize("name", [name for name in decoder_group.CASES if name.startswith("compiled")])
+def test_a_compiled_step_does_the_same_in_every_block_and_never_waits(results: Results, name: str) -> None:
+    """So one graph serves all steps."""
+    graphs = case_of(results, "decoder_group", name)["graphs"]
+    assert len(graphs) > 2
+    graphs = [{**graph, "syncs": {k: n for k, n in graph["syncs"].items() if k != FIRST_DRAW}} for graph in graphs]
+    assert all(graph == graphs[0] for graph in graphs)
+    assert graphs[0]["syncs"] == {}
+
+
+def test_a_compiled_step_is_its_graph_alone(results: Results) -> None:
+    """By a schedule. The first one also keeps what it restores if it fails; a later one is one replay."""
+    beside = case_of(results, "decoder_group", "compiled")["beside graphs"]
+    nothing: dict[str, Any] = {"launches": {}, "syncs": {}}
+    assert beside == [{"launches": {"aten.clone.default": 5}, "syncs": {}}, nothing, nothing, nothing]
+
+
 # ---------------------------------------------------------------------------------------------- a round
 
 

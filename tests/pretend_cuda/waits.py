@@ -16,11 +16,9 @@ LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is n
 FIRST_DRAW = "copy from host dmpo/kernels/sampling/triton_kernels.py:_forbidden"  # once a process
 
 # Of one `generate`, outside of its steps.
-UP_FRONT = {"_local_scalar_dense dmpo/decoding/generation.py:_check": 2}  # tokens in range, no mask in the prompt
+UP_FRONT = {"copy to host dmpo/decoding/generation.py:_check": 1}  # prompts, to be checked and compared
 UP_FRONT_PADDED = {
-    "_local_scalar_dense dmpo/decoding/generation.py:_check": 3,  # and whether the attention mask is 0 and 1 alone
-    "nonzero dmpo/decoding/generation.py:_check": 1,  # prompts that are all padding
-    "tolist dmpo/decoding/generation.py:_check": 1,
+    "copy to host dmpo/decoding/generation.py:_check": 2,  # and the attention mask
     PADDING: 1,
 }
 
