@@ -53,8 +53,9 @@ def inductor(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]
     from torch._inductor.compile_fx import compile_fx  # takes seconds
 
     with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-        compiled: Callable[..., Any] = compile_fx(graph, list(inputs))
-    return compiled
+        compiled: Any = compile_fx(graph, list(inputs))
+    run: Callable[..., Any] = compiled
+    return run
 
 
 class _Compilation:

@@ -63,7 +63,8 @@ class LastLayer(nn.Module):
 def read_rows_only(layers: nn.ModuleList) -> None:
     """Make the last of a model's decoder layers a `LastLayer`, in place; the names of its weights stay."""
     last: Any = layers[-1]
-    last.__class__ = _last_layer_class(type(last))
+    layer_class: Any = type(last)
+    last.__class__ = _last_layer_class(layer_class)
 
 
 @cache
