@@ -17,7 +17,7 @@ log = logging.getLogger("dmpo")
 Backend = Callable[[fx.GraphModule, Sequence[Any]], Callable[..., Any]]
 
 GRAPHS = 64
-"""So many graphs of a layer may be compiled in a process. A run has about ten, see docs/training.md."""
+"""So many graphs of a layer may be compiled in a process. A run has about ten, see docs/speed.md."""
 
 
 def compile_layers(model: nn.Module, backend: Backend | None = None) -> None:
