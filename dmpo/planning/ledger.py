@@ -103,9 +103,9 @@ class Ledger:
     def _preparing(self) -> int:
         """The temporary tensors while one weight is merged and quantised.
 
-        Merging: the sum before it is rounded (on a CPU, while the sum is made, also the base in float32, and not yet the
-        rounded weight), and the unpacked base. Quantising: the merged weight, and the weight
-        divided by its scales; in float16 both in float32.
+        Merging: the sum before it is rounded, and the unpacked base; on a CPU the peak is earlier, when a float32 copy
+        of the base is there in place of the rounded weight. Quantising: the merged weight, and the weight divided by
+        its scales; in float16 both in float32.
         """
         largest, e = max(inputs * outputs for inputs, outputs in self.arch.linears), self.block.e
         merging = quantising = 0
