@@ -103,13 +103,15 @@ class Ledger:
     def _preparing(self) -> int:
         """The temporary tensors while one weight is merged and quantised.
 
-        Merging: the sum before it is rounded, and the unpacked base. Quantising: the merged weight, and the weight
-        divided by its scales; in float16 both in float32.
+        Merging: the sum before it is rounded, and the unpacked base; on a CPU the peak is earlier, when a float32 copy
+        of the base is there in place of the rounded weight. Quantising: the merged weight, and the weight divided by
+        its scales; in float16 both in float32.
         """
         largest, e = max(inputs * outputs for inputs, outputs in self.arch.linears), self.block.e
         merging = quantising = 0
         if self.config.merge_adapters:
-            merging = (4 if e < 4 else 0) + (e if self.config.load_in_4bit else 0)
+            sums = 0 if e == 4 else 4 if self.device == "cuda" else 8 - e
+            merging = sums + (e if self.config.load_in_4bit else 0)
         if self.config.fp8_rollouts:
             merging += e if merging else 0  # the rounded sum is no part of the copy that stays
             quantising = (8 if self.config.dtype == "float16" else e) + (e if self.config.merge_adapters else 0)

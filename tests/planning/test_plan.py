@@ -85,7 +85,7 @@ def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
                 "gen_length": 8,
                 "max_prompt_length": 4,
             },
-            {"mlp_hidden_size": 2048, "num_layers": 1},
+            {"mlp_hidden_size": 8192, "num_layers": 1},
         ),
     ],
 )
