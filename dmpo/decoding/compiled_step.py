@@ -34,11 +34,12 @@ class CompiledStep:
         self.captures = step.everyone.device.type == "cuda"
         self.result: Tensor | None = None  # of a step that is a graph
         self.begin_block = step.begin_block
+        self.rows = len(step.everyone) * (2 if step.canvas.cfg_scale else 1)  # of a model call
         self.calls = self.replays = 0
 
     def __call__(self) -> Tensor | None:
         """One step; as `CachedStep`. The next step overwrites the result."""
-        self.step.canvas.count(len(self.step.canvas.doubled(self.step.everyone)))
+        self.step.canvas.count(self.rows)
         self.calls += 1
         if self.calls == 1:
             return self._first()

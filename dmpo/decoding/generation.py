@@ -20,9 +20,7 @@ from .alike import alike_rows
 from .canvas import Canvas
 from .loop import BlockLoop
 
-COMPILED_WIDTHS = (
-    64  # a canvas whose steps are compiled has a multiple of so many columns: few widths, few compilations
-)
+COMPILED_WIDTHS = 64  # where steps are compiled, a canvas has a multiple of so many columns: few widths are compiled
 _REQUIRED = ("decoder", "gen_length", "block_length", "steps")  # without an options object
 
 

@@ -1,5 +1,5 @@
-"""If these fail, a compiled dual_cache step cannot be one CUDA graph: it is several graphs, or its memory moves, or every
-block or call is compiled anew. Or the compiler's code draws other tokens."""
+"""If these fail, a compiled dual_cache step cannot be one CUDA graph: it is several graphs, or its memory moves, or it
+is compiled anew for each block or call. Or the compiler's code draws other tokens."""
 
 from __future__ import annotations
 

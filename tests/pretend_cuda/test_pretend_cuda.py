@@ -111,7 +111,7 @@ def test_a_compiled_step_is_its_graph_alone(results: Results) -> None:
     """By a schedule. The first one also keeps what it restores if it fails; a later one is one replay."""
     beside = case_of(results, "decoder_group", "compiled")["beside graphs"]
     nothing: dict[str, Any] = {"launches": {}, "syncs": {}}
-    assert beside == [{"launches": {"aten.clone.default": 5}, "syncs": {}}, nothing, nothing, nothing]
+    assert beside == [{"launches": {"clone": 5}, "syncs": {}}, nothing, nothing, nothing]
 
 
 # ---------------------------------------------------------------------------------------------- a round
