@@ -49,12 +49,17 @@ def counted_layer(kind: str, *, lora: bool, training: bool) -> dict[str, Counted
 
 
 def _layer(lora: bool, training: bool) -> nn.Module:
-    """One decoder layer in bfloat16 on the CPU, adapters in float32; nothing writes its memory."""
+    """One decoder layer in bfloat16, adapters in float32, without memory."""
     with torch.device("meta"):
         model: Any = MaskedLlama(llada_8b(2)).to(torch.bfloat16).requires_grad_(False)
         if lora:
             add_lora(model, rank=RANK, alpha=64, dropout=DROPOUT)
     layer: nn.Module = model.model.layers[0].train(training)
+    return layer
+
+
+def _filled(layer: nn.Module) -> nn.Module:
+    """The layer, in place, with memory on the CPU that nothing writes."""
     for module in layer.modules():
         for name, p in module._parameters.items():
             if p is not None:
@@ -73,8 +78,9 @@ def _inputs(training: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
 
 
 def _eager(lora: bool, training: bool) -> dict[str, Counted]:
+    layer = _layer(lora, training)
     with fake_gpu(FakeTensorMode()), torch.set_grad_enabled(training):
-        layer, (hidden, angles) = _layer(lora, training), _inputs(training)
+        layer, (hidden, angles) = _filled(layer), _inputs(training)
         for p in layer.parameters():
             p.grad = torch.zeros_like(p) if p.requires_grad else None
         if training:
@@ -101,8 +107,9 @@ def _liger(lora: bool, training: bool) -> dict[str, Counted]:
 
 def _replaced_by_liger(training: bool) -> dict[str, Counted]:
     """Eager RMSNorm, twice, RoPE and SwiGLU alone."""
+    layer, config = _layer(False, training), llada_8b(2)
     with fake_gpu(FakeTensorMode()), torch.set_grad_enabled(training):
-        layer, config = _layer(False, training), llada_8b(2)
+        layer = _filled(layer)
         hidden, angles = _inputs(training)
         heads = torch.empty(ROWS, WIDTH, config.num_attention_heads, angles[0].shape[-1], dtype=torch.bfloat16)
         query, key = (heads.clone().transpose(1, 2).requires_grad_(training) for _ in range(2))
@@ -172,7 +179,7 @@ def _compiled(lora: bool, training: bool) -> dict[str, Counted]:
     def backend(graph: fx.GraphModule, inputs: list[Any]) -> Any:
         return compile_fx(graph, inputs, inner_compile=lower)
 
-    layer, (hidden, angles) = _layer(lora, training), _inputs(training)
+    layer, (hidden, angles) = _filled(_layer(lora, training)), _inputs(training)
     torch._dynamo.reset()
     caches = torch._functorch.config.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True)
     with caches, torch._inductor.config.patch(fx_graph_cache=False), torch.set_grad_enabled(training):
