@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,22 +13,22 @@ from benchmarks.gpu.passes_8b import block_pass, canvas_pass, note_pass, passes
 from benchmarks.gpu.records import GpuSetting, Note
 from benchmarks.gpu.timing import measure, synchronize
 from benchmarks.gpu.update_8b import micro_batch_of, note_micro_batch, random_views
+from dmpo.models.compiled_layers import compile_layers
+from dmpo.models.merged_adapters import merged_adapters as merged
 
 
 def merged_adapters(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any) -> None:
-    """Notes the passes with the adapters merged into the weights, and what merging takes; they are unmerged again."""
+    """Notes the passes with the adapters merged as `merge_adapters` does it, and what merging takes."""
     ids = random_ids(sizes, sizes.rows, sizes.canvas, setting.device)
     job, exact = canvas_pass(policy, sizes, ids), in_float32(canvas_pass, policy, sizes, ids)
     with torch.no_grad():
         eager = job()
-    timing = measure(setting.device, policy.merge_adapter, repeats=1, warm=0)
-    note("adapters merged into the weights", device_ms=timing.device_seconds * 1e3)
-    try:
+    with ExitStack() as stack:
+        timing = measure(setting.device, lambda: stack.enter_context(merged(policy)), repeats=1, warm=0)
+        note("adapters merged into the weights", device_ms=timing.device_seconds * 1e3)
         with torch.no_grad():
             note_error(note, "a pass with adapters merged", job(), eager, exact)
         passes(setting, note, sizes, policy, "merged")
-    finally:
-        policy.unmerge_adapter()
 
 
 @torch.no_grad()
@@ -65,10 +66,8 @@ def graph_of_a_block(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any)
 
 
 def compiled_layers(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any) -> None:
-    """Notes a micro-batch and a canvas pass with LoRA whose layers are compiled: one compilation serves all layers.
-
-    A pass with stored keys is left out: each layer has a cache of its own, so each layer would be compiled.
-    """
+    """Notes a micro-batch, a canvas pass and a block pass with LoRA whose layers are compiled as `compile=layers` does
+    it."""
     device = setting.device
     ids = random_ids(sizes, sizes.rows, sizes.canvas, device)
     job, exact = canvas_pass(policy, sizes, ids), in_float32(canvas_pass, policy, sizes, ids)
@@ -77,12 +76,12 @@ def compiled_layers(setting: GpuSetting, note: Note, sizes: Sizes, policy: Any) 
     views = random_views(sizes, device)
     micro_batch = micro_batch_of(sizes, policy, views)
     policy.train()
-    for layer in policy.get_base_model().model.layers:
-        layer.compile(dynamic=False, backend="eager" if setting.rehearse else "inductor")
+    compile_layers(policy, (lambda graph, _: graph.forward) if setting.rehearse else None)
     compiling = measure(device, micro_batch, repeats=1, warm=0)
     note("first micro-batch with layers compiled", seconds=max(compiling.device_seconds, compiling.host_seconds))
     note_micro_batch(setting, note, sizes, micro_batch, views.live, "compiled")
     policy.eval()
-    note_pass(setting, note, sizes, policy, "lora", sizes.rows, sizes.canvas, "compiled")
+    for width in (sizes.canvas, sizes.block):
+        note_pass(setting, note, sizes, policy, "lora", sizes.rows, width, "compiled")
     with torch.no_grad():
         note_error(note, "a pass with layers compiled", job(), eager, exact)
