@@ -39,9 +39,8 @@ def compile_layers(model: nn.Module, backend: Backend | None = None) -> None:
     settings.recompile_limit = max(settings.recompile_limit, GRAPHS)
     settings.specialize_float = True  # else each graph is traced twice, the first time with the norms' epsilon unknown
     settings.optimize_ddp = False  # else a graph is split where a bucket of gradients ends
-    torch.fx.experimental._config.use_duck_shape = (
-        False  # else sizes that are equal by chance have a graph of their own
-    )
+    shapes: Any = torch.fx.experimental._config
+    shapes.use_duck_shape = False  # else sizes that are equal by chance have a graph of their own
     shared = _Compilation(backend or inductor)
     layers: Any = unwrap(model).model.layers
     for index, layer in enumerate(layers[:-1]):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import get_peft_model_state_dict
 from torch import Tensor, fx, nn
 
@@ -47,11 +48,13 @@ class Traced:
 def _no_graph_is_kept() -> Iterator[None]:
     names = ("recompile_limit", "specialize_float", "optimize_ddp")
     before = {name: getattr(torch._dynamo.config, name) for name in names}
+    duck_shape = torch.fx.experimental._config.use_duck_shape
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
     for name, value in before.items():
         setattr(torch._dynamo.config, name, value)
+    torch.fx.experimental._config.use_duck_shape = duck_shape
 
 
 def adapted(dropout: float = 0.0, **changes: Any) -> Any:
@@ -175,7 +178,7 @@ def test_a_run_compiles_few_graphs_and_may_change_its_mind(tmp_path: Path, monke
 
 def test_zero_3_is_refused(tmp_path: Path) -> None:
     state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=3))
-    accelerator: Any = SimpleNamespace(num_processes=1, distributed_type=None, state=state)
+    accelerator: Any = SimpleNamespace(num_processes=1, distributed_type=DistributedType.DEEPSPEED, state=state)
     with pytest.raises(ValueError, match="compile 'layers' does not go with DeepSpeed ZeRO-3"):
         check_ranks(settings(tmp_path, compile="layers"), accelerator)
 
