@@ -48,17 +48,17 @@ def counted_layer(kind: str, *, lora: bool, training: bool) -> dict[str, Counted
     return {"eager": _eager, "liger": _liger, "compiled": _compiled}[kind](lora, training)
 
 
-def _layer(lora: bool, training: bool) -> nn.Module:
+def _layer(lora: bool, training: bool) -> Any:
     """One decoder layer in bfloat16, adapters in float32, without memory."""
     with torch.device("meta"):
-        model: Any = MaskedLlama(llada_8b(2)).to(torch.bfloat16).requires_grad_(False)
+        model: Any = MaskedLlama(llada_8b(2))
+        model.to(torch.bfloat16).requires_grad_(False)
         if lora:
             add_lora(model, rank=RANK, alpha=64, dropout=DROPOUT)
-    layer: nn.Module = model.model.layers[0].train(training)
-    return layer
+    return model.model.layers[0].train(training)
 
 
-def _filled(layer: nn.Module) -> nn.Module:
+def _filled(layer: Any) -> Any:
     """The layer, in place, with memory on the CPU that nothing writes."""
     for module in layer.modules():
         for name, p in module._parameters.items():
@@ -118,8 +118,8 @@ def _replaced_by_liger(training: bool) -> dict[str, Counted]:
             for _ in range(2)
         )
         jobs: list[Callable[[], Any]] = [
-            lambda: layer.input_layernorm(hidden),  # type: ignore[operator]
-            lambda: layer.post_attention_layernorm(hidden),  # type: ignore[operator]
+            lambda: layer.input_layernorm(hidden),
+            lambda: layer.post_attention_layernorm(hidden),
             lambda: apply_rotary_pos_emb(query, key, *angles),
             lambda: nn.functional.silu(gate) * up,
         ]
@@ -162,10 +162,9 @@ def _compiled(lora: bool, training: bool) -> dict[str, Counted]:
 
     phases: dict[str, Counted] = {}
 
-    def lower(graph: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Callable[..., Any]:
-        results = [
-            node.meta["val"] if isinstance(node, fx.Node) else node for node in graph.graph.output_node().args[0]
-        ]  # type: ignore[union-attr, attr-defined]
+    def lower(graph: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> Any:
+        outputs: Any = graph.graph.output_node().args[0]
+        results = [node.meta["val"] if isinstance(node, fx.Node) else node for node in outputs]
         phases["backward" if options.get("is_backward") else "forward"] = _scheduled(graph, inputs, options)
 
         def run(_: Any) -> list[Any]:
@@ -173,8 +172,9 @@ def _compiled(lora: bool, training: bool) -> dict[str, Counted]:
                 torch.empty_strided(x.shape, x.stride(), dtype=x.dtype) if isinstance(x, Tensor) else x for x in results
             ]
 
-        run._boxed_call = True  # type: ignore[attr-defined]
-        return run
+        boxed: Any = run
+        boxed._boxed_call = True
+        return boxed
 
     def backend(graph: fx.GraphModule, inputs: list[Any]) -> Any:
         return compile_fx(graph, inputs, inner_compile=lower)
@@ -195,7 +195,8 @@ def _scheduled(graph: fx.GraphModule, inputs: Sequence[Any], options: dict[str, 
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V
 
-    mode, inference = torch._guards.detect_fake_mode(inputs), bool(options.get("is_inference"))
+    mode: Any = torch._guards.detect_fake_mode(inputs)
+    inference = bool(options.get("is_inference"))
     with V.set_fake_mode(mode):
         record_original_output_strides(graph)
         _recursive_post_grad_passes(graph, is_inference=inference)

@@ -79,7 +79,7 @@ class _CompiledForward:
                 return shared.run(self.layer, hidden, past_key_values=cache, **kwargs)
             except _compile_errors() as error:
                 shared.run = None
-                log.warning("decoder layers run uncompiled: %s", " ".join(str(error).split())[:300])
+                log.warning("decoder layers run uncompiled: %s", _reason(error))
         return _forward(self.layer, hidden, past_key_values=past_key_values, **kwargs)
 
 
@@ -102,6 +102,12 @@ def _has_layer(cache: Any, index: int) -> bool:
 def _forward(layer: nn.Module, hidden: Tensor, **kwargs: Any) -> Tensor:
     result: Tensor = type(layer).forward(layer, hidden, **kwargs)
     return result
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
+        return f"they were called in more than {torch._dynamo.config.recompile_limit} ways, each of which needs a graph"
+    return " ".join(str(error).split())[:300]
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
