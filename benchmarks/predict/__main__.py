@@ -24,6 +24,7 @@ from benchmarks.harness.provenance import RESULTS
 from benchmarks.harness.setting import Load, Setting, header
 from benchmarks.predict.beside_measured import compared, measured_reach
 from benchmarks.predict.kernels import predicted
+from benchmarks.predict.levers import DECODER, lever_times
 from benchmarks.predict.llada_passes import Simulation
 from benchmarks.predict.op_counts import Passes, host_time, time_of, together, total
 from benchmarks.predict.plot import draw
@@ -64,8 +65,9 @@ def predict() -> dict[str, Any]:
     seen = measurements(RESULTS)
 
     @cache
-    def counts(wide: bool, recomputed: bool) -> Simulation:
-        return Simulation(replace(config, gradient_checkpointing=recomputed), wide_adapters=wide)
+    def counts(wide: bool, recomputed: bool, fp8: bool = False) -> Simulation:
+        narrow = {"fp8_rollouts": True, "fp8_training": True, "merge_adapters": False} if fp8 else {}
+        return Simulation(replace(config, gradient_checkpointing=recomputed, **narrow), wide_adapters=wide)
 
     known = [(each, sheet, measured_reach(each, sheet, counts(True, False))) for each in seen if (sheet := each.sheet)]
     rates = [*ASSUMED, *((reach, sheet) for _, sheet, reach in known)]
@@ -80,6 +82,8 @@ def predict() -> dict[str, Any]:
         parts.append(_part(approach, "update", PROMPT, stages, rates, recomputed=True))
         size = memory(recomputed, run, approach)["update"]
         held.append({"approach": approach.name, "phase": "update", "recomputed": True, "bytes": size})
+    run = round_of(replace(config, decoder=DECODER), gpus=GPUS, prompt=PROMPT)
+    levers = lever_times(lambda fp8: counts(False, False, fp8), run, rates)
     keys = ["num_prompts", "num_generations", "gen_length", "block_length", "steps", "temperature", "replicates"]
     keys += ["score_views", "gradient_steps", "lora_r", "micro_batch_size", "rollout_batch_size", "dtype"]
     found = header(Setting(), "python -m benchmarks.predict", Load())
@@ -92,6 +96,7 @@ def predict() -> dict[str, Any]:
         "without_data_sheet": [each.header["device"] for each in seen if each.sheet is None],
         "parts": parts,
         "memory": held,
+        "levers": levers,
         "kernels": predicted(json.loads((RESULTS / "kernel_report.json").read_text())["meter"], REACHES),
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from benchmarks.harness.markdown import table
 from benchmarks.memory.simulated_step import llada_8b
 from benchmarks.predict.op_counts import Ops, count, fake_gpu
+from benchmarks.predict.roofline import Work
 from dmpo.models.lora import add_lora
 from dmpo.models.masked_lm import MaskedLlama
 
@@ -222,6 +224,32 @@ def _scheduled(graph: fx.GraphModule, inputs: Sequence[Any], options: dict[str, 
 
 
 # ---------------------------------------------------------------------------------------------- report
+
+
+@cache
+def _written() -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(RESULTS.read_text())
+    return records
+
+
+def fused_kernels(tokens: int, *, lora: bool, training: bool) -> list[Work]:
+    """The kernels of a compiled layer besides its products, as they were counted, in a pass over so many tokens: with
+    `training` forward and backward. Bytes grow with the tokens."""
+    kernels = []
+    for record in _written():
+        if (record["kind"], record["lora"], record["training"]) == ("compiled", lora, training):
+            each = record["bytes"] / record["kernels"] * tokens / (ROWS * WIDTH)
+            kernels += [Work(each, launches=1)] * record["kernels"]
+    return kernels
+
+
+def quantising_kernels(tokens: int, *, training: bool) -> list[Work]:
+    """The kernels that an FP8 product adds to a compiled layer: one for each operand that is no weight. It reads the
+    rows twice, for their scale and to round them, and writes a byte an element: an assumption, not a count."""
+    config = llada_8b(2)
+    hidden, wide = config.hidden_size, config.intermediate_size
+    inputs, outputs = [*[hidden] * 6, wide], [*[hidden] * 5, wide, wide]  # q, k, v, o, gate, up, down
+    return [Work(5.0 * tokens * width, launches=1) for width in (*inputs, *(outputs if training else ()))]
 
 
 def measure() -> list[dict[str, Any]]:

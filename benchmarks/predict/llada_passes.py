@@ -10,7 +10,9 @@ work after the last hidden state:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +25,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.baselines.decoders import draw
 from benchmarks.baselines.training_step import published as published_loss
 from benchmarks.memory.simulated_step import fill, llada_8b
-from benchmarks.predict.op_counts import Ops, count, extended, fake_gpu, peak
+from benchmarks.predict.fused_layers import fused_kernels, quantising_kernels
+from benchmarks.predict.op_counts import Ops, count, extended, fake_gpu, peak, scaled
+from benchmarks.predict.roofline import Work
 from dmpo.config import DMPOConfig
 from dmpo.decoding.cache import BlockCache
 from dmpo.kernels.linear_ce import frozen_head
 from dmpo.kernels.sampling import from_hidden as linear_sampling
+from dmpo.models.fp8 import fp8_base
+from dmpo.models.last_layer import HeadRows
 from dmpo.models.masked_lm import MaskedLlama, hidden_states
 from dmpo.rollouts.policy import make_policy
 
@@ -64,12 +70,40 @@ class Simulation:
         fewer, more = (sum(p.numel() for p in policy.parameters() if p.requires_grad) for policy in self.policies)
         return fewer + (self.model.num_hidden_layers - 2) * (more - fewer)
 
-    def _all_blocks(self, one: Callable[[Any], Ops]) -> Ops:
+    def _all_blocks(self, one: Callable[[Any], Ops], fused: Sequence[Work] = ()) -> Ops:
+        """fused: the kernels of one compiled layer in place of the kernels between its products. The last layer is not
+        compiled."""
         fewer, more = (one(policy) for policy in self.policies)
-        return extended(fewer, more, self.model.num_hidden_layers)
+        ops, layers = extended(fewer, more, self.model.num_hidden_layers), self.model.num_hidden_layers - 1
+        if fused:
+            for work in fewer.keys() | more.keys():
+                if not work.tensor:
+                    ops[work] -= layers * (more[work] - fewer[work])
+            ops += scaled(Counter(fused), layers)
+        return ops
 
-    def _forward(self, rows: int, width: int, attended: int = 0, adapters: bool = True, dropout: bool = False) -> Ops:
-        """A pass without gradient over `width` tokens of each row, among `attended` tokens whose keys are kept."""
+    @staticmethod
+    def _fused(tokens: int, *, lora: bool, training: bool, fp8: bool) -> list[Work]:
+        quantising = quantising_kernels(tokens, training=training) if fp8 else []
+        return [*fused_kernels(tokens, lora=lora, training=training), *quantising]
+
+    def _forward(
+        self,
+        rows: int,
+        width: int,
+        attended: int = 0,
+        adapters: bool = True,
+        dropout: bool = False,
+        read: int = 0,
+        live: int = 0,
+        fp8: bool = False,
+        compiled: bool = False,
+    ) -> Ops:
+        """A pass without gradient over `width` tokens of each row, among `attended` tokens whose keys are kept.
+
+        adapters: without them it is also the pass of merged adapters. read, live: as of `_head_rows`. fp8: of the base.
+        compiled: the layers are.
+        """
 
         def one(policy: Any) -> Ops:
             policy.train(dropout)
@@ -80,27 +114,34 @@ class Simulation:
                 hidden_states(policy, torch.zeros(rows, attended, dtype=torch.int64), **kept)
                 kept["past_key_values"].place.positions = torch.arange(width)
                 arguments += (torch.arange(width).unsqueeze(0),)
-            if adapters:
-                return count(lambda: hidden_states(policy, *arguments, **kept))
-            with policy.disable_adapter():
-                return count(lambda: hidden_states(policy, *arguments, **kept))
+            with (
+                nullcontext() if adapters else policy.disable_adapter(),
+                fp8_base(policy) if fp8 else nullcontext(),
+            ):
+                return count(lambda: hidden_states(policy, *arguments, rows=_head_rows(read, live), **kept))
 
+        fp8 = fp8 or self.config.fp8_training
+        fused = self._fused(rows * width, lora=adapters, training=False, fp8=fp8) if compiled else ()
         with torch.no_grad(), fake_gpu(self.mode):
-            return self._all_blocks(one)
+            return self._all_blocks(one, fused)
 
-    def _training(self, rows: int, width: int) -> Ops:
-        """Forward and backward of a later micro-batch, whose gradients are added."""
+    def _training(self, rows: int, width: int, read: int = 0, live: int = 0, compiled: bool = False) -> Ops:
+        """Forward and backward of a later micro-batch, whose gradients are added. read, live: as of `_head_rows`.
+        compiled: the layers are."""
 
         def one(policy: Any) -> Ops:
             policy.train()
             ids = torch.zeros(rows, width, dtype=torch.int64)
-            slope = torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)
+            of_head, shape = _head_rows(read, live), (live,) if live else (rows, read or width)
+            slope = torch.empty(*shape, self.model.hidden_size, dtype=self.dtype)
             for p in policy.parameters():
                 p.grad = torch.zeros_like(p) if p.requires_grad else None
-            return count(lambda: hidden_states(policy, ids).backward(slope))
+            return count(lambda: hidden_states(policy, ids, rows=of_head).backward(slope))
 
+        fp8 = self.config.fp8_training
+        fused = self._fused(rows * width, lora=True, training=True, fp8=fp8) if compiled else ()
         with fake_gpu(self.mode):
-            return self._all_blocks(one)
+            return self._all_blocks(one, fused)
 
     def _tail(self, kind: str, phase: str, rows: int, width: int, live: int) -> Ops:
         """What follows the last hidden states [rows, width, H] of a pass, `live` of them masked; kind: published or
@@ -189,3 +230,11 @@ class Simulation:
 
     def _hidden(self, rows: int, width: int) -> Tensor:
         return torch.empty(rows, width, self.model.hidden_size, dtype=self.dtype)
+
+
+def _head_rows(read: int, live: int) -> HeadRows | None:
+    """The last layer on the rows that the head reads: `live` of the last `read` positions of all rows, or all of these
+    if live is 0; None if read is 0: on every position."""
+    if not read:
+        return None
+    return HeadRows(torch.zeros(read, dtype=torch.int64), torch.zeros(live, dtype=torch.int64) if live else None)

@@ -5,7 +5,7 @@ Fake tensors take the same path as tensors on a GPU, at the sizes of LLaDA-8B. A
 
 - one op is one kernel, and kernels take turns;
 - attention is one kernel that keeps no score matrix;
-- products of float32 run on the ordinary units, as PyTorch has them by default;
+- products of float32 run on the ordinary units, as PyTorch has them by default; products of FP8 count half;
 - an exponential, logarithm or power costs ELEMENTARY operations, any other element one;
 - dropout keeps a mask of one byte an element; Triton kernels move what the functions named `..._work` say.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -36,8 +37,10 @@ from dmpo.kernels.launch.table import TABLE
 from dmpo.kernels.linear_ce import triton_kernels as linear_ce_triton
 from dmpo.kernels.masked_ce import triton_kernels as masked_ce_triton
 from dmpo.kernels.sampling import triton_kernels as sampling_triton
+from dmpo.models import fp8
 
 ELEMENTARY = 40
+FP8_RATE = 2  # FLOPs of FP8 in the time of one of bfloat16, on the tensor cores of every device of `data_sheets`
 _ELEMENTARY_OPS = {"exp", "log", "pow", "rsqrt", "silu", "_softmax", "_log_softmax", "silu_backward"}
 
 Ops = Counter[Work]  # how often each kernel runs
@@ -63,6 +66,9 @@ def _work(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> Work:
     read, written = bytes_moved(func, name, args, kwargs, out)
     moved = read + written
     results = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    if name.startswith("_scaled_mm"):  # of FP8, which the counter of torch leaves out
+        (long, summed), wide = args[0].shape, args[1].shape[1]
+        return Work(moved, tensor=2 * long * summed * wide / FP8_RATE, launches=1)
     if func._overloadpacket in flop_registry:
         of_product = args[: PRODUCTS[name] + 2] if name in PRODUCTS else args  # `out_dtype` is unknown to the formulas
         operand = next(x for x in tree_leaves(args[PRODUCTS.get(name, 0) :]) if isinstance(x, Tensor))
@@ -185,6 +191,7 @@ def fake_gpu(mode: FakeTensorMode) -> Iterator[None]:
         mock.patch.object(F, "scaled_dot_product_attention", _attention),
         mock.patch.object(F, "dropout", gpu_dropout),
         mock.patch.object(launch, "uses_triton", return_value=True),
+        mock.patch.object(fp8, "emulated_product", fp8.tensor_core_product),
         as_on_a_gpu(),
         mode,
     ):
@@ -240,6 +247,19 @@ def total(ops: Ops) -> dict[str, float]:
 
 def scaled(ops: Ops, times: int) -> Ops:
     return Counter({work: count * times for work, count in ops.items()})
+
+
+def without_launches(ops: Ops) -> Ops:
+    """The kernels of a part of a CUDA graph: the host does not launch them."""
+    kernels: Ops = Counter()
+    for work, times in ops.items():
+        kernels[replace(work, launches=0)] += times
+    return kernels
+
+
+def one_graph(ops: Ops) -> Ops:
+    """The kernels as one CUDA graph, which the host launches at once."""
+    return without_launches(ops) + Counter({Work(launches=1): 1})
 
 
 def extended(fewer: Ops, more: Ops, layers: int) -> Ops:

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.harness.markdown import table
 from benchmarks.harness.provenance import packages_text, short_commit
 from benchmarks.predict.assumptions import assumptions, reach_title
-from benchmarks.predict.rl_round import OURS, OURS_DDP, PUBLISHED
+from benchmarks.predict.levers import DECODER
+from benchmarks.predict.rl_round import OURS, OURS_DDP, PHASES, PUBLISHED
 from benchmarks.predict.roofline import BOUND, LIKELY, Attainable
 
 LABEL = "prediction"  # opens every line of a table of predictions
@@ -46,6 +47,8 @@ def markdown(results: dict[str, Any]) -> str:
         "Seconds. The model's passes are shared; logits, draws and losses are what dmpo's kernels replace. The host "
         "launches all of it, and the device waits where the host is the slower one.",
         _stages(results),
+        "## What each lever is worth",
+        *levers(results),
         "## Memory of one GPU at the peak of each phase, GB",
         _memory(results),
         "## Kernels at LLaDA's sizes, milliseconds",
@@ -134,6 +137,30 @@ def _stages(results: dict[str, Any]) -> str:
             host = host_seconds(results, approach, **parts[0])
             rows.append([approach, name, f"{spent[0]:.3g}", f"{spent[1]:.2g}", f"{host:.3g}"])
     return _table(["", "phase", "the model's passes", "logits, draws, losses", "the host's launches"], rows)
+
+
+def levers(results: dict[str, Any]) -> list[str]:
+    """A table for the device of the answer, and one for every device with measurements."""
+    text = [
+        f"{results['config']['name']}, decoder {DECODER} on both sides of a ratio, seconds of a round of ours. "
+        "Compared with no lever, and with the released launch: the published algorithm, decoder prefix_cache. A lever "
+        "that is not exact changes rounding (merge_adapters) or precision (FP8)."
+    ]
+    pairs = [(LIKELY.name, MAIN), *((each["reach"]["name"], each["device"]) for each in results["measured"])]
+    for reach, device in pairs:
+        released = sum(
+            seconds(results, reach, device, PUBLISHED.name, **part)
+            for part in dict(lines(results))["round, prefix_cache"]
+        )
+        rows = []
+        for row in results["levers"]:
+            spent = row["seconds"][reach][device]
+            whole, before = sum(spent.values()), sum(results["levers"][0]["seconds"][reach][device].values())
+            cells = [*(f"{spent[phase]:.3g}" for phase in PHASES), f"{whole:.3g}", f"{whole / before:.2f}"]
+            rows.append([row["name"], "yes" if row["exact"] else "no", *cells, f"{released / whole:.2f}"])
+        head = ["", "exact", *PHASES, "round", "of no lever", "times faster than released"]
+        text += [f"### {device}, {reach}", _table(head, rows)]
+    return text
 
 
 def _memory(results: dict[str, Any]) -> str:
