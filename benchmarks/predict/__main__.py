@@ -66,7 +66,7 @@ def predict() -> dict[str, Any]:
 
     @cache
     def counts(wide: bool, recomputed: bool, fp8: bool = False) -> Simulation:
-        narrow = {"fp8_rollouts": True, "fp8_training": True, "merge_adapters": False} if fp8 else {}
+        narrow: dict[str, Any] = {"fp8_rollouts": True, "fp8_training": True, "merge_adapters": False} if fp8 else {}
         return Simulation(replace(config, gradient_checkpointing=recomputed, **narrow), wide_adapters=wide)
 
     known = [(each, sheet, measured_reach(each, sheet, counts(True, False))) for each in seen if (sheet := each.sheet)]

@@ -15,8 +15,9 @@ from benchmarks.predict.llada_passes import Simulation
 from benchmarks.predict.op_counts import time_of
 from benchmarks.predict.rl_round import ALWAYS, NONE, OURS, PHASES, Levers, Round, rollout, score, update
 from benchmarks.predict.roofline import Attainable
+from dmpo.config.decoding import Decoder
 
-DECODER = "dual_cache"
+DECODER: Decoder = "dual_cache"
 TOGETHER = replace(ALWAYS, merged=True, compiled=True, graph=True)
 
 

@@ -136,7 +136,7 @@ def _first_pass(counts: Simulation, run: Round, how: dict[str, Any]) -> Ops:
     one = counts.forward(prompts, run.width, **how)
     if run.decoder not in ("prefix_cache", "dual_cache"):
         return one
-    keys = model.num_key_value_heads * (model.hidden_size // model.num_attention_heads)
+    keys = (model.num_key_value_heads or model.num_attention_heads) * (model.hidden_size // model.num_attention_heads)
     copy = Work(2.0 * (prompts + batch) * run.width * keys, launches=1)  # bfloat16
     return one + Counter({copy: 2 * model.num_hidden_layers})
 
