@@ -18,6 +18,7 @@ from benchmarks.predict.roofline import Attainable
 from dmpo.config.decoding import Decoder
 
 DECODER: Decoder = "dual_cache"
+ALL_BUT_FP8, ALL_BUT_MERGED = "all but FP8", "all but merge_adapters"
 TOGETHER = replace(ALWAYS, merged=True, compiled=True, graph=True)
 
 
@@ -40,10 +41,10 @@ LINES = (
     Line("fp8_rollouts", Levers(fp8_rollouts=True), exact=False),
     Line("fp8_rollouts and fp8_training", Levers(fp8_rollouts=True, fp8_training=True), exact=False),
     Line("both that are always on", ALWAYS),
-    Line("all but FP8", TOGETHER, exact=False),
+    Line(ALL_BUT_FP8, TOGETHER, exact=False),
     Line("all but fp8_training", replace(TOGETHER, fp8_rollouts=True), exact=False),
     # A base in FP8 takes no merged adapters.
-    Line("all but merge_adapters", Levers(**{key: key != "merged" for key in vars(NONE)}), exact=False),
+    Line(ALL_BUT_MERGED, Levers(**{key: key != "merged" for key in vars(NONE)}), exact=False),
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness.markdown import table
 from benchmarks.harness.provenance import packages_text, short_commit
 from benchmarks.predict.assumptions import assumptions, reach_title
-from benchmarks.predict.levers import DECODER
+from benchmarks.predict.levers import ALL_BUT_FP8, ALL_BUT_MERGED, DECODER
 from benchmarks.predict.rl_round import OURS, OURS_DDP, PHASES, PUBLISHED
 from benchmarks.predict.roofline import BOUND, LIKELY, Attainable
 
@@ -146,8 +146,7 @@ def levers(results: dict[str, Any]) -> list[str]:
         "Compared with no lever, and with the released launch: the published algorithm, decoder prefix_cache. A lever "
         "that is not exact changes rounding (merge_adapters) or precision (FP8)."
     ]
-    pairs = [(LIKELY.name, MAIN), *((each["reach"]["name"], each["device"]) for each in results["measured"])]
-    for reach, device in pairs:
+    for reach, device in _lever_pairs(results):
         released = sum(
             seconds(results, reach, device, PUBLISHED.name, **part)
             for part in dict(lines(results))["round, prefix_cache"]
@@ -271,9 +270,32 @@ def answer(results: dict[str, Any]) -> str:
     return (
         f"Predicted on an {MAIN}, the decoder the same on both sides: what follows the hidden states is {tails} times "
         f"faster, and the peak of a rollout falls from {peaks[0]:.0f} to {peaks[1]:.0f} GB. The model's own passes are "
-        f"most of a round, and both sides make them, so a whole round is then {whole}. "
+        "most of a round. Ours run the last layer on the rows that the head reads, the first pass once a prompt, and "
+        f"rollouts with merged adapters. So a whole round is then {whole}. "
         f"{more}eside the released launch, which decodes with prefix_cache, ours with dual_cache is "
         f"{launch:.2f} times faster. With adapters kept in float32, as without DeepSpeed, a round of ours with "
         f"{decoders[0]} is {slower} than a published one, whose adapters DeepSpeed makes bfloat16. Scoring takes one "
-        "pass more than published, which measures the entropy."
+        f"pass more than published, which measures the entropy. {_answer_of_levers(results)}"
     )
+
+
+def _answer_of_levers(results: dict[str, Any]) -> str:
+    """The rounds with every lever but FP8, and with FP8, of the round with none."""
+    sentences = []
+    for reach, device in _lever_pairs(results):
+        of_none = {
+            row["name"]: sum(row["seconds"][reach][device].values())
+            / sum(results["levers"][0]["seconds"][reach][device].values())
+            for row in results["levers"]
+        }
+        sentences.append(
+            f"With compiled layers and one graph a cached step, too, a round with {DECODER} takes "
+            f"{of_none[ALL_BUT_FP8]:.2f} of the time that it takes without any lever, and with FP8 in place of merged "
+            f"adapters {of_none[ALL_BUT_MERGED]:.2f} ({device}, {reach})."
+        )
+    return " ".join(sentences)
+
+
+def _lever_pairs(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """(reach, device) of each table of levers."""
+    return [(LIKELY.name, MAIN), *((each["reach"]["name"], each["device"]) for each in results["measured"])]

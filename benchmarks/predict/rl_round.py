@@ -1,7 +1,8 @@
 """The work of one round of RL on LLaDA-8B on one GPU, phase by phase, in the published approach and in dmpo.
 
 Both run the same model on the same rows in batches of the same size. They differ in the work after the last hidden
-state (`llada_passes`), and in dropout, which is live in published rollouts.
+state (`llada_passes`), in what spares work in the passes (`Levers`), and in dropout, which is live in published
+rollouts.
 """
 
 from __future__ import annotations
