@@ -44,11 +44,11 @@ def assumptions(results: dict[str, Any]) -> str:
         is padded.""",
         """Ours also: the last layer runs on the rows that the head reads, the first pass of a batch once for each of its
         prompts, and rollouts with merged adapters, as the shipped config has it.""",
-        """Levers: compile=layers replaces the kernels between the products, in all layers but the last, by kernels that
-        Inductor schedules (`python -m benchmarks.predict.fused_layers`); their bytes grow with the tokens. A step that
-        is one CUDA graph costs the host one launch. An FP8 product takes half the time of a bfloat16 product, and is
-        counted as a GPU makes it; with compiled layers each adds one kernel that reads its operand twice and writes it
-        in FP8, which is assumed. A base in FP8 takes no merged adapters.""",
+        """Levers: compile=layers replaces the kernels between the products, in all layers but the last, by kernels
+        that Inductor schedules (`python -m benchmarks.predict.fused_layers`); their bytes grow with the tokens.
+        A step that is one CUDA graph costs the host one launch. An FP8 product takes half the time of a
+        bfloat16 product, and is counted as a GPU makes it; with compiled layers each adds one kernel that reads
+        its operand twice and writes it in FP8, which is assumed. A base in FP8 takes no merged adapters.""",
         f"""Both: batches of {run["rollout_batch_size"]} in rollouts and scoring, {run["micro_batch_size"]} views a
         forward and backward, base weights in {run["dtype"]}; AdamW moves {ADAM_BYTES} bytes a trained weight, all of
         them on each GPU; nothing for communication between GPUs, the tokenizer or rewards.""",
