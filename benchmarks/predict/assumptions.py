@@ -42,8 +42,8 @@ def assumptions(results: dict[str, Any]) -> str:
         f"""Ours: masked positions alone, on average half of the completion; one more pass of
         {run["rollout_batch_size"]} views a round for the entropy. On both sides no completion ends early and no prompt
         is padded.""",
-        """Ours also: the last layer runs on the rows that the head reads, the first pass of a batch once for each of its
-        prompts, and rollouts with merged adapters, as the shipped config has it.""",
+        """Ours also: the last layer runs on the rows that the head reads, the first pass of a batch once for each of
+        its prompts, and rollouts with merged adapters, as the shipped config has it.""",
         """Levers: compile=layers replaces the kernels between the products, in all layers but the last, by kernels
         that Inductor schedules (`python -m benchmarks.predict.fused_layers`); their bytes grow with the tokens.
         A step that is one CUDA graph costs the host one launch. An FP8 product takes half the time of a
