@@ -60,7 +60,7 @@ def test_a_reward_that_turns_nan_is_named(tmp_path: Path) -> None:
 
     def late(completions: list[str], **columns: list[Any]) -> list[float]:
         calls.append(1)
-        return [float("nan") if len(calls) > 2 else 0.5] * len(completions)
+        return [float("nan") if len(calls) > 3 else 0.5] * len(completions)  # after the check and a round of two
 
     with pytest.raises(ValueError, match="reward late must return finite numbers, got nan"):
         trainer(settings(tmp_path, save_steps=2), reward=late).train()

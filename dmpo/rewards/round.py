@@ -48,8 +48,8 @@ class RoundScoring:
             RewardError: (a ValueError) a call did not return one finite number for each completion.
         """
         values, failures = [0.0] * len(self.groups), []
-        for call in self._calls:
-            rows, texts, scores = call.result()
+        # The thread is done before a call is repeated here: no two calls of a reward run at once.
+        for rows, texts, scores in [call.result() for call in self._calls]:
             if scores is None:
                 scores = self.pool.attempt(texts, self._columns_of(rows))
             for row, value in zip(rows, scores.values, strict=True):
