@@ -1,4 +1,4 @@
-"""What several tests of benchmarks.gpu need."""
+"""What several tests of benchmarks.gpu, or of benchmarks.predict, need."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import processes, report
 from benchmarks.gpu.parts import Part
+from benchmarks.predict.__main__ import CONFIG
+from benchmarks.predict.llada_passes import Simulation
+from dmpo.config import DMPOConfig
+from dmpo.config.files import load_config
 
 
 @pytest.fixture
@@ -23,3 +27,9 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(processes, "MARGIN", 0.5)
 
     return put
+
+
+@pytest.fixture(scope="session")
+def counts() -> Simulation:
+    """LLaDA-8B's passes, counted for the config of the prediction."""
+    return Simulation(load_config(DMPOConfig, CONFIG), wide_adapters=False)

@@ -160,6 +160,8 @@ def with_measurement(committed: dict[str, Any], figures: dict[str, dict[str, Any
     for part in results["parts"]:
         for stage in part["stages"].values():
             stage["seconds"]["measured"] = {"H100": stage["seconds"]["likely"]["H100"] / 2}
+    for row in results["levers"]:
+        row["seconds"]["measured"] = {"H100": row["seconds"]["likely"]["H100"]}
     return results
 
 
