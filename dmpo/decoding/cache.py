@@ -72,9 +72,6 @@ class BlockLayer(CacheLayerMixin):
         self.keys, self.values = keys, values
         if self.place.stays:
             self.keys, self.values = keys.contiguous(), values.contiguous()
-            # Without a guard on the address, the tensors of another call need no new compilation.
-            for tensor in (self.keys, self.values):
-                torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 class BlockCache(Cache):
