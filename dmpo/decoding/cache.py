@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -72,9 +71,6 @@ class BlockLayer(CacheLayerMixin):
         self.keys, self.values = keys, values
         if self.place.stays:
             self.keys, self.values = keys.contiguous(), values.contiguous()
-            # Without a guard on the address, the tensors of another call need no new compilation.
-            for tensor in (self.keys, self.values):
-                torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 class BlockCache(Cache):

@@ -31,8 +31,10 @@ class CachedStep:
         self.number = torch.ones(1, dtype=torch.int64, device=device)  # of the step within its block
         self.positions = torch.zeros(options.block_length + canvas.shift, dtype=torch.int64, device=device)
         self.counts = _counts(policy, options.block_length, device)
-        # Inductor neither checks nor copies an input that keeps its place. Another call needs no new compilation.
-        for tensor in (*self.written(), *self._read()):
+        stored = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        # Inductor neither checks nor copies an input that keeps its place. Without a guard on the address, the tensors
+        # of another call need no new compilation.
+        for tensor in (*self.written(), *self._read(), *stored):
             torch._dynamo.mark_static_address(tensor, guard=False)
 
     def begin_block(self, first: int) -> None:

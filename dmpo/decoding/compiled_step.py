@@ -93,7 +93,7 @@ def _compiled(device: str) -> Callable[[CachedStep], Tensor | None]:
 def _compile_errors() -> tuple[type[Exception], ...]:
     """The errors that compiling or running the compiled code may raise; imported late, because that takes seconds."""
     errors = torch._dynamo.exc
-    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, RuntimeError)
+    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, AssertionError, IndexError, RuntimeError)
 
 
 def _shortened(error: Exception) -> str:

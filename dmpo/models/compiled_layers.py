@@ -111,6 +111,6 @@ def _reason(error: Exception) -> str:
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
-    """The errors of a compilation; looked up late, because the import takes seconds."""
+    """The errors of a compilation; looked up late, because the import takes seconds. torch wraps two kinds not."""
     errors = torch._dynamo.exc
-    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit)
+    return (errors.TorchDynamoException, errors.FailOnRecompileLimitHit, AssertionError, IndexError)

@@ -16,11 +16,13 @@ from accelerate.utils import DistributedType
 from peft import get_peft_model_state_dict
 from torch import Tensor, fx, nn
 
-from dmpo.decoding import generate
+from dmpo.decoding import compiled_step, generate
 from dmpo.models import compiled_layers
 from dmpo.models.compiled_layers import compile_layers
+from dmpo.models.fp8 import fp8_base
 from dmpo.models.lora import add_lora
 from dmpo.models.masked_lm import hidden_states
+from dmpo.models.merged_adapters import merged_adapters
 from dmpo.run.preflight import check_ranks
 from tests.small_runs import lines, settings, trainer
 from tests.tiny_models import tiny, tokens
@@ -146,6 +148,46 @@ def test_a_failure_is_told_once_and_changes_nothing(caplog: pytest.LogCaptureFix
     assert "no compiler here" in said
 
 
+@pytest.mark.parametrize("kind", [AssertionError, IndexError])
+def test_errors_that_torch_does_not_wrap_are_failures_too(
+    kind: type[Exception], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise kind("Attempt to trace forbidden callable")
+
+    policy = adapted(num_layers=2)
+    expected = gradient(policy, tokens(3, 7))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: forbidden)
+    compile_layers(policy)
+    with caplog.at_level(logging.WARNING, logger="dmpo"):
+        assert all(map(torch.equal, gradient(policy, tokens(3, 7)), expected))
+    assert "decoder layers run uncompiled: Attempt to trace forbidden callable" in caplog.text
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_merged_and_fp8_weights_and_compiled_steps_draw_the_same_tokens(
+    fp8: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of two rounds; the second one compiles nothing."""
+    policy, backend = adapted(num_layers=2), Traced()
+    eager = copy.deepcopy(policy)
+    compile_layers(policy, backend)
+    step = torch.compile(compiled_step.call_step, dynamic=False, fullgraph=True, backend=backend)
+    monkeypatch.setattr(compiled_step, "_compiled", lambda device: step)
+    options: dict[str, Any] = {"decoder": "dual_cache", "gen_length": 8, "block_length": 4, "steps": 4}
+    expected = []
+    for _ in range(2):
+        graphs, drawn = backend.graphs, []
+        for model in (policy, eager):
+            with torch.no_grad(), fp8_base(model) if fp8 else merged_adapters(model):
+                drawn.append(generate(model, tokens(3, 5), compiled=model is policy, **options).sequences)
+        assert torch.equal(*drawn)
+        expected.append(drawn[1])
+    assert torch.equal(*expected)
+    assert 3 <= graphs == backend.graphs, "a block's first pass, stored and overwritten; its later steps"
+    assert not [record for record in caplog.records if record.name == "dmpo"], "nothing ran uncompiled"
+
+
 def test_too_many_graphs_are_told(caplog: pytest.LogCaptureFixture) -> None:
     policy, backend = adapted(num_layers=2), Traced()
     eager = copy.deepcopy(policy)
@@ -162,13 +204,16 @@ def test_too_many_graphs_are_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_run_compiles_few_graphs_and_may_change_its_mind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rollouts, scores, updates and evaluation, of two batch sizes; then on from the checkpoint without compiling."""
+    """Rollouts, scores, updates and evaluation, of two batch sizes: eager, then on from the checkpoint with compiled
+    layers, then on without them."""
     backend = Traced()
     monkeypatch.setattr(compiled_layers, "inductor", backend)
-    common: dict[str, Any] = {"lora_r": 2, "lora_dropout": 0.0, "max_steps": 4, "eval_prompts": 6, "save_steps": 2}
+    common: dict[str, Any] = {"lora_r": 2, "lora_dropout": 0.0, "max_steps": 6, "eval_prompts": 6, "save_steps": 2}
     eager = trainer(settings(tmp_path / "eager", **common))
     eager.train()
-    trainer(settings(tmp_path / "run", compile="layers", **common | {"max_steps": 2})).train()
+    trainer(settings(tmp_path / "run", **common | {"max_steps": 2})).train()
+    assert backend.graphs == 0
+    trainer(settings(tmp_path / "run", compile="layers", resume=True, **common | {"max_steps": 4})).train()
     graphs = backend.graphs
     trainer(settings(tmp_path / "run", compile="none", resume=True, **common)).train()
     assert graphs == backend.graphs == 3, "rollouts and scores; scores without adapters; updates of the first layer"
