@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,8 @@ class CachedStep:
         self.number = torch.ones(1, dtype=torch.int64, device=device)  # of the step within its block
         self.positions = torch.zeros(options.block_length + canvas.shift, dtype=torch.int64, device=device)
         self.counts = _counts(policy, options.block_length, device)
-        stored = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        layers: Any = cache.layers
+        stored = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         # Inductor neither checks nor copies an input that keeps its place. Without a guard on the address, the tensors
         # of another call need no new compilation.
         for tensor in (*self.written(), *self._read(), *stored):
