@@ -143,8 +143,15 @@ def test_kernels_scale_from_where_they_were_counted_to_llada() -> None:
 
 def test_float32_adapters_cost_a_cast_and_no_wide_activations(committed: dict[str, Any]) -> None:
     """Else what the answer says of runs without DeepSpeed is something to look into."""
-    for which in ({"phase": "rollout", "decoder": "topk", "tokens_a_step": 2}, {"phase": "update"}):
+
+    def seconds(**which: Any) -> tuple[float, float]:
         narrow, wide = (
             part_seconds(committed, LIKELY.name, "H100", x.name, "trunk", **which) for x in (OURS, OURS_DDP)
         )
+        return narrow, wide
+
+    for phase in ("score", "update"):
+        narrow, wide = seconds(phase=phase)
         assert narrow < wide < 1.1 * narrow
+    narrow, wide = seconds(phase="rollout", decoder="topk", tokens_a_step=2)
+    assert narrow == wide, "the shipped config merges adapters in rollouts"

@@ -194,6 +194,7 @@ def test_steps_of_rows_are_the_row_forwards(decoder: Any, model: Path) -> None:
     prompts = torch.randint(2, 7, (5, 4), generator=torch.Generator().manual_seed(0))
     loaded = load_model(model)
     together = generate(loaded, prompts, decoder=decoder, cfg_scale=0.5, **options)
-    assert together.row_forwards == 2 * together.steps.sum()
+    # At first the rows without their prompt are alike, so one of the five passes.
+    assert together.row_forwards == 2 * together.steps.sum() - 4
     alone = generate(loaded, prompts[2:3], decoder=decoder, row_ids=torch.tensor([2]), cfg_scale=0.5, **options)
     assert alone.steps.tolist() == together.steps[2:3].tolist() == [alone.forwards]
