@@ -64,19 +64,10 @@ class Canvas:
         """Which rows of `inputs` of all rows are the same: some before the first model call, none after it."""
         return NO_ROWS_ALIKE if self.forwards else self.alike
 
-    def run(
-        self,
-        inputs: Tensor,
-        rows: Tensor,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: BlockCache | None = None,
-        read: Tensor | None = None,
-    ) -> Tensor:
+    def run(self, inputs: Tensor, rows: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """One model call, which is counted; arguments and result as of `call`."""
         self.count(len(inputs))
-        return self.call(inputs, rows, positions, mask, position_ids, cache, read)
+        return self.call(inputs, rows, *arguments, **named)
 
     def count(self, rows: int) -> None:
         """Count one model call."""

@@ -29,11 +29,6 @@ class HeadRows:
     positions: Tensor
     kept: Tensor | None = None
 
-    @classmethod
-    def chosen(cls, positions: Tensor, mask: Tensor) -> HeadRows:
-        """The positions where `mask`, bool [N, Q]. On a GPU this waits for the device, once."""
-        return cls(positions, mask.flatten().nonzero().squeeze(1))
-
     def shifted(self, shift: int) -> HeadRows:
         """The rows of the outputs that predict these tokens: `shift` further left, position 0 at 0."""
         return replace(self, positions=(self.positions - shift).clamp(min=0)) if shift else self

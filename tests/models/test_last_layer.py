@@ -30,6 +30,7 @@ from dmpo.models.masked_lm import (
     hidden_states,
     make_bidirectional,
 )
+from dmpo.rollouts.likelihood import kept_positions
 from tests.tiny_models import PLAIN, tiny, tokens
 
 CLASSES: dict[str, tuple[type[PreTrainedConfig], type[MaskedLM]]] = {
@@ -106,7 +107,7 @@ def test_rows_of_a_whole_pass(
     kept = torch.rand(count, asked, generator=draw) < 0.6 if data.draw(st.booleans()) else None
     if kept is not None:
         kept[0, 0] = True
-    rows = HeadRows(positions) if kept is None else HeadRows.chosen(positions, kept)
+    rows = HeadRows(positions) if kept is None else HeadRows(positions, kept_positions(kept))
     mask = None
     if padding != "none":
         mask = torch.ones(count, length).bool()
@@ -120,7 +121,7 @@ def test_rows_of_a_whole_pass(
 
 def test_no_row_is_kept() -> None:
     """The result is empty, and the gradient is 0 rather than absent: all ranks reduce the same tensors."""
-    model, rows = model_of("llama"), HeadRows.chosen(torch.arange(2), torch.zeros(3, 2).bool())
+    model, rows = model_of("llama"), HeadRows(torch.arange(2), kept_positions(torch.zeros(3, 2).bool()))
     found = apply_head(model, logits, tokens(3, 5), rows=rows)
     assert found.shape == (0, 48)
     grads = gradient(model, found)
@@ -139,7 +140,7 @@ def test_adapters_and_recomputed_activations(checkpointing: bool) -> None:
     if checkpointing:
         base.gradient_checkpointing_enable()
     mask = torch.rand(2, 4, generator=torch.Generator().manual_seed(0)) < 0.5
-    same(model, HeadRows.chosen(torch.arange(3, 7), mask), tokens(2, 7))
+    same(model, HeadRows(torch.arange(3, 7), kept_positions(mask)), tokens(2, 7))
 
 
 @pytest.mark.parametrize("kind", ["llama", "dream"])
@@ -231,7 +232,7 @@ def test_the_last_layer_costs_its_rows() -> None:
 
     assert counted(None) == layer(n * t, n * t) == 88_704
     assert counted(HeadRows(torch.arange(4, 9))) == layer(n * q, n * q) == 57_472
-    assert counted(HeadRows.chosen(torch.arange(4, 9), kept)) == layer(n * q, m) == 37_760
+    assert counted(HeadRows(torch.arange(4, 9), kept_positions(kept))) == layer(n * q, m) == 37_760
 
 
 def test_compiled_layers_take_rows_of_any_number() -> None:
