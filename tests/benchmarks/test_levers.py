@@ -95,3 +95,14 @@ def test_the_page_has_every_line_and_the_levers_together_are_worth_more_than_eac
     alone = [line.name for line in LINES if sum(vars(line.levers).values()) == 1 and "fp8" not in line.name]
     assert len(alone) == 5
     assert spent[ALL_BUT_MERGED] < spent[ALL_BUT_FP8] < min(spent[name] for name in alone)
+
+
+def test_the_page_on_speed_has_the_counted_and_the_measured_figures() -> None:
+    page = " ".join((RESULTS.parents[1] / "docs" / "speed.md").read_text(encoding="utf-8").split())
+    passes = json.loads((RESULTS / "launches.json").read_text())["passes"]
+    apart, merged = (passes[name]["launches"] for name in ("canvas pass, LoRA", "canvas pass"))
+    assert f"launches {merged} kernels in place of {apart}" in page
+    measured = (RESULTS / "cpu-1-thread" / "fp8.md").read_text(encoding="utf-8")
+    row = page[page.index("error of a token's log-probability, nats | ") :].split("|")
+    for cell in row[1:3]:
+        assert cell.split("[")[0].strip() in measured
