@@ -214,7 +214,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     """Complete a prompt."""
     from .config.files import load_config
-    from .config.keys import GenerateConfig
+    from .config.generate import GenerateConfig
     from .run.early_checks import check_model_path
 
     config = load_config(GenerateConfig, None, arguments.overrides)

@@ -1,4 +1,4 @@
-"""The typed configs: every key of a run, its default, its meaning and what it may be."""
+"""The typed config of a run: every key, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -9,32 +9,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..losses.baselines import Baseline
-from .decoding import DecodingOptions, decoding_options, default_of
+from .checks import check_keys_of_run
+from .decoding import DecodingOptions
 from .errors import checked_config
 
-ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
-SCORED_ONE_STEP = ("diffu_grpo",)  # losses that also score each round on one-step views
-_READ_BY = {  # keys that other losses leave unread
-    **dict.fromkeys(("weighting", "coeff", "ess_target"), ("wdce", "wddo")),
-    **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),
-    "prompt_mask_rate": ONE_STEP,
-    "wd1_psi": ("wd1",),
-    **dict.fromkeys(("wddo_alpha", "wddo_beta"), ("wddo",)),
-}
-_SHARED = {"alpha": ("wdce", "wddo"), **dict.fromkeys(("baseline", "strength"), ("wdce",))}  # shipped configs set them
-_ONE_PACKING = "false where load_in_4bit is true, because a weight is in 4 bits or in FP8"
-_ROUNDED_AWAY = "false where fp8_training is true: added to FP8 weights, small adapters would be rounded away"
-
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-_AT_LEAST_ONE = (
-    *("max_prompt_length", "num_prompts", "rollout_batch_size", "buffer_rounds", "max_skipped_steps"),
-    *("replicates", "score_views", "max_steps", "gradient_steps", "save_total_limit", "eval_prompts"),
-)
-_AT_LEAST_ZERO = (
-    *("lora_r", "alpha", "strength", "wddo_alpha", "wddo_beta", "eval_temperature", "eval_decode_steps"),
-    *("learning_rate", "warmup_steps", "weight_decay", "micro_batch_size", "memory_budget", "save_steps", "eval_steps"),
-    *("seed", "reference_refresh_steps", "buffer_min_ess", "log_completions", "kl_beta"),
-)
 
 
 @checked_config
@@ -200,83 +179,5 @@ class DMPOConfig(DecodingOptions):
     """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_ONE:
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "≥ 1")
-        for name in _AT_LEAST_ZERO:
-            _require(name, getattr(self, name), getattr(self, name) >= 0, "≥ 0")
-        for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _require(
-            "num_generations", self.num_generations, self.num_generations >= 2, "≥ 2: weights are relative to a group"
-        )
-        _require("coeff", self.coeff, 0 < self.coeff <= 1, "in (0, 1]")
-        if self.ess_target is not None:
-            _require("ess_target", self.ess_target, 0 < self.ess_target <= 1, "in (0, 1], or null for a fixed coeff")
-            _require("weighting", self.weighting, self.weighting == "softmax", "softmax where ess_target is given")
-        _require("buffer_min_ess", self.buffer_min_ess, self.buffer_min_ess <= 1, "in [0, 1]")
-        if self.weighting == "reward":
-            chosen = self.loss != "wdce" or self.baseline != "negative"
-            _require("baseline", self.baseline, chosen, "none, mean or theta where weighting is reward")
-        _require("prompt_mask_rate", self.prompt_mask_rate, 0 <= self.prompt_mask_rate < 1, "in [0, 1)")
-        _require("clip_epsilon", self.clip_epsilon, 0 < self.clip_epsilon < 1, "in (0, 1)")
-        _require("wd1_psi", self.wd1_psi, self.wd1_psi > 0, "> 0")
-        _require("load_in_4bit", self.load_in_4bit, not self.load_in_4bit or self.lora_r > 0, "false where lora_r is 0")
-        merges = not self.merge_adapters or self.lora_r > 0
-        _require("merge_adapters", self.merge_adapters, merges, "false where lora_r is 0: there is nothing to merge")
-        _require("fp8_rollouts", self.fp8_rollouts, not self.fp8_rollouts or not self.load_in_4bit, _ONE_PACKING)
-        for name, needs in (("fp8_rollouts", self.fp8_rollouts), ("lora_r above 0", self.lora_r > 0)):
-            _require("fp8_training", self.fp8_training, not self.fp8_training or needs, f"false without {name}")
-        apart = not (self.merge_adapters and self.fp8_training)
-        _require("merge_adapters", self.merge_adapters, apart, _ROUNDED_AWAY)
-        _require("reward_timeout", self.reward_timeout, self.reward_timeout > 0, "> 0")
-        _require("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "> 0")
-        rates = (self.mask_rate_min, self.mask_rate_max)
-        _require("mask_rate_min, mask_rate_max", rates, 0 <= rates[0] <= rates[1] <= 1, "0 ≤ min ≤ max ≤ 1")
         super().__post_init__()
-        if self.eval_decode_steps:
-            try:
-                decoding_options(self, steps=self.eval_decode_steps)
-            except ValueError as error:
-                raise ValueError(f"eval_decode_steps: {error}") from None
-        sees_masks = self.decoder != "wino" or self.attn_implementation in ("sdpa", "eager")
-        _require("attn_implementation", self.attn_implementation, sees_masks, "sdpa or eager for decoder 'wino'")
-        if self.antithetic:
-            for name in ("score_views",) if self.loss in ONE_STEP else ("replicates", "score_views"):
-                _require(name, getattr(self, name), getattr(self, name) % 2 == 0, "even when antithetic")
-        if self.loss == "wddo":  # two independent halves, and no pair of complements is split between them
-            divisor = 4 if self.antithetic else 2
-            multiple = f"a multiple of {divisor} for loss 'wddo'" + (
-                " with antithetic views" if self.antithetic else ""
-            )
-            _require("replicates", self.replicates, self.replicates % divisor == 0, multiple)
-        for name, losses in _READ_BY.items():
-            value, default = getattr(self, name), default_of(type(self), name)
-            unread = self.loss not in losses and value != default
-            _require(name, value, not unread, f"left at {default} for loss '{self.loss}', which does not read it")
-        if self.loss in ONE_STEP:
-            differ = self.prompt_mask_rate > 0 or self.replicates == 1
-            _require("replicates", self.replicates, differ, "1 where prompt_mask_rate is 0: its views would all agree")
-
-
-def unread_keys(config: DMPOConfig) -> list[str]:
-    """Keys that are not at their defaults and that the config's loss leaves unread; others are refused."""
-    return [
-        name
-        for name, losses in _SHARED.items()
-        if config.loss not in losses and getattr(config, name) != default_of(DMPOConfig, name)
-    ]
-
-
-@checked_config
-@dataclass(config=_STRICT, kw_only=True)
-class GenerateConfig(DecodingOptions):
-    """Keys of `dmpo generate`: `DecodingOptions`, and the device."""
-
-    device: str = "cpu"
-    """as torch names it"""
-    early_stop: bool = True  # another default
-
-
-def _require(name: str, value: object, holds: bool, description: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {description}, got {value}")
+        check_keys_of_run(self)

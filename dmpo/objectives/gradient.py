@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config.keys import ONE_STEP, DMPOConfig
+from ..config.checks import ONE_STEP
+from ..config.keys import DMPOConfig
 from ..distributed.ranks import largest, rank_rows, summed
 from ..losses.weights import ImportanceWeights
 from ..models.masked_lm import special_ids

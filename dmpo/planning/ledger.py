@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config.keys import ONE_STEP, SCORED_ONE_STEP, DMPOConfig
+from ..config.checks import ONE_STEP, SCORED_ONE_STEP
+from ..config.keys import DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
 CATEGORIES = (

@@ -13,7 +13,8 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..config.keys import DMPOConfig, unread_keys
+from ..config.checks import unread_keys
+from ..config.keys import DMPOConfig
 from ..distributed.ranks import check_launch
 from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap

@@ -18,6 +18,7 @@ import yaml
 import dmpo
 from dmpo import generate
 from dmpo.config import DMPOConfig, GenerateConfig
+from dmpo.config.checks import ONE_STEP
 from dmpo.config.decoding import (
     DECODERS,
     OPTIONS,
@@ -28,7 +29,6 @@ from dmpo.config.decoding import (
     readers_of,
 )
 from dmpo.config.files import dump_config, load_config, shipped_configs
-from dmpo.config.keys import ONE_STEP
 from dmpo.config.meanings import key_meanings
 from dmpo.config.pretrain import PretrainConfig
 from dmpo.evaluation.keys import EvalConfig
