@@ -6,8 +6,6 @@ A checkpoint has the weights, the optimiser, the current round and the numbers o
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 import signal
 import time
 from typing import Any
@@ -21,7 +19,7 @@ from .distributed.ranks import end_together, from_main, is_shared, make_accelera
 from .evaluation.held_out import Evaluation, evaluate_on_ranks
 from .models.compiled_layers import compile_layers
 from .models.tokenizer import load_tokenizer
-from .objectives.gradient import accumulate_gradient, objective_of, scores_are_finite
+from .objectives.gradient import accumulate_gradient, objective_of
 from .randomness import derive_key
 from .rewards import Reward, RewardPool
 from .rollouts.buffer import ReplayBuffer
@@ -29,15 +27,15 @@ from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
+from .run.learning_rate import learning_rate
+from .run.optimizer import make_optimizer
 from .run.preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
 from .run.report import Reporter, plot_run, summarise
 from .run.resumption import object_name, resume_point
-from .run.samples import sample_table, send_table
 from .run.saving import Saver
 from .run.skipping import SkippedSteps, write_evidence
+from .run.step_log import StepLog
 from .tasks import Task, load_task
-
-log = logging.getLogger("dmpo")
 
 
 class DMPOTrainer:
@@ -79,9 +77,7 @@ class DMPOTrainer:
         check_model(config, self.policy)
         self.config = config = fit_micro_batch(config, self.policy, self.accelerator)
         origin = fingerprint(self.policy)  # before anything spreads it
-        weights = [p for p in self.policy.parameters() if p.requires_grad]
-        betas = (config.adam_beta1, config.adam_beta2)
-        optimizer = torch.optim.AdamW(weights, config.learning_rate, betas, weight_decay=config.weight_decay)
+        optimizer = make_optimizer(config, self.policy.parameters())
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
         if config.compile == "layers":
             compile_layers(self.policy)
@@ -91,6 +87,9 @@ class DMPOTrainer:
         self.objective, self.buffer = objective_of(config), ReplayBuffer(config.buffer_rounds, config.seed)
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
+        self.step_log = StepLog(
+            self.accelerator, self.run, self.reporter, tokenizer=self.tokenizer, task=self.task, config=config
+        )
         self.saver = Saver(
             self.accelerator,
             self.run,
@@ -121,8 +120,7 @@ class DMPOTrainer:
         if self.run.checkpoint:
             self._resume()
         self.run.start(config, self.step, self.objects)
-        if config.report_to:
-            self.accelerator.init_trackers("dmpo", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
+        self.step_log.start()
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
@@ -139,7 +137,7 @@ class DMPOTrainer:
                     metrics["sampled_accuracy"] = evaluation.sampled.share
                     metrics["greedy_accuracy"] = evaluation.greedy.share
                     self.reporter.accuracy(self.step, evaluation)
-                self._log({"step": self.step, **metrics})
+                self.step_log.step({"step": self.step, **metrics}, self.buffer.rounds[-1])
                 if last:
                     self.saver.save_last(self.step, self._state())
                 elif config.save_steps and self.step % config.save_steps == 0:
@@ -190,7 +188,7 @@ class DMPOTrainer:
         config, batch = self.config, self.buffer.batch(self.step)
         with self.run.clock("update"):
             torch.manual_seed(derive_key(config.seed, "dropout", self.step, self.rank))
-            rate = config.learning_rate * min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+            rate = learning_rate(config, self.step)
             for group in self.optimizer.param_groups:  # before the gradient: DeepSpeed's last backward also steps
                 group["lr"] = rate
             result = accumulate_gradient(self.accelerator, self.model, self.policy, batch, config, self.step)
@@ -213,18 +211,6 @@ class DMPOTrainer:
     def _evaluate(self, split: str) -> Evaluation:
         with self.run.clock("evaluate"), rollout_model(self.model, self.config) as policy:
             return evaluate_on_ranks(self.accelerator, policy, self.tokenizer, self.task, self.config, split=split)
-
-    def _log(self, metrics: dict[str, Any]) -> None:
-        newest, table = self.buffer.rounds[-1], []
-        if (self.step - 1) % self.config.gradient_steps == 0 and scores_are_finite(newest):
-            table = sample_table(newest, self.tokenizer, self.task, self.config, step=self.step)
-        seconds = sum(self.run.seconds.values())
-        completions = self.config.num_prompts * self.config.num_generations / self.config.gradient_steps
-        self.reporter.step(metrics, completions / max(seconds, 1e-9))
-        self.run.log(metrics, table)
-        if self.config.report_to:
-            self.accelerator.log({k: v for k, v in metrics.items() if k != "step"}, step=self.step)
-            send_table(self.accelerator, table, self.step)
 
     def _state(self) -> dict[str, Any]:
         assert self.before is not None
