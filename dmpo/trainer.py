@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from .config.keys import DMPOConfig
 from .distributed import zero
@@ -25,6 +27,8 @@ from .rewards import Reward, RewardPool
 from .rollouts.buffer import ReplayBuffer
 from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
+from .run.callbacks import Callbacks
+from .run.epochs import epochs
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
 from .run.learning_rate import learning_rate
@@ -44,8 +48,10 @@ class DMPOTrainer:
     Args:
         config: all keys of the run.
         model, tokenizer, task, reward: objects to use in place of the names in the config.
+        callbacks: transformers' callbacks (`dmpo.run.callbacks`), the same on every rank.
 
     Raises:
+        TypeError: a callback is no `TrainerCallback`.
         ValueError: the config, the output folder, the checkpoint, the task or the reward is wrong. Raised before
             anything is written or trained.
     """
@@ -58,6 +64,7 @@ class DMPOTrainer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         task: Task | None = None,
         reward: Reward | None = None,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     ) -> None:
         self.config = config
         self.accelerator = make_accelerator(config.output_dir, config.report_to)
@@ -90,6 +97,15 @@ class DMPOTrainer:
         self.step_log = StepLog(
             self.accelerator, self.run, self.reporter, tokenizer=self.tokenizer, task=self.task, config=config
         )
+        self.callbacks = Callbacks(
+            self.accelerator,
+            callbacks,
+            config=config,
+            model=self.policy,
+            tokenizer=self.tokenizer,
+            optimizer=self.optimizer,
+            task=self.task,
+        )
         self.saver = Saver(
             self.accelerator,
             self.run,
@@ -121,38 +137,31 @@ class DMPOTrainer:
             self._resume()
         self.run.start(config, self.step, self.objects)
         self.step_log.start()
+        self.callbacks.begin(self.step)
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
         with self.reporter.progress, SignalWatch(prints=self.accelerator.is_main_process) as signals:
-            while self.step < config.max_steps:
+            ends = False
+            while self.step < config.max_steps and not ends:
                 self._refresh_reference()
                 if self.step % config.gradient_steps == 0:
                     self._collect()
                 metrics = self._gradient_step()
                 self.step += 1
-                last = self.step == config.max_steps
-                if config.eval_steps and (self.step % config.eval_steps == 0 or last):
-                    evaluation = self._evaluate("validation")
-                    metrics["sampled_accuracy"] = evaluation.sampled.share
-                    metrics["greedy_accuracy"] = evaluation.greedy.share
-                    self.reporter.accuracy(self.step, evaluation)
-                self.step_log.step({"step": self.step, **metrics}, self.buffer.rounds[-1])
-                if last:
-                    self.saver.save_last(self.step, self._state())
-                elif config.save_steps and self.step % config.save_steps == 0:
-                    self.saver.begin(self.step, self._state())
+                ends = self._end_step({"step": self.step, **metrics})
                 if self.skipped.too_many:
                     self._give_up()
                 if number := signals.received(self.accelerator):
                     self._leave(number)
         after = self._evaluate("test")
         summary = self._finish(self.before, after, self._seconds())
+        self.callbacks.end()
         end_together(self.accelerator)
         return summary
 
     def _collect(self) -> None:
-        try:
+        with self._saved_if_it_fails():
             rollouts = collect(
                 self.accelerator,
                 model=self.model,
@@ -165,10 +174,6 @@ class DMPOTrainer:
                 round_index=self.step // self.config.gradient_steps,
                 clock=self.run.clock,
             )
-        except Exception as error:
-            if is_shared(error):
-                self.saver.save(self.step, self._state())
-            raise
         self.buffer.add(rollouts)
         if self.config.buffer_min_ess:
             with self.run.clock("score"):
@@ -208,6 +213,46 @@ class DMPOTrainer:
             **batch.report,
         }
 
+    def _end_step(self, metrics: dict[str, Any]) -> bool:
+        """Evaluate, log and save after a step, as config and callbacks say. Returns whether it was the last step."""
+        with self._saved_if_it_fails(metrics):
+            control = self.callbacks.end_step(self.step)
+        if evaluates := control.should_evaluate:
+            evaluation = self._evaluate("validation")
+            accuracies = {"sampled_accuracy": evaluation.sampled.share, "greedy_accuracy": evaluation.greedy.share}
+            metrics |= accuracies
+            self.reporter.accuracy(self.step, evaluation)
+        reports = control.should_log
+        self.step_log.step(metrics, self.buffer.rounds[-1], reports=reports)
+        with self._saved_if_it_fails():
+            if evaluates:
+                self.callbacks.evaluated(accuracies)
+            if reports:
+                self.callbacks.logged(metrics)
+            control = self.callbacks.decide()
+        ends = control.should_training_stop or self.step == self.config.max_steps
+        if ends:
+            self.saver.save_last(self.step, self._state())
+        elif control.should_save and not self.callbacks.listen_to("on_save"):
+            self.saver.begin(self.step, self._state())
+        elif control.should_save and not self.saver.save(self.step, self._state()):
+            return False
+        if ends or control.should_save:
+            self.callbacks.saved()
+        return ends
+
+    @contextmanager
+    def _saved_if_it_fails(self, unlogged: dict[str, Any] | None = None) -> Iterator[None]:
+        """Save the run if the block fails on every rank, for which the step's metrics must be logged first."""
+        try:
+            yield
+        except Exception as error:
+            if is_shared(error):
+                if unlogged:
+                    self.step_log.step(unlogged, self.buffer.rounds[-1])
+                self.saver.save(self.step, self._state())
+            raise
+
     def _evaluate(self, split: str) -> Evaluation:
         with self.run.clock("evaluate"), rollout_model(self.model, self.config) as policy:
             return evaluate_on_ranks(self.accelerator, policy, self.tokenizer, self.task, self.config, split=split)
@@ -246,6 +291,7 @@ class DMPOTrainer:
     def _finish(self, before: Evaluation, after: Evaluation, seconds: float) -> dict[str, Any]:
         facts: dict[str, Any] = {"steps": self.step, "seconds": seconds, "seed": self.config.seed}
         facts |= {"skipped_steps": self.skipped.total, "steps_taken": self.step - self.skipped.total}
+        facts |= {"epochs": epochs(self.config, self.task, self.step)}
         facts |= {"device": str(self.accelerator.device), "torch": torch.__version__}
         summary = summarise(before, after) | facts | {"output_dir": self.config.output_dir}
         if self.accelerator.is_main_process:

@@ -24,6 +24,7 @@ _ROUNDED_AWAY = "false where fp8_training is true: added to FP8 weights, small a
 _AT_LEAST_ONE = (
     *("max_prompt_length", "num_prompts", "rollout_batch_size", "buffer_rounds", "max_skipped_steps"),
     *("replicates", "score_views", "max_steps", "gradient_steps", "save_total_limit", "eval_prompts"),
+    "logging_steps",
 )
 _AT_LEAST_ZERO = (
     *("lora_r", "alpha", "strength", "wddo_alpha", "wddo_beta", "eval_temperature", "eval_decode_steps"),

@@ -175,6 +175,11 @@ class DMPOConfig(DecodingOptions):
     """model calls of a completion in evaluation; 0 for `steps`"""
     report_to: list[str] = field(default_factory=list)
     """trackers by accelerate's names (tensorboard, wandb, trackio)"""
+    run_name: str | None = None
+    """the name of the run in the trackers that name runs (wandb, trackio, ...); null for the name of output_dir"""
+    logging_steps: int = 1
+    """gradient steps between reports to the trackers and between progress lines in a log file; metrics.jsonl has every
+    step"""
     log_completions: int = 4
     """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
 

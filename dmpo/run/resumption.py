@@ -32,6 +32,7 @@ MAY_CHANGE = {
     *("micro_batch_size", "memory_budget", "gradient_checkpointing", "rollout_batch_size"),
     *("merge_adapters", "compile"),
     *("max_skipped_steps", "log_completions", "reward_timeout"),
+    *("run_name", "logging_steps"),
 }
 
 
