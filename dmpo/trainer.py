@@ -126,6 +126,7 @@ class DMPOTrainer:
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
+            self.run.append("held_out.jsonl", *self.before.lines(0))
         with self.reporter.progress, SignalWatch(prints=self.accelerator.is_main_process) as signals:
             while self.step < config.max_steps:
                 self._refresh_reference()
@@ -139,6 +140,7 @@ class DMPOTrainer:
                     metrics["sampled_accuracy"] = evaluation.sampled.share
                     metrics["greedy_accuracy"] = evaluation.greedy.share
                     self.reporter.accuracy(self.step, evaluation)
+                    self.run.append("held_out.jsonl", *evaluation.lines(self.step))
                 self._log({"step": self.step, **metrics})
                 if last:
                     self.saver.save_last(self.step, self._state())
@@ -149,6 +151,7 @@ class DMPOTrainer:
                 if number := signals.received(self.accelerator):
                     self._leave(number)
         after = self._evaluate("test")
+        self.run.append("held_out.jsonl", *after.lines(self.step))
         summary = self._finish(self.before, after, self._seconds())
         end_together(self.accelerator)
         return summary

@@ -176,7 +176,8 @@ class DMPOConfig(DecodingOptions):
     report_to: list[str] = field(default_factory=list)
     """trackers by accelerate's names (tensorboard, wandb, trackio)"""
     log_completions: int = 4
-    """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
+    """completions of a round that are written to completions.jsonl, those of a prompt together and another prompt each
+    round; and held-out rows whose greedy completions go to held_out.jsonl; 0 for none"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
