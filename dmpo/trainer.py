@@ -141,6 +141,7 @@ class DMPOTrainer:
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
+            self.run.append("held_out.jsonl", *self.before.lines(0))
         with self.reporter.progress, SignalWatch(prints=self.accelerator.is_main_process) as signals:
             ends = False
             while self.step < config.max_steps and not ends:
@@ -155,6 +156,7 @@ class DMPOTrainer:
                 if number := signals.received(self.accelerator):
                     self._leave(number)
         after = self._evaluate("test")
+        self.run.append("held_out.jsonl", *after.lines(self.step))
         summary = self._finish(self.before, after, self._seconds())
         self.callbacks.end()
         end_together(self.accelerator)
@@ -222,6 +224,7 @@ class DMPOTrainer:
             accuracies = {"sampled_accuracy": evaluation.sampled.share, "greedy_accuracy": evaluation.greedy.share}
             metrics |= accuracies
             self.reporter.accuracy(self.step, evaluation)
+            self.run.append("held_out.jsonl", *evaluation.lines(self.step))
         reports = control.should_log
         self.step_log.step(metrics, self.buffer.rounds[-1], reports=reports)
         with self._saved_if_it_fails():

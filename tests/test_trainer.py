@@ -48,6 +48,8 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert metrics[-1]["log_ratio"] != 0
     assert ["sampled_accuracy" in line for line in metrics] == [False, False, True, False, False, True]
     assert json.loads((folder / "summary.json").read_text()) == summary
+    evaluations = [(row["step"], row["split"]) for row in lines(folder, "held_out.jsonl") if row["index"] == 0]
+    assert evaluations == [(0, "test"), (3, "validation"), (6, "validation"), (6, "test")]
     wanted = {f"{k}_accuracy_{when}" for k in ("sampled", "greedy") for when in ("before", "after")}
     assert wanted | {"seconds", "seed"} <= summary.keys()
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-3", "step-6"}
@@ -77,6 +79,10 @@ def test_resume_equals_an_undisturbed_run(tmp_path: Path, lora_r: int, stop: int
     for line in whole_lines[:stop]:  # the first part did not evaluate
         line.pop("sampled_accuracy", None), line.pop("greedy_accuracy", None)
     assert parts_lines == whole_lines
+    whole_rows, parts_rows = (lines(tmp_path / run, "held_out.jsonl") for run in ("whole", "parts"))
+    assert parts_rows == [row for row in whole_rows if row["step"] == 0 or row["step"] > stop], (
+        "the end is written once"
+    )
     for key in ("sampled_accuracy_before", "greedy_accuracy_before", "sampled_accuracy_after", "greedy_accuracy_after"):
         assert parts[key] == whole[key]
     name = "adapter/adapter_model.safetensors" if lora_r else "model/model.safetensors"

@@ -181,7 +181,8 @@ class DMPOConfig(DecodingOptions):
     """gradient steps between reports to the trackers and between progress lines in a log file; metrics.jsonl has every
     step"""
     log_completions: int = 4
-    """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
+    """completions of a round that are written to completions.jsonl, those of a prompt together and another prompt each
+    round; and held-out rows whose greedy completions go to held_out.jsonl; 0 for none"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ from ..config.keys import DMPOConfig
 from ..distributed.ranks import together
 from ..models.tokenizer import encode_prompts
 from ..randomness import derive_key
+from ..rollouts.drawn_rows import DrawnRows
 from ..rollouts.rollout import complete
 from ..tasks import Row, Task
 from .attempts import Attempt, read_attempts
@@ -23,12 +25,20 @@ from .intervals import Accuracy
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies on the rows of one rank; `completions` are the greedy ones, in the order of `rows`."""
+    """Accuracies on the rows of one rank; `completions` are the greedy ones, in the order of `rows`.
+
+    samples: of the first `log_completions` rows that this rank has, as held_out.jsonl says them, without the step.
+    """
 
     sampled: Accuracy
     greedy: Accuracy
     rows: list[Row]
     completions: list[str]
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+    def lines(self, step: int) -> list[dict[str, Any]]:
+        """The samples as lines of held_out.jsonl after a gradient step."""
+        return [{"step": step, **sample} for sample in self.samples]
 
     def counts(self) -> dict[str, Any]:
         """The counts, as a checkpoint stores them; the task makes the rows again."""
@@ -76,7 +86,14 @@ def evaluate(
     sampled, greedy = (
         Accuracy(sum(attempt.solved for attempt in attempts[t]), len(rows)) for t in (config.eval_temperature, 0.0)
     )
-    return Evaluation(sampled, greedy, rows, [attempt.completion for attempt in attempts[0.0]])
+    # `generation` is the greedy one
+    logged = DrawnRows.of(generation, [i for i, index in enumerate(indices) if index < config.log_completions])
+    samples = [
+        {"split": split, "index": indices[i], "prompt": rows[i]["prompt"]}
+        | {"completion": attempts[0.0][i].completion, "solved": attempts[0.0][i].solved, **columns}
+        for i, columns in zip(logged.rows, logged.columns(tokenizer), strict=True)
+    ]
+    return Evaluation(sampled, greedy, rows, [attempt.completion for attempt in attempts[0.0]], samples)
 
 
 def evaluate_on_ranks(
@@ -88,11 +105,12 @@ def evaluate_on_ranks(
     *,
     split: str,
 ) -> Evaluation:
-    """`evaluate` on all ranks: accuracies over all rows, and the completions of this rank."""
+    """`evaluate` on all ranks: accuracies and samples over all rows, and the completions of this rank."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     where: Any = {"split": split, "rank": rank, "world": world, "device": device}
     local = together(lambda: evaluate(model, tokenizer, task, config, **where))
     counts = torch.tensor([local.sampled.solved, local.greedy.solved], device=device)
     sampled, greedy = accelerator.reduce(counts, "sum").tolist()
     total = config.eval_prompts
-    return dataclasses.replace(local, sampled=Accuracy(sampled, total), greedy=Accuracy(greedy, total))
+    samples = sorted(gather_object(local.samples), key=lambda sample: sample["index"])  # a few short rows
+    return dataclasses.replace(local, sampled=Accuracy(sampled, total), greedy=Accuracy(greedy, total), samples=samples)

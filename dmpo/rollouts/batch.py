@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .drawn_rows import DrawnRows
+
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
 NOT_SCORES = ("row_ids", *SHARED, "alive", "weights")  # what the buffer and the evidence of a bad step save, too
 
@@ -43,7 +45,8 @@ class Batch:
     whole run; and scores, floating [B, ...] by name, which the objective asked for when the round was drawn
     (`scoring.RoundScorer`). A rank has the rows of all ranks of: rewards, log_prob_ref and log_prob_cur [groups, G],
     the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
-    round says of itself, see `metrics`.
+    round says of itself, see `metrics`. drawn: on the main rank, how the completions that the run logs were drawn. Only
+    the newest round has it. A checkpoint does not keep it, because a round is logged before it is saved.
 
     Raises:
         ValueError: a score has the name of another tensor of the batch, is not floating, or lacks rows of completions.
@@ -57,6 +60,7 @@ class Batch:
     age: Tensor
     report: dict[str, float]
     scores: dict[str, Tensor] = field(default_factory=dict)
+    drawn: DrawnRows | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():

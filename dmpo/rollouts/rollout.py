@@ -22,6 +22,7 @@ from ..rewards import RewardPool
 from ..rewards.round import RoundScoring
 from ..tasks import Row, Task
 from .batch import Batch, Completions, spaced
+from .drawn_rows import DrawnRows, rows_to_log
 from .likelihood import token_entropy
 from .masking import completion_mask
 from .metrics import round_report
@@ -165,6 +166,7 @@ def collect(
             "entropy": entropy,
         }
         sums = summed_named(accelerator, counts)
+    logged = rows_to_log(len(tokens), group, config.log_completions, round_index)
     shared = {name: gathered[name].view(-1, group).to(log_prob_cur.dtype) for name in ("log_prob_ref", "log_prob_cur")}
     return Batch(
         completions=completions,
@@ -174,6 +176,7 @@ def collect(
         age=torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
         report=round_report(gathered, sums, group_size=group, world=accelerator.num_processes),
         scores=scores,
+        drawn=DrawnRows.of(generation, logged) if logged and accelerator.is_main_process else None,
     )
 
 

@@ -23,15 +23,16 @@ from .resumption import CONFIG, OBJECTS
 log = logging.getLogger("dmpo")
 
 NETWORK_DELAY = 30.0  # seconds until a network file system shows the files of one node to the other nodes
-LINES = ("metrics.jsonl", "timings.jsonl", "completions.jsonl")
+LINES = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "held_out.jsonl")
 
 
 class RunFolder:
     """The `output_dir` of one run, which starts at step 0 or at a checkpoint (`resume_point`).
 
     metrics.jsonl has one object for each gradient step, `step` first; the seed determines its values. timings.jsonl
-    has the seconds of each phase, which differ between runs. completions.jsonl has samples of rollouts. Only the rank
-    with `writes` writes.
+    has the seconds of each phase, which differ between runs. completions.jsonl has samples of rollouts
+    (`samples.sample_table`), held_out.jsonl greedy completions of the same held-out rows (`Evaluation.samples`). Only
+    the rank with `writes` writes.
     """
 
     def __init__(self, config: DMPOConfig, checkpoint: Path | None, *, writes: bool = True) -> None:
@@ -49,8 +50,8 @@ class RunFolder:
     def start(self, config: DMPOConfig, step: int, objects: Mapping[str, str]) -> None:
         """Lock the folder, and write config.yaml and the names of a script's objects (`resumption.object_name`).
 
-        In a resumed run the lines after `step` are deleted, because the run will write them again. Every rank calls
-        this.
+        In a resumed run the lines after `step` are deleted, because the run will write them again. So are the last
+        evaluation of a run that goes on, and all lines of a run without a checkpoint. Every rank calls this.
 
         Raises:
             ValueError: another process writes into the folder, or has written since this object was made; or a rank
@@ -89,7 +90,7 @@ class RunFolder:
         self.seconds.clear()
 
     def append(self, name: str, *lines: dict[str, Any]) -> None:
-        """Append objects to metrics.jsonl, timings.jsonl or completions.jsonl. Each object has its `step`."""
+        """Append objects to a file of `LINES`. Each object has its `step`."""
         if self.writes:
             self.lines[name].append(*lines)
 
@@ -100,7 +101,7 @@ class RunFolder:
                 lines.sync()
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """The objects of metrics.jsonl, timings.jsonl or completions.jsonl."""
+        """The objects of a file of `LINES`."""
         return self.lines[name].read()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -123,7 +124,7 @@ class RunFolder:
             (self.path / OBJECTS).unlink(missing_ok=True)
         write_text(self.path / CONFIG, dump_config(config))
         for name, lines in self.lines.items():
-            last = lines.cut(step)
+            last = lines.cut(step, _is_written_again if self.checkpoint else lambda line: True)
             if last < step and name == "metrics.jsonl":
                 log.warning(
                     "%s ends at step %d before the checkpoint of step %d: lines are lost", lines.path, last, step
@@ -139,3 +140,8 @@ class RunFolder:
     def _traces_of_runs(self) -> tuple[bool, list[Path]]:
         """The files by which another run in this folder shows."""
         return (self.path / CONFIG).exists(), list_checkpoints(self.checkpoints)
+
+
+def _is_written_again(line: dict[str, Any]) -> bool:
+    """Whether a line of held_out.jsonl is of the evaluation at the end, which every process of a run makes anew."""
+    return line.get("split") == "test" and line["step"] > 0

@@ -10,26 +10,36 @@ from transformers import PreTrainedTokenizerBase
 from ..config.keys import DMPOConfig
 from ..models.tokenizer import decode_text
 from ..objectives.gradient import group_weights
-from ..rollouts.batch import Batch, spaced
+from ..rollouts.batch import Batch
 from ..rollouts.rollout import training_row
 from ..tasks import Task
+
+_NOT_IN_TABLES = ("step", "tokens", "order", "log_probs")  # a tracker has the step, and a cell has no room for lists
 
 
 def sample_table(
     batch: Batch, tokenizer: PreTrainedTokenizerBase, task: Task, config: DMPOConfig, *, step: int
 ) -> list[dict[str, Any]]:
-    """`log_completions` rows of this rank, evenly spaced: step, row (its id), prompt, completion, reward, weight."""
-    if not config.log_completions:
+    """A line for each completion of the newest round that the main rank logs; other ranks have none.
+
+    step: the first gradient step of the round. row: the completion's id in the run; group: its prompt's. prompt,
+    completion, reward. weight: of the loss. log_ratio: log p_cur - log p_ref, the ELBO on the same views, in nats.
+    tokens: the text of each token, see `token_texts`. order: the decoding step at which a token was unmasked for good,
+    -1 where it was not drawn but follows an EOS. log_probs: the log-probability of each token when it was drawn.
+    """
+    if batch.drawn is None:
         return []
     weights, _ = group_weights(batch, config)
-    rewards, positive, group = batch.rewards.flatten(), weights.positive.flatten(), config.num_generations
-    chosen = spaced(len(batch.row_ids), config.log_completions, batch.row_ids.device)
-    texts = decode_text(tokenizer, batch.completions.tokens[chosen])
+    ratios = batch.log_prob_cur - batch.log_prob_ref
+    numbers = {"reward": batch.rewards, "weight": weights.positive, "log_ratio": ratios}
+    row_ids = batch.row_ids[batch.drawn.rows].tolist()
+    texts = decode_text(tokenizer, batch.drawn.tokens)
     table = []
-    for row, text in zip(batch.row_ids[chosen].tolist(), texts, strict=True):
-        index = row % rewards.numel()
-        line = {"step": step, "row": row, "prompt": training_row(task, config.seed, row // group)["prompt"]}
-        table.append({**line, "completion": text, "reward": float(rewards[index]), "weight": float(positive[index])})
+    for row, text, columns in zip(row_ids, texts, batch.drawn.columns(tokenizer), strict=True):
+        group, place = row // config.num_generations, row % batch.rewards.numel()
+        line = {"step": step, "row": row, "group": group, "prompt": training_row(task, config.seed, group)["prompt"]}
+        values = {name: float(of_groups.flatten()[place]) for name, of_groups in numbers.items()}
+        table.append({**line, "completion": text, **values, **columns})
     return table
 
 
@@ -37,8 +47,8 @@ def send_table(accelerator: Accelerator, table: list[dict[str, Any]], step: int)
     """Send the rows to the trackers that take tables or text (wandb, tensorboard); others get numbers only."""
     if not accelerator.is_main_process or not table:
         return
-    columns = [name for name in table[0] if name != "step"]
-    cells = [[row[name] for name in columns] for row in table]
+    columns = [name for name in dict.fromkeys(name for row in table for name in row) if name not in _NOT_IN_TABLES]
+    cells = [[row.get(name, "") for name in columns] for row in table]
     for tracker in accelerator.trackers:
         if tracker.name == "wandb":
             tracker.log_table("completions", columns=columns, data=cells, step=step)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,16 @@ class JsonLines:
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def cut(self, step: int) -> int:
+    def cut(self, step: int, until: Callable[[dict[str, Any]], bool] = lambda line: False) -> int:
         """Delete the lines after `step`, and an incomplete last line. The bytes before them do not change.
+
+        The first line for which `until` is true is deleted, too, and all after it.
 
         Returns the step of the last line that remains; 0 without lines.
         """
         end, last = 0, 0
         for line, value in _whole_lines(self.path):
-            if value["step"] > step:
+            if value["step"] > step or until(value):
                 break
             end, last = end + len(line), value["step"]
         if self.path.exists():

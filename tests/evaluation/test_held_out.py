@@ -49,6 +49,14 @@ def test_completions_do_not_depend_on_batches_or_ranks(batch_size: int) -> None:
         assert share.rows == whole.rows[r::3]
         assert share.completions == whole.completions[r::3]
     assert sum(share.sampled.solved for share in shares) == whole.sampled.solved
+    samples = sorted((sample for share in shares for sample in share.samples), key=lambda sample: sample["index"])
+    assert [sample["index"] for sample in samples] == [0, 1, 2, 3]
+    for index, (sample, row) in enumerate(zip(samples, whole.rows[:4], strict=True)):
+        assert sample["completion"] == "".join(sample["tokens"]) == whole.completions[index]
+        assert (sample["split"], sample["prompt"]) == ("test", row["prompt"])
+        assert sample["solved"] == task.solved(sample["completion"], row)
+        assert sample["order"] == whole.samples[index]["order"]
+        assert sample["log_probs"] == pytest.approx(whole.samples[index]["log_probs"], abs=2e-4)
 
 
 def test_solved_rows_are_counted() -> None:

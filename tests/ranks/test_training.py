@@ -26,33 +26,39 @@ def check(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """Metrics of one rank, with LoRA of rank 2 and without."""
-    folder, found = tmp_path_factory.mktemp("alone"), {}
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Runs of one rank, with LoRA of rank 2 and without."""
+    folder = tmp_path_factory.mktemp("alone")
     for rank in (0, 2):
         results(on_ranks(1, train, folder / f"run-{rank}", {"lora_r": rank}, folder=folder))
-        found[rank] = lines(folder / f"run-{rank}")
-    return found
+    return {rank: folder / f"run-{rank}" for rank in (0, 2)}
 
 
-def test_three_ranks_are_one_and_one_of_them_prints(alone: dict[int, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_three_ranks_are_one_and_one_of_them_prints(alone: dict[int, Path], tmp_path: Path) -> None:
     ranks = on_ranks(3, train, tmp_path / "run", {"lora_r": 0}, folder=tmp_path)
     results(ranks)
-    check(alone[0], lines(tmp_path / "run"))
+    check(lines(alone[0]), lines(tmp_path / "run"))
+    one, three = (lines(folder, "held_out.jsonl") for folder in (alone[0], tmp_path / "run"))
+    places = [(line["step"], line["split"], line["index"]) for line in three]
+    assert places == [(line["step"], line["split"], line["index"]) for line in one]
+    assert [place[2] for place in places] == [0, 1, 2, 3] * (len(places) // 4), "which lie on three ranks"
+    for a, b in zip(one[:4], three[:4], strict=True):  # before any step
+        assert b.pop("log_probs") == pytest.approx(a.pop("log_probs"), abs=2e-4)
+        assert a == b
     assert "Held-out accuracy" in ranks[0].printed
     assert [rank.printed for rank in ranks[1:]] == ["", ""]
 
 
 @pytest.mark.parametrize("lora_r", [0, 2])
 def test_sharded_run_is_one_and_goes_on_with_whole_parameters(
-    lora_r: int, alone: dict[int, list[dict[str, Any]]], tmp_path: Path
+    lora_r: int, alone: dict[int, Path], tmp_path: Path
 ) -> None:
     """FSDP2 on two ranks to step 3, amid a round; then one rank that shares nothing. Rollouts of the two ranks decode
     with merged adapters, which changes roundings alone."""
     sharded = {"lora_r": lora_r, "max_steps": 3, "merge_adapters": lora_r > 0}
     results(on_ranks(2, train, tmp_path / "run", sharded, folder=tmp_path, sharding="fsdp"))
     results(on_ranks(1, train, tmp_path / "run", {"lora_r": lora_r, "resume": True}, folder=tmp_path))
-    check(alone[lora_r], lines(tmp_path / "run"))
+    check(lines(alone[lora_r]), lines(tmp_path / "run"))
 
 
 class Fails:

@@ -36,7 +36,7 @@ def test_killed_at_random_and_resumed_it_is_the_same_run(tmp_path: Path) -> None
         assert status in (0, -signal.SIGKILL)
         kills += status != 0
     assert kills >= 5
-    for name in ("metrics.jsonl", "completions.jsonl"):
+    for name in ("metrics.jsonl", "completions.jsonl", "held_out.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert names(tmp_path / "killed" / "checkpoints")[-2:] == ["step-6", "step-8"]  # an older one may have been spared
     a, b = weights(tmp_path / "whole", 8), weights(tmp_path / "killed", 8)
@@ -68,6 +68,8 @@ def test_resume_starts_a_run_that_has_nothing_yet(tmp_path: Path, caplog: pytest
     (folder / "checkpoints" / "step-1").rename(tmp_path / "elsewhere")
     small_trainer(folder, max_steps=2, save_steps=0).train()
     assert [line["step"] for line in lines(folder)] == [1, 2]
+    evaluations = [(line["step"], line["split"]) for line in lines(folder, "held_out.jsonl")]
+    assert evaluations == [(0, "test")] * 4 + [(2, "validation")] * 4 + [(2, "test")] * 4
     assert ".partial-config.yaml" not in names(folder)
 
 
