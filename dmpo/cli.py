@@ -175,7 +175,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from .storage.terminal import make_console
 
     sizes = {"gpus": arguments.gpus, "memory": arguments.memory, "sharding": arguments.sharding}
-    planned = plan(config, read_model_config(config.model), **sizes)
+    planned = plan(config, read_model_config(config.model, config.mask_id, config.eos_id), **sizes)
     make_console().print(table(planned))
     print(verdict(planned, config))
     return 0 if planned.fits else DOES_NOT_FIT
@@ -224,7 +224,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     from .models import load_model, load_tokenizer
     from .models.tokenizer import decode_text, encode_prompts
 
-    model, tokenizer = load_model(arguments.model, device=config.device), load_tokenizer(arguments.model)
+    model = load_model(arguments.model, device=config.device, mask_id=config.mask_id, eos_id=config.eos_id)
+    tokenizer = load_tokenizer(arguments.model)
     positions = model.config.max_position_embeddings
     if (limit := positions - config.gen_length) < 1:
         raise ValueError(

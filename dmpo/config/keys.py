@@ -12,13 +12,14 @@ from ..losses.baselines import Baseline
 from .checks import check_keys_of_run
 from .decoding import DecodingOptions
 from .errors import checked_config
+from .token_ids import TokenIds
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
-class DMPOConfig(DecodingOptions):
+class DMPOConfig(DecodingOptions, TokenIds):
     """All keys of a run. A default is the paper's (docs/maths.md, sections 2 to 8) if the paper has the value.
 
     `DecodingOptions` has the keys of decoding; rollouts and evaluation decode the same way.

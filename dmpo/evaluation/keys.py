@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ..config.decoding import Decoder, DecodingOptions, DecodingRules, default_of, is_read, readers_of
 from ..config.errors import checked_config
+from ..config.token_ids import TokenIds
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_SAMPLES = 1 << 12  # of an example, as many as its random numbers have room for
@@ -24,7 +25,7 @@ def listed(value: Any) -> Any:
 
 @checked_config
 @dataclass(config=_STRICT, kw_only=True)
-class EvalConfig(DecodingRules):
+class EvalConfig(DecodingRules, TokenIds):
     """Keys of `dmpo eval`. Lists may be given as a single value.
 
     `DecodingRules` has the other keys of decoding. An option applies to those decoders that read it. A completion

@@ -1,4 +1,4 @@
-"""The keys that `dmpo eval RUN` takes from the run: task, length, decoder and their options. No torch here."""
+"""The keys that `dmpo eval RUN` takes from the run: task, length, decoder and its options, ids. No torch here."""
 
 from __future__ import annotations
 
@@ -13,23 +13,12 @@ import yaml
 from ..config.decoding import DecodingRules, is_read
 from ..config.files import build_config, read_values
 from ..config.keys import DMPOConfig
-from ..storage.checkpoints import CHECKPOINTS
+from ..config.token_ids import TokenIds
+from ..storage.checkpoints import run_config
 from .keys import listed
 
 # Decoding options of a run's rollouts alone: an evaluation has its own.
 _OF_ROLLOUTS = ("temperature", "seed")
-
-
-def run_config(folder: Path) -> Path | None:
-    """config.yaml of the run whose folder, or a folder in whose checkpoints, this is; a link counts at its own path
-    first."""
-    if not folder.is_dir():
-        return None
-    for absolute in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
-        for run in (absolute, *(path.parent for path in absolute.parents if path.name == CHECKPOINTS)):
-            if (run / CHECKPOINTS).is_dir() and (run / "config.yaml").is_file():
-                return run / "config.yaml"
-    return None
 
 
 def keys_of_run(source: str | None, overrides: Sequence[str]) -> list[str]:
@@ -55,6 +44,7 @@ def keys_of_run(source: str | None, overrides: Sequence[str]) -> list[str]:
     keys["block_length"] = run.block_length
     same = [key.name for key in fields(DecodingRules) if key.name not in _OF_ROLLOUTS]
     keys |= {name: getattr(run, name) for name in same if is_read(name, listed(decoders))}
+    keys |= {key.name: getattr(run, key.name) for key in fields(TokenIds)}
     return [f"{name}={json.dumps(value)}" for name, value in keys.items() if name not in given and value is not None]
 
 

@@ -146,7 +146,8 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def _prompt_limit(config: EvalConfig, source: Source) -> int:
     """Tokens that a prompt may have."""
-    positions = read_model_config(str(source.base)).max_position_embeddings
+    model_config = read_model_config(str(source.base), config.mask_id, config.eos_id)
+    positions = model_config.max_position_embeddings
     longest = max(config.gen_lengths)
     room = positions - longest
     if room < 1:

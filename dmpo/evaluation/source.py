@@ -14,10 +14,9 @@ from ..models.adapters import CONFIG, adapter_base, load_adapter
 from ..models.files import checkpoint_folder, read_json
 from ..models.loading import load_model
 from ..models.merge import trained_folder
-from ..storage.checkpoints import CHECKPOINTS, best_step, list_checkpoints, step_of
+from ..storage.checkpoints import CHECKPOINTS, best_step, list_checkpoints, run_config, step_of
 from ..storage.whole_files import file_digest
 from .keys import EvalConfig
-from .run_keys import run_config
 
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt")
 _WEIGHTS = ("config.json", CONFIG, "*.safetensors")
@@ -50,6 +49,8 @@ class Source:
             dtype=config.dtype,
             device=device,
             attn_implementation=config.attn_implementation,
+            mask_id=config.mask_id,
+            eos_id=config.eos_id,
             load_in_4bit=config.load_in_4bit,
         )
         return model if self.adapter is None else load_adapter(model, self.adapter)

@@ -1,4 +1,4 @@
-"""Loading masked diffusion language models: LLaDA, Dream, and Llama or Qwen turned bidirectional.
+"""Loading masked diffusion language models: LLaDA, iLLaDA, Dream, SDAR, and Llama or Qwen turned bidirectional.
 
 No remote code is executed and no pickle is read.
 """
@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from .files import check_weight_shapes, checkpoint_folder, read_json, read_weight_shapes
-from .llada_layout import LLADA_KEY_MAPPING, llama_config_from_llada, llama_to_llada_name
-from .masked_lm import Dream, MaskedLlama, MaskedLM, MaskedQwen2, MaskedQwen3, make_bidirectional
+from .llada_layout import LLADA_KEY_MAPPING, llama_to_llada_name
+from .masked_lm import MaskedLM
+from .model_config import bidirectional_config
+from .model_types import CLASSES, SDAR
 from .placement import check_nf4_rows, nf4_config, parse_device, parse_dtype
+from .refused import check_name
 
 log = logging.getLogger("dmpo")
-
-_CLASSES: dict[str, type[MaskedLM]] = {
-    "llama": MaskedLlama,
-    "qwen2": MaskedQwen2,
-    "qwen3": MaskedQwen3,
-    "Dream": Dream,
-}
 
 
 def load_model(
@@ -39,16 +34,19 @@ def load_model(
     device: torch.device | str | None = None,
     attn_implementation: str | None = None,
     mask_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
     load_in_4bit: bool = False,
 ) -> MaskedLM:
-    """Load a LLaDA, Dream, Llama, Qwen2 or Qwen3 checkpoint as a bidirectional masked language model, in eval mode.
+    """Load a checkpoint as a bidirectional masked language model, in eval mode (docs/models.md lists the types).
 
     Args:
         path: checkpoint folder (config.json and safetensors, sharded or not), or a Hugging Face Hub id.
         dtype: of the weights, e.g. torch.bfloat16 or "bfloat16"; None keeps the checkpoint's.
         device: where the weights go; None is the CPU.
         attn_implementation: transformers' name: "sdpa" (default), "eager", "flash_attention_2", ...
-        mask_id: id of the mask token; None takes `mask_token_id` of config.json.
+        mask_id: id of the mask token; None takes `mask_token_id` of config.json, or that of the published models of its
+            type (`model_types.MASK_IDS`).
+        eos_id: id of the EOS token, or ids of several; None takes `eos_token_id` of config.json.
         load_in_4bit: quantise the linear layers of the blocks to NF4 as they are read, scales quantised too (QLoRA,
             arXiv 2305.14314), about 0.52 bytes a weight. Embeddings, norms and head are in `dtype`, and products are
             taken in it; None is bfloat16 then. Needs bitsandbytes (`pip install 'dmpo[quant]'`), on a GPU or the CPU.
@@ -58,7 +56,8 @@ def load_model(
 
     Raises:
         ValueError: folder, config.json or shard missing; file truncated; only pickled weights; weights missing, left
-            over or of the wrong shape; unsupported architecture or variant; no mask token; an adapter's folder; a
+            over or of the wrong shape; unsupported architecture or variant; no mask token, or one outside the
+            vocabulary, or one that is an EOS; an adapter's folder; a
             dtype, device or attention that does not exist; a device that bitsandbytes cannot quantise on;
             4 bits on the CPU with layer widths that are no multiples of 64.
         ImportError: flash attention or 4 bits are asked for and not installed.
@@ -67,16 +66,17 @@ def load_model(
     quantization = nf4_config(weights_dtype, target) if load_in_4bit else None
     if quantization:
         weights_dtype = quantization.bnb_4bit_compute_dtype
+    check_name(path)
     folder = checkpoint_folder(path)
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder} holds an adapter: load its base model, then use dmpo.load_adapter")
     fields = read_json(folder / "config.json")
     try:
-        config = bidirectional_config(fields, mask_id)
+        config = bidirectional_config(fields, mask_id, eos_id)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     config._attn_implementation = attn_implementation or "sdpa"
-    model_class = _CLASSES[config.model_type]
+    model_class = CLASSES[config.model_type]
     llada_layout = fields["model_type"] == "llada"
 
     def checkpoint_name(name: str) -> str:
@@ -109,40 +109,17 @@ def load_model(
         raise ValueError(
             f"checkpoint {folder}: {sorted(report['missing_keys'])} are missing: the checkpoint is incomplete"
         )
+    if isinstance(model, SDAR):
+        log.warning(
+            "checkpoint %s is of type sdar, which was trained with block-causal attention; here every token attends to "
+            "every other, so its results differ from those of its authors",
+            folder,
+        )
     _untie(model, folder)
     # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
     model._weight_conversions = None  # with it, save_pretrained would write LLaDA's names beside a Llama config
     return model
-
-
-def bidirectional_config(fields: dict[str, Any], mask_id: int | None) -> PreTrainedConfig:
-    """The transformers config of a bidirectional model, from the fields of a checkpoint's config.json.
-
-    Raises ValueError for a model that `load_model` would refuse, or without a mask token.
-    """
-    model_type = fields.get("model_type")
-    fields = fields | {name: _stated_dtype(name, fields[name]) for name in ("dtype", "torch_dtype") if name in fields}
-    if model_type == "llada":
-        config: PreTrainedConfig = llama_config_from_llada(fields)
-    elif model_type in _CLASSES:
-        # auto_map points at remote code; token ids that the file does not name must not take Llama's defaults.
-        named = {key: value for key, value in fields.items() if key != "auto_map"}
-        config_class: Any = _CLASSES[model_type].config_class
-        config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
-    else:
-        raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(_CLASSES)}")
-    make_bidirectional(config, mask_id)
-    return config
-
-
-def _stated_dtype(name: str, value: Any) -> str | None:
-    """The name of a dtype as transformers takes it; config.json may say "torch.bfloat16", too."""
-    try:
-        dtype = parse_dtype(value)
-    except ValueError as error:
-        raise ValueError(str(error).replace("dtype", name, 1)) from None
-    return None if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
 
 
 def _untie(model: MaskedLM, folder: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ..storage.checkpoints import CHECKPOINTS, newest_checkpoint
+from ..storage.checkpoints import CHECKPOINTS, newest_checkpoint, run_config
 from ..storage.whole_files import ASIDE, damage
 from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
 from .files import checkpoint_folder, first_names, read_json
@@ -65,7 +66,7 @@ def merge(
     if is_adapter := (trained / CONFIG).is_file():
         adapter = read_adapter(trained)
         base_folder = checkpoint_folder(adapter_base(adapter.fields) if base is None else base)
-        model = merge_adapter(attach_adapter(load_model(base_folder), adapter))
+        model = merge_adapter(attach_adapter(load_model(base_folder, **_token_ids(trained)), adapter))
     elif base is not None:
         raise ValueError(f"{trained} has a whole model and no adapter, so base has no use; leave base out")
     else:
@@ -126,6 +127,13 @@ def merge_adapter(adapted: PeftModel) -> MaskedLM:
 def _adds_bias(layer: BaseTunerLayer) -> bool:
     added = any(getattr(layer, "lora_bias", {}).values())
     return added and getattr(layer.get_base_layer(), "bias", None) is None
+
+
+def _token_ids(trained: Path) -> dict[str, Any]:
+    """`mask_id` and `eos_id` of the run that trained an adapter: its base may not name them."""
+    path = run_config(trained)
+    keys = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: keys.get(name) for name in ("mask_id", "eos_id")}
 
 
 def trained_folder(path: str | Path) -> Path:

@@ -1,11 +1,12 @@
-"""The config of a checkpoint without its weights, and the shapes of published checkpoints.
+"""The config of a checkpoint without its weights, and the published checkpoints with their shapes and token ids.
 
-A run on a published checkpoint is planned without a download. Loading never reads the shapes here.
+A run on a published checkpoint is planned without a download. Loading never reads the shapes here. docs/models.md shows
+the table, and a test holds it to that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 
 from .files import checkpoint_folder, read_json
-from .loading import bidirectional_config
+from .model_config import bidirectional_config
+from .refused import check_name
 
-# Fields of config.json as published, as far as they decide shapes.
+# Fields of config.json as published, as far as they decide shapes and token ids.
 _LLADA_8B = {
     "model_type": "llada",
     "block_type": "llama",
@@ -38,6 +40,28 @@ _LLADA_8B = {
     "pad_token_id": 126081,
     "torch_dtype": "bfloat16",
 }
+# The card of GSAI-ML/iLLaDA-8B-Base has the shapes (7.62 billion parameters). The ids of BOS, EOS and padding are as
+# other programs list them for the published config.json, which names no mask token: `model_types.MASK_IDS` does. The
+# base of its rotary embedding decides no shape and is left out.
+_ILLADA_8B = {
+    "model_type": "illada",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 155136,
+    "max_position_embeddings": 8192,
+    "layer_norm_eps": None,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "resid_pdrop": 0.0,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "torch_dtype": "bfloat16",
+}
 _DREAM_7B = {
     "model_type": "Dream",
     "hidden_size": 3584,
@@ -56,24 +80,65 @@ _DREAM_7B = {
     "pad_token_id": 151643,
     "torch_dtype": "bfloat16",
 }
+# config.json of JetLM/SDAR-4B-Chat. The other two are Qwen3-1.7B and Qwen3-8B with a head of their own: so many bytes
+# have their files on the Hub (4.06 and 16.4 GB). Blocks of 4 tokens: the authors' README.
+_SDAR_4B = {
+    "model_type": "sdar",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "block_size": 4,
+    "torch_dtype": "bfloat16",
+}
+_SDAR_1_7B = _SDAR_4B | {
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+}
+_SDAR_8B = _SDAR_4B | {"hidden_size": 4096, "intermediate_size": 12288}
 PUBLISHED: Mapping[str, dict[str, Any]] = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA_8B,
+    "GSAI-ML/LLaDA-1.5": _LLADA_8B,
+    "GSAI-ML/iLLaDA-8B-Base": _ILLADA_8B,
+    "GSAI-ML/iLLaDA-8B-Instruct": _ILLADA_8B,
     "Dream-org/Dream-v0-Base-7B": _DREAM_7B,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM_7B,
+    "Dream-org/Dream-Coder-v0-Instruct-7B": _DREAM_7B | {"bos_token_id": 151665},
+    "apple/DiffuCoder-7B-Instruct": _DREAM_7B,
+    "apple/DiffuCoder-7B-cpGRPO": _DREAM_7B,
+    "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
+    "JetLM/SDAR-4B-Chat": _SDAR_4B,
+    "JetLM/SDAR-8B-Chat": _SDAR_8B,
+    "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
 }
 
 
-def read_model_config(path: str) -> Any:
+def read_model_config(path: str, mask_id: int | None = None, eos_id: int | Sequence[int] | None = None) -> Any:
     """The transformers config of a checkpoint folder, embedded model or hub id.
 
     Of a hub id one file is fetched, and nothing where `PUBLISHED` has its shape.
 
+    mask_id, eos_id: as in `load_model`.
+
     Raises:
         ValueError: no such checkpoint, no config.json in it, or a model that `load_model` would refuse.
     """
+    check_name(path)
     if path in PUBLISHED and not Path(path).exists():
-        return bidirectional_config(dict(PUBLISHED[path]), None)
+        return bidirectional_config(dict(PUBLISHED[path]), mask_id, eos_id)
     if "/" in path and not Path(path).expanduser().exists():
         try:
             file = Path(hf_hub_download(path, "config.json"))
@@ -82,6 +147,6 @@ def read_model_config(path: str) -> Any:
     else:
         file = checkpoint_folder(path) / "config.json"
     try:
-        return bidirectional_config(read_json(file), None)
+        return bidirectional_config(read_json(file), mask_id, eos_id)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{file}: {error}") from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .llada_layout import llada_config_from_llama, llama_to_llada_name
 from .masked_lm import MaskedLlama, unwrap
+from .model_config import config_json
 
 
 def save_model(
@@ -27,8 +28,9 @@ def save_model(
     """Write the model as safetensors and config.json; `load_model` gives it back bit-equal.
 
     Args:
-        layout: "transformers" (every model; Llama and Qwen types then load in transformers itself, bidirectional), or
-            "llada" (Llama types: the key names and config fields of the official LLaDA checkpoints).
+        layout: "transformers" (every model; Llama and Qwen types then load in transformers itself, bidirectional, and
+            iLLaDA, SDAR and Dream get the names and config fields of their own checkpoints), or "llada" (Llama types:
+            the key names and config fields of the official LLaDA checkpoints).
         max_shard_size: of one file, in bytes or as "5GB"; more is split over several. Weight files that the folder
             held before are removed.
         state: its weights by name, where the model's own are spread over ranks; None for the model's own.
@@ -57,7 +59,7 @@ def save_model(
         state = {llama_to_llada_name(name): weight for name, weight in state.items()}
     elif layout == "transformers":
         config.architectures, config.dtype = [inner.official_architecture], inner.dtype
-        fields = config.to_json_string()
+        fields = config_json(config)
     else:
         raise ValueError(f"layout must be 'transformers' or 'llada', got {layout!r}")
     Path(folder).mkdir(parents=True, exist_ok=True)

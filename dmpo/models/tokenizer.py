@@ -24,7 +24,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     loader = Qwen2Tokenizer if is_dream else AutoTokenizer
     # A blank config, as transformers knows none of these types and would warn of a mismatch.
     has_foreign_config = (folder / "config.json").is_file() and (
-        read_json(folder / "config.json").get("model_type") in ("llada", "Dream")
+        read_json(folder / "config.json").get("model_type") in ("llada", "Dream", "illada", "sdar")
     )
     options: dict[str, Any] = {"config": PreTrainedConfig()} if has_foreign_config and not is_dream else {}
     try:

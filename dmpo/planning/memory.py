@@ -60,7 +60,7 @@ class Architecture:
         if getattr(config, "mlp_bias", False):
             biases += 2 * mlp + hidden
         tied, layers = config.tie_word_embeddings, config.num_hidden_layers
-        normed = kind == "qwen3"
+        normed = kind in ("qwen3", "sdar")
         return cls(layers, hidden, mlp, queries, keys, heads, head_size, config.vocab_size, tied, biases, normed)
 
     @property

@@ -17,14 +17,18 @@ from ..distributed.zero import zero_stage
 from ..models.fp8 import convert_base, float8_linear, fp8_base
 from ..models.loading import load_model
 from ..models.lora import add_lora
+from ..models.masked_lm import make_bidirectional, unwrap
 from ..models.merged_adapters import merged_adapters
 
 
 def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
     """The model to train, on `device`: what the config names (or `model`), with LoRA and checkpointing as it asks."""
-    options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation}
+    ids: Any = {"mask_id": config.mask_id, "eos_id": config.eos_id}
+    options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation} | ids
     load_on = device if config.load_in_4bit else "cpu"  # weights are packed into 4 bits where they are used
     policy: Any = model or load_model(config.model, device=load_on, load_in_4bit=config.load_in_4bit, **options)
+    if model is not None:
+        make_bidirectional(unwrap(policy).config, **ids)
     if config.gradient_checkpointing:
         # transformers 5.23 deprecates the second name, which is the only one of earlier versions.
         enable = getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable

@@ -9,6 +9,7 @@ import importlib.util
 
 from ..config.keys import DMPOConfig
 from ..models.files import local_checkpoint
+from ..models.refused import check_name
 from ..tasks import TASKS, check_task_name
 from .resumption import check_not_moved, check_output_dir
 
@@ -29,9 +30,10 @@ def check_run(config: DMPOConfig, source: str) -> None:
 
 
 def check_model_path(model: str) -> None:
-    """Raise ValueError unless `model` is a folder, an embedded model, or looks like a Hub id."""
+    """Raise ValueError unless `model` is a folder, an embedded model, or looks like a Hub id of a model that loads."""
     try:
         local_checkpoint(model)
+        check_name(model)
     except ValueError as error:
         raise ValueError(f"model: {error}") from None
 

@@ -13,6 +13,7 @@ from .whole_files import damage
 log = logging.getLogger("dmpo")
 
 CHECKPOINTS = "checkpoints"  # in the folder of a run
+CONFIG = "config.yaml"  # in the folder of a run, with its keys
 STATE, OPTIMIZER, REFERENCE = "trainer.json", "optimizer.safetensors", "reference.safetensors"
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -30,6 +31,18 @@ def best_step(run: Path, steps: Iterable[int]) -> int | None:
         if line["step"] in wanted and line.get("greedy_accuracy") is not None
     ]
     return -max(scores)[2] if scores else None
+
+
+def run_config(folder: Path) -> Path | None:
+    """config.yaml of the run whose folder, or a folder in whose checkpoints, this is; a link counts at its own path
+    first."""
+    if not folder.is_dir():
+        return None
+    for absolute in (folder.resolve(),) if ".." in folder.parts else (folder.absolute(), folder.resolve()):
+        for run in (absolute, *(path.parent for path in absolute.parents if path.name == CHECKPOINTS)):
+            if (run / CHECKPOINTS).is_dir() and (run / CONFIG).is_file():
+                return run / CONFIG
+    return None
 
 
 def list_checkpoints(root: Path) -> list[Path]:

@@ -53,8 +53,8 @@ class Norm(torch.nn.Module):
         return self.weight * hidden * (hidden.square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
 
 
-def policy(*, lora: bool) -> Any:
-    model: Any = tiny().double()
+def policy(*, lora: bool, tied: bool = False) -> Any:
+    model: Any = tiny(tie_embeddings=tied, num_kv_heads=1 if tied else None).double()
     for layer in model.model.layers:
         for name in ("input_layernorm", "post_attention_layernorm"):
             setattr(layer, name, Norm(getattr(layer, name)))

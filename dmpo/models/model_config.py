@@ -1,0 +1,72 @@
+"""The config.json of a checkpoint as the config of a bidirectional model, and back. No weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .llada_layout import llama_config_from_llada
+from .masked_lm import make_bidirectional
+from .model_types import CLASSES, MASK_IDS, OLD_KEYS
+from .placement import parse_dtype
+from .refused import find_refused
+
+# What the code of a type computes, and the class here does not: such a field must have one of these values, or be
+# absent. iLLaDA with `layer_norm_eps` has LayerNorm in place of RMSNorm.
+_UNSUPPORTED_UNLESS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "illada": {"layer_norm_eps": (None,), "resid_pdrop": (0, None), "rope_scaling": (None,)}
+}
+
+
+def bidirectional_config(
+    fields: dict[str, Any], mask_id: int | None = None, eos_id: int | Sequence[int] | None = None
+) -> PreTrainedConfig:
+    """The transformers config of a bidirectional model, from the fields of a checkpoint's config.json.
+
+    mask_id, eos_id: in place of those of the checkpoint; None keeps them.
+
+    Raises ValueError for a model that `load_model` would refuse, or without a mask token.
+    """
+    model_type = fields.get("model_type")
+    if family := find_refused(fields=fields):
+        raise ValueError(f"model_type {model_type!r}: {family.message}")
+    fields = fields | {name: _stated_dtype(name, fields[name]) for name in ("dtype", "torch_dtype") if name in fields}
+    if model_type == "llada":
+        config: PreTrainedConfig = llama_config_from_llada(fields)
+    elif model_type in CLASSES:
+        for key, allowed in _UNSUPPORTED_UNLESS.get(model_type, {}).items():
+            if fields.get(key) not in allowed:
+                raise ValueError(f"{model_type} config: {key} must be {allowed[0]!r}, got {fields[key]!r}")
+        # auto_map points at remote code; token ids that the file does not name must not take Llama's defaults.
+        named = {key: value for key, value in fields.items() if key != "auto_map"}
+        config_class: Any = CLASSES[model_type].config_class
+        config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
+    else:
+        raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(CLASSES)}")
+    make_bidirectional(config, mask_id, eos_id, usual_mask_id=MASK_IDS.get(str(model_type)))
+    return config
+
+
+def config_json(config: PreTrainedConfig) -> str:
+    """The text of a model's config.json, with the keys that the code of its type reads."""
+    text = config.to_json_string()
+    if config.model_type not in OLD_KEYS:
+        return text
+    fields = json.loads(text)
+    rope = dict(fields.pop("rope_parameters"))
+    fields["rope_theta"] = rope.pop("rope_theta")
+    fields["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    fields["torch_dtype"] = fields.pop("dtype", None)
+    return json.dumps(fields, indent=2, sort_keys=True)
+
+
+def _stated_dtype(name: str, value: Any) -> str | None:
+    """The name of a dtype as transformers takes it; config.json may say "torch.bfloat16", too."""
+    try:
+        dtype = parse_dtype(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("dtype", name, 1)) from None
+    return None if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
