@@ -89,7 +89,7 @@ def load_examples(
     examples = []
     for index in range(count):
         row = task.row(config.split, index)
-        examples.append(Example(index, row, _encode(tokenizer, row | {"shots": shots}, limit, f"{name} {index}")))
+        examples.append(Example(index, row, _encode(tokenizer, row, limit, shots, f"{name} {index}")))
     return TaskExamples(name, task, examples, shots)
 
 
@@ -118,8 +118,10 @@ def draw_shots(name: str, task: Task, config: EvalConfig) -> list[tuple[str, str
     raise ValueError(f"shots must be at most {len(shots)}, the different train prompts of task {name}")
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], limit: int, where: str) -> list[int]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, row: Row, limit: int, shots: list[tuple[str, str]], where: str
+) -> list[int]:
     try:
-        return encode_prompt(tokenizer, row, limit)
+        return encode_prompt(tokenizer, row, limit, shots)
     except ValueError as error:
         raise ValueError(f"example {where}: {error}") from None

@@ -9,7 +9,7 @@ import importlib.util
 
 from ..config.keys import DMPOConfig
 from ..models.files import local_checkpoint
-from ..tasks import TASKS, check_task_name
+from ..tasks import TASKS, check_task_name, check_task_options
 from .resumption import check_not_moved, check_output_dir
 
 
@@ -22,6 +22,7 @@ def check_run(config: DMPOConfig, source: str) -> None:
     check_task_name(config.task)
     if config.task not in TASKS:
         _check_module(config.task, "task")
+    check_task_options(config.task, config.task_options, has_reward=config.reward is not None)
     if config.reward is not None:
         _check_module(config.reward, "reward")
     check_model_path(config.model)
