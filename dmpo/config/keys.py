@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from ..losses.baselines import Baseline
 from .checks import check_keys_of_run
 from .decoding import DecodingOptions
+from .embedded import keys_of_model
 from .errors import checked_config
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,8 +28,9 @@ class DMPOConfig(DecodingOptions):
 
     # Model
     model: str
-    """checkpoint folder, hub id, or the name of an embedded model"""
-    task: str
+    """checkpoint folder, hub id, or the name of an embedded model, which has values of its own for keys that are left
+    out (`config/shipped/embedded`)"""
+    task: str = "prompts"
     """a task of `dmpo.tasks`, or your class as `module:class`"""
     output_dir: str
     """the folder that the run owns"""
@@ -177,6 +180,13 @@ class DMPOConfig(DecodingOptions):
     """trackers by accelerate's names (tensorboard, wandb, trackio)"""
     log_completions: int = 4
     """rows of a round that are written to completions.jsonl with prompt, reward and weight; 0 for none"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_keys_of_model(cls, given: Any) -> Any:
+        """Keys that are not given are as the embedded model suggests."""
+        keys = given.kwargs if isinstance(given, ArgsKwargs) else given
+        return {**keys_of_model(keys.get("model")), **keys} if isinstance(keys, dict) else given
 
     def __post_init__(self) -> None:
         super().__post_init__()

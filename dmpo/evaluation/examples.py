@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ..models.tokenizer import encode_prompt
 from ..randomness import derive_key
 from ..tasks import Row, Task, size_of
+from ..tasks.verdict import check_judges
 from .keys import MOST_EXAMPLES, EvalConfig
 
 _STEP = 16  # prompts are padded to a multiple of this, by their own length
@@ -76,9 +77,10 @@ def load_examples(
     """The first `config.limit` rows of the split, each with the same shots.
 
     Raises:
-        ValueError: a task without end and no limit, no rows, a prompt of more than `limit` tokens, or no worked
-            solutions for shots.
+        ValueError: a task that does not judge, a task without end and no limit, no rows, a prompt of more than `limit`
+            tokens, or no worked solutions for shots.
     """
+    check_judges(name, task)
     size = size_of(task, config.split)
     if size is None and config.limit is None:
         raise ValueError(f"task {name} has no last row: set limit=N")

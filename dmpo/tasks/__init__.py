@@ -15,7 +15,8 @@ from .countdown import Countdown
 from .gsm8k import GSM8K
 from .mathematics import Mathematics
 from .prompts import Prompts
-from .row_objects import RowObject
+from .row_objects import RowObject as RowObject
+from .row_objects import describe_row_object
 from .splits import Row
 from .sudoku import Sudoku4
 from .sudoku9 import Sudoku9
@@ -159,18 +160,30 @@ def judges(task: Task) -> bool:
     return bool(getattr(task, "judges", True))
 
 
-def task_of_datasets(
-    name: str, options: Mapping[str, Any], train: RowObject | None, test: RowObject | None
-) -> Task | None:
-    """The task `prompts` of a script's objects; None if both are None.
+def describe_datasets(**datasets: RowObject | None) -> dict[str, str]:
+    """For each object of rows that a script gives: how a resumed run recognises it. Raises as `task_of_run`."""
+    return {name: describe_row_object(rows, name) for name, rows in datasets.items() if rows is not None}
+
+
+def task_of_run(
+    task: Task | None,
+    name: str,
+    options: Mapping[str, Any],
+    train_dataset: RowObject | None = None,
+    eval_dataset: RowObject | None = None,
+) -> Task:
+    """The task of a run: a script's object, the task `prompts` of a script's rows, or the task of that name.
 
     Raises:
         TypeError: an object has no rows that can be read.
-        ValueError: another task is named, an option names data, too, or as `load_task`.
+        ValueError: the objects, the name and the options do not go together, or as `load_task`.
     """
-    given = {option: rows for option, rows in (("train", train), ("test", test)) if rows is not None}
+    datasets = {"train": train_dataset, "test": eval_dataset}
+    given = {option: rows for option, rows in datasets.items() if rows is not None}
+    if task is not None and given:
+        raise ValueError(f"give task, or train_dataset and eval_dataset, not both; got task {type(task).__name__}")
     if not given:
-        return None
+        return task or load_task(name, **options)
     if name != "prompts":
         raise ValueError(f"train_dataset and eval_dataset go with task 'prompts', got task {name!r}; leave task out")
     for option in given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from .questions import shown
+from .cells import shown
 
 MESSAGES = "prompt_messages"
 """The column of a row that has the messages of its prompt; the column `prompt` then has them as a text for people."""

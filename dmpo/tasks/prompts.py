@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from ..rewards import load_object
+from ..rewards import Reward, load_object
+from .cells import as_text, shown
 from .messages import MESSAGES, conversation_text, is_conversation, read_messages, read_text
 from .options import check_integers, check_texts
-from .questions import as_text, shown
 from .records import Record
 from .row_objects import RowObject, read_row_object
 from .sources import check_file, read_each, read_rows
@@ -117,10 +117,15 @@ class Prompts(SplitRows):
         if not has_reward and options.get("answer") is None and options.get("solved") is None:
             raise ValueError(NO_REWARD)
 
-    def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
-        """1 for each completion that is solved, 0 for the others."""
+    @property
+    def reward(self) -> Reward:
+        """`score_answers`. Raises ValueError for a task that cannot say what is solved: it needs a reward of yours."""
         if not self.judges:
             raise ValueError(NO_REWARD)
+        return self.score_answers
+
+    def score_answers(self, completions: list[str], **columns: list[Any]) -> list[float]:
+        """1 for each completion that is solved, 0 for the others."""
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [float(self.solved(text, row)) for text, row in zip(completions, rows, strict=True)]
 
@@ -151,7 +156,7 @@ class Prompts(SplitRows):
         return right
 
     def show(self, completion: str, row: Row) -> str:
-        """The prompt and the end of the completion; with a right answer, the answer, green if right and red if wrong."""
+        """The prompt, the end of the completion, and, if the task judges, its answer: green if right, red if wrong."""
         ending = completion if len(completion) <= 400 else "… " + completion[-400:]
         lines = [escape(row["prompt"][:400]), "", escape(ending)]
         if self.judges:
@@ -231,7 +236,7 @@ class Prompts(SplitRows):
 
     def _row(self, record: Record, as_messages: bool) -> Row:
         value = record[self.prompt_column]
-        columns = {name: value for name, value in record.items() if name != "prompt"}
+        columns = {name: cell for name, cell in record.items() if name != "prompt"}
         if self.answer_column is not None:
             columns["answer"] = right = record[self.answer_column]
             if as_text(right) is None:
