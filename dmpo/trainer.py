@@ -33,13 +33,21 @@ from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
 from .run.learning_rate import learning_rate
 from .run.optimizer import make_optimizer
-from .run.preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
+from .run.preflight import (
+    check_held_out,
+    check_model,
+    check_ranks,
+    check_task,
+    fingerprint,
+    fit_micro_batch,
+    warn_unread_keys,
+)
 from .run.report import Reporter, plot_run, summarise
 from .run.resumption import object_name, resume_point
 from .run.saving import Saver
 from .run.skipping import SkippedSteps, write_evidence
 from .run.step_log import StepLog
-from .tasks import Task, load_task
+from .tasks import RowObject, Task, describe_datasets, rows_of_evaluation, task_of_run
 
 
 class DMPOTrainer:
@@ -49,6 +57,8 @@ class DMPOTrainer:
         config: all keys of the run.
         model, tokenizer, task, reward: objects to use in place of the names in the config.
         callbacks: transformers' callbacks (`dmpo.run.callbacks`), the same on every rank.
+        train_dataset, eval_dataset: rows of the task `prompts` in place of its files, see `dmpo.tasks.RowObject`:
+            `datasets.Dataset` or lists of dicts. Without eval_dataset, test rows are held out of train_dataset.
 
     Raises:
         TypeError: a callback is no `TrainerCallback`.
@@ -65,6 +75,8 @@ class DMPOTrainer:
         task: Task | None = None,
         reward: Reward | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+        train_dataset: RowObject | None = None,
+        eval_dataset: RowObject | None = None,
     ) -> None:
         self.config = config
         self.accelerator = make_accelerator(config.output_dir, config.report_to)
@@ -74,11 +86,13 @@ class DMPOTrainer:
         warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}
+        self.objects |= describe_datasets(train_dataset=train_dataset, eval_dataset=eval_dataset)
         checkpoint = from_main(self.accelerator, lambda: resume_point(config, self.objects))
         self.run = RunFolder(config, checkpoint, writes=main)
-        self.task = task or load_task(config.task, **config.task_options)
+        self.task = task_of_run(task, config.task, config.task_options, train_dataset, eval_dataset)
         self.reward = RewardPool(reward or config.reward or self.task.reward, timeout=config.reward_timeout)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
+        check_held_out(config, self.task, self.accelerator)
         check_task(config, self.task, self.reward, self.tokenizer)
         self.policy = make_policy(config, self.accelerator.device, model)
         check_model(config, self.policy)
@@ -221,7 +235,7 @@ class DMPOTrainer:
             control = self.callbacks.end_step(self.step)
         if evaluates := control.should_evaluate:
             evaluation = self._evaluate("validation")
-            accuracies = {"sampled_accuracy": evaluation.sampled.share, "greedy_accuracy": evaluation.greedy.share}
+            accuracies = evaluation.metrics()
             metrics |= accuracies
             self.reporter.accuracy(self.step, evaluation)
             self.run.append("held_out.jsonl", *evaluation.lines(self.step))
@@ -258,7 +272,9 @@ class DMPOTrainer:
 
     def _evaluate(self, split: str) -> Evaluation:
         with self.run.clock("evaluate"), rollout_model(self.model, self.config) as policy:
-            return evaluate_on_ranks(self.accelerator, policy, self.tokenizer, self.task, self.config, split=split)
+            return evaluate_on_ranks(
+                self.accelerator, policy, self.tokenizer, self.task, self.config, self.reward, split=split
+            )
 
     def _state(self) -> dict[str, Any]:
         assert self.before is not None
@@ -267,7 +283,8 @@ class DMPOTrainer:
     def _resume(self) -> None:
         state = self.saver.load()
         self.step, self.seconds_before = state["step"], state["seconds"]
-        rows = [self.task.row("test", index) for index in range(0, self.config.eval_prompts, state["world"])]
+        count = rows_of_evaluation(self.task, "test", self.config.eval_prompts)
+        rows = [self.task.row("test", index) for index in range(0, count, state["world"])]
         self.before = Evaluation.from_counts(state["before"], rows)
         self.reporter.say(f"resumed from {self.run.checkpoint}, step {self.step} of {self.config.max_steps}")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
 from ..losses.baselines import Baseline
 from .checks import check_keys_of_run
 from .decoding import DecodingOptions
+from .embedded import keys_of_model
 from .errors import checked_config
 from .token_ids import TokenIds
 
@@ -27,8 +29,9 @@ class DMPOConfig(DecodingOptions, TokenIds):
 
     # Model
     model: str
-    """checkpoint folder, hub id, or the name of an embedded model"""
-    task: str
+    """checkpoint folder, hub id, or the name of an embedded model, which has values of its own for keys that are left
+    out (`config/shipped/embedded`)"""
+    task: str = "prompts"
     """a task of `dmpo.tasks`, or your class as `module:class`"""
     output_dir: str
     """the folder that the run owns"""
@@ -184,6 +187,13 @@ class DMPOConfig(DecodingOptions, TokenIds):
     log_completions: int = 4
     """completions of a round that are written to completions.jsonl, those of a prompt together and another prompt each
     round; and held-out rows whose greedy completions go to held_out.jsonl; 0 for none"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_keys_of_model(cls, given: Any) -> Any:
+        """Keys that are not given are as the embedded model suggests."""
+        keys = given.kwargs if isinstance(given, ArgsKwargs) else given
+        return {**keys_of_model(keys.get("model")), **keys} if isinstance(keys, dict) else given
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ class Attempt:
     """
 
     completion: str
-    solved: bool
+    solved: bool | None
     answer: str | None
     tokens: int
     steps: int

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ..models.tokenizer import encode_prompt
 from ..randomness import derive_key
 from ..tasks import Row, Task, size_of
+from ..tasks.verdict import check_judges
 from .keys import MOST_EXAMPLES, EvalConfig
 
 _STEP = 16  # prompts are padded to a multiple of this, by their own length
@@ -76,9 +77,10 @@ def load_examples(
     """The first `config.limit` rows of the split, each with the same shots.
 
     Raises:
-        ValueError: a task without end and no limit, no rows, a prompt of more than `limit` tokens, or no worked
-            solutions for shots.
+        ValueError: a task that does not judge, a task without end and no limit, no rows, a prompt of more than `limit`
+            tokens, or no worked solutions for shots.
     """
+    check_judges(name, task)
     size = size_of(task, config.split)
     if size is None and config.limit is None:
         raise ValueError(f"task {name} has no last row: set limit=N")
@@ -89,7 +91,7 @@ def load_examples(
     examples = []
     for index in range(count):
         row = task.row(config.split, index)
-        examples.append(Example(index, row, _encode(tokenizer, row | {"shots": shots}, limit, f"{name} {index}")))
+        examples.append(Example(index, row, _encode(tokenizer, row, limit, shots, f"{name} {index}")))
     return TaskExamples(name, task, examples, shots)
 
 
@@ -118,8 +120,10 @@ def draw_shots(name: str, task: Task, config: EvalConfig) -> list[tuple[str, str
     raise ValueError(f"shots must be at most {len(shots)}, the different train prompts of task {name}")
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], limit: int, where: str) -> list[int]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, row: Row, limit: int, shots: list[tuple[str, str]], where: str
+) -> list[int]:
     try:
-        return encode_prompt(tokenizer, row, limit)
+        return encode_prompt(tokenizer, row, limit, shots)
     except ValueError as error:
         raise ValueError(f"example {where}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,22 +17,28 @@ from ..config.keys import DMPOConfig
 from ..distributed.ranks import together
 from ..models.tokenizer import encode_prompts
 from ..randomness import derive_key
+from ..rewards import RewardPool
 from ..rollouts.drawn_rows import DrawnRows
 from ..rollouts.rollout import complete
-from ..tasks import Row, Task
+from ..tasks import Row, Task, judges, rows_of_evaluation
 from .attempts import Attempt, read_attempts
-from .intervals import Accuracy
+from .intervals import Accuracy, MeanReward
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Accuracies on the rows of one rank; `completions` are the greedy ones, in the order of `rows`.
 
+    In place of accuracies, a task that cannot say what is solved has mean rewards.
+
     samples: of the first `log_completions` rows that this rank has, as held_out.jsonl says them, without the step.
     """
 
-    sampled: Accuracy
-    greedy: Accuracy
+    In place of accuracies, a task that cannot say what is solved has mean rewards.
+    """
+
+    sampled: Accuracy | MeanReward
+    greedy: Accuracy | MeanReward
     rows: list[Row]
     completions: list[str]
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -40,6 +47,11 @@ class Evaluation:
         """The samples as lines of held_out.jsonl after a gradient step."""
         return [{"step": step, **sample} for sample in self.samples]
 
+    def metrics(self) -> dict[str, float]:
+        """sampled_accuracy and greedy_accuracy, or sampled_reward and greedy_reward."""
+        measures = {"sampled": self.sampled, "greedy": self.greedy}
+        return {f"{name}_{measure.NAME}": measure.mean for name, measure in measures.items()}
+
     def counts(self) -> dict[str, Any]:
         """The counts, as a checkpoint stores them; the task makes the rows again."""
         return {"sampled": vars(self.sampled), "greedy": vars(self.greedy), "completions": self.completions}
@@ -47,7 +59,11 @@ class Evaluation:
     @classmethod
     def from_counts(cls, counts: dict[str, Any], rows: list[Row]) -> Evaluation:
         """The inverse of `counts`."""
-        return cls(Accuracy(**counts["sampled"]), Accuracy(**counts["greedy"]), rows, counts["completions"])
+        sampled, greedy = (
+            Accuracy(**fields) if "solved" in fields else MeanReward(**fields)
+            for fields in (counts["sampled"], counts["greedy"])
+        )
+        return cls(sampled, greedy, rows, counts["completions"])
 
 
 def evaluate(
@@ -55,18 +71,26 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     config: DMPOConfig,
+    reward: RewardPool | None = None,
     *,
     split: str,
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Decode this rank's share of rows 0..eval_prompts-1 of a split, at eval_temperature and greedily.
+    """Decode this rank's share of rows 0..eval_prompts-1 of a split, at eval_temperature and greedily. A split with
+    fewer rows is decoded whole.
 
     The rows and the draws do not depend on the run's seed, its batch sizes or its ranks, so accuracies of different
     runs are paired.
+
+    Args:
+        reward: gives the mean reward of a task that cannot say what is solved; not called for other tasks.
+
+    Raises:
+        ValueError: there is no reward for such a task, or the reward returns no numbers.
     """
-    indices = list(range(rank, config.eval_prompts, world))
+    indices = list(range(rank, rows_of_evaluation(task, split, config.eval_prompts), world))
     rows = [task.row(split, index) for index in indices]
     prompt_ids, prompt_mask = encode_prompts(tokenizer, rows, config.max_prompt_length)
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
@@ -83,9 +107,7 @@ def evaluate(
             seed=derive_key(0, "evaluate", split),
         )
         attempts[temperature] = read_attempts(generation, tokenizer, task, rows)
-    sampled, greedy = (
-        Accuracy(sum(attempt.solved for attempt in attempts[t]), len(rows)) for t in (config.eval_temperature, 0.0)
-    )
+    sampled, greedy = (_measure(task, attempts[t], rows, reward) for t in (config.eval_temperature, 0.0))
     # `generation` is the greedy one
     logged = DrawnRows.of(generation, [i for i, index in enumerate(indices) if index < config.log_completions])
     samples = [
@@ -96,21 +118,34 @@ def evaluate(
     return Evaluation(sampled, greedy, rows, [attempt.completion for attempt in attempts[0.0]], samples)
 
 
+def _measure(
+    task: Task, attempts: Sequence[Attempt], rows: list[Row], reward: RewardPool | None
+) -> Accuracy | MeanReward:
+    """The accuracy of the completions; of a task that cannot say what is solved, the mean reward."""
+    if judges(task):
+        return Accuracy(sum(bool(attempt.solved) for attempt in attempts), len(attempts))
+    if reward is None:
+        raise ValueError("the task cannot say what is solved, so its evaluation needs a reward")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return MeanReward.of(reward.score([attempt.completion for attempt in attempts], columns).values)
+
+
 def evaluate_on_ranks(
     accelerator: Accelerator,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     config: DMPOConfig,
+    reward: RewardPool | None = None,
     *,
     split: str,
 ) -> Evaluation:
-    """`evaluate` on all ranks: accuracies and samples over all rows, and the completions of this rank."""
+    """`evaluate` on all ranks: accuracies or mean rewards and samples over all rows, completions of this rank."""
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     where: Any = {"split": split, "rank": rank, "world": world, "device": device}
-    local = together(lambda: evaluate(model, tokenizer, task, config, **where))
-    counts = torch.tensor([local.sampled.solved, local.greedy.solved], device=device)
-    sampled, greedy = accelerator.reduce(counts, "sum").tolist()
-    total = config.eval_prompts
+    local = together(lambda: evaluate(model, tokenizer, task, config, reward, **where))
+    kind, counts = type(local.sampled), [[*vars(measure).values()] for measure in (local.sampled, local.greedy)]
+    sums = accelerator.reduce(torch.tensor(counts, dtype=torch.float64, device=device), "sum").tolist()
+    sampled, greedy = (kind.from_sums(*of_measure) for of_measure in sums)
     samples = sorted(gather_object(local.samples), key=lambda sample: sample["index"])  # a few short rows
-    return dataclasses.replace(local, sampled=Accuracy(sampled, total), greedy=Accuracy(greedy, total), samples=samples)
+    return dataclasses.replace(local, sampled=sampled, greedy=greedy, samples=samples)

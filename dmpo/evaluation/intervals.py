@@ -1,10 +1,11 @@
-"""Estimates of pass@k and 95 % intervals around them."""
+"""Estimates of accuracies, of mean rewards and of pass@k, and 95 % intervals around them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal
 
@@ -13,16 +14,71 @@ Z95 = 1.959963984540054  # 97.5 % point of the standard normal
 class Accuracy:
     """Solved rows out of a total."""
 
+    NAME: ClassVar[str] = "accuracy"
+
     solved: int
     total: int
+
+    @classmethod
+    def from_sums(cls, solved: float, total: float) -> Accuracy:
+        """From sums over ranks."""
+        return cls(round(solved), round(total))
 
     @property
     def share(self) -> float:
         return self.solved / self.total
 
+    @property
+    def mean(self) -> float:
+        """The share, as the mean of 1 for each solved row and 0 for the others."""
+        return self.share
+
     def interval(self) -> tuple[float, float]:
         """95 % Wilson score interval of the share."""
         return wilson(self.share, self.total)
+
+    @staticmethod
+    def text(value: float) -> str:
+        """A share as per cent."""
+        return f"{value:.1%}"
+
+
+@dataclass(frozen=True)
+class MeanReward:
+    """The sum of the rewards of all rows, the sum of their squares, and the number of rows."""
+
+    NAME: ClassVar[str] = "reward"
+
+    rewards: float
+    squares: float
+    total: int
+
+    @classmethod
+    def of(cls, rewards: Sequence[float]) -> MeanReward:
+        return cls(math.fsum(rewards), math.fsum(reward * reward for reward in rewards), len(rewards))
+
+    @classmethod
+    def from_sums(cls, rewards: float, squares: float, total: float) -> MeanReward:
+        """From sums over ranks."""
+        return cls(rewards, squares, round(total))
+
+    @property
+    def mean(self) -> float:
+        """The mean reward of a row."""
+        return self.rewards / self.total
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean by the normal approximation, mean ± 1.96·s/√n, s² being the unbiased variance; of
+        one row it is the mean alone, because the variance is unknown."""
+        n, mean = self.total, self.mean
+        variance = max(0.0, self.squares / n - mean * mean) * n / (n - 1) if n > 1 else 0.0
+        half = Z95 * math.sqrt(variance / n)
+        return mean - half, mean + half
+
+    @staticmethod
+    def text(value: float) -> str:
+        """A reward with three decimals."""
+        return f"{value:.3f}"
 
 
 @dataclass(frozen=True)

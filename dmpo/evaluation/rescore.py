@@ -15,7 +15,7 @@ from ..tasks import Row, scoring_task
 from ..tasks.record_columns import PROMPTS, field_of, row_of
 from ..tasks.records import Record
 from ..tasks.sources import read_each
-from ..tasks.verdict import Verdict, judge, log_exceptions
+from ..tasks.verdict import Verdict, check_judges, judge, log_exceptions
 from .keys import listed
 from .results import show_table, summarise_cells, write_results
 from .saved import completions_of, read_records
@@ -60,6 +60,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
     if folder and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output_dir {folder} exists and is not an empty folder: give another folder")
     task = scoring_task(config.task, **config.task_options)
+    check_judges(config.task, task)
     records = [
         (number, record)
         for number, record in enumerate(read_records(Path(config.file)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
 
+from ..tasks.messages import MESSAGES
 from .files import checkpoint_folder, read_json
 
 
@@ -48,25 +49,18 @@ def encode_prompts(
     return pad_left(tokenizer, encoded, max(len(ids) for ids in encoded))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], limit: int) -> list[int]:
-    """Token ids of a row's prompt.
-
-    A tokenizer with a chat template wraps the prompt as the user's turn. `shots` of the row, pairs of a prompt and its
-    completion, stand before it: as turns of their own, or, without a template, each pair followed by an empty line.
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Mapping[str, Any],
+    limit: int,
+    shots: Sequence[tuple[str, str]] = (),
+) -> list[int]:
+    """Token ids of a row's prompt, see `templated_prompt`.
 
     Raises:
-        ValueError: it has more than `limit` tokens, or none.
+        ValueError: it has more than `limit` tokens, or none; or as `templated_prompt`.
     """
-    text, shots = row["prompt"], row.get("shots", ())
-    if tokenizer.chat_template:
-        turns = []
-        for prompt, completion in [*shots, (text, None)]:
-            turns.append({"role": "user", "content": prompt})
-            if completion is not None:
-                turns.append({"role": "assistant", "content": completion})
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    else:
-        text = "".join(f"{prompt}\n{completion}\n\n" for prompt, completion in shots) + text
+    text = templated_prompt(tokenizer, row, shots)
     ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     if not 0 < len(ids) <= limit:
         raise ValueError(
@@ -74,6 +68,49 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], li
             + (f" with {len(shots)} shots" if shots else "")
         )
     return list(ids)
+
+
+def templated_prompt(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], shots: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The text of a row's prompt, as the tokenizer gets it.
+
+    A tokenizer with a chat template wraps the prompt as the user's turn, and opens the assistant's turn. Messages of
+    the row (`prompt_messages`) become the turns in place of the prompt. Without a template the text is the prompt.
+    Shots, pairs of a prompt and its completion, stand before the prompt and after a message of the system: as turns of
+    their own, or, without a template, each pair followed by an empty line.
+
+    Raises:
+        ValueError: the template refuses the messages, or there are several and no template.
+    """
+    messages = list(row.get(MESSAGES) or [{"role": "user", "content": row["prompt"]}])
+    if not tokenizer.chat_template:
+        if [message["role"] for message in messages] != ["user"]:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the model's tokenizer has no chat template, so a prompt must be a text or one message of the user, "
+                f"got messages of {roles}: {row['prompt'][:80]!r}"
+            )
+        return "".join(f"{prompt}\n{completion}\n\n" for prompt, completion in shots) + str(messages[0]["content"])
+    first = next((i for i, message in enumerate(messages) if message["role"] != "system"), 0)
+    for prompt, completion in reversed(shots):
+        turns = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
+        messages[first:first] = turns
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # the template is a program of the model's authors, and may raise anything
+        raise ValueError(f"the model's chat template refuses the prompt {row['prompt'][:80]!r}: {error}") from error
+    return str(text)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> str:
+    """The exact text that the model sees as a row's prompt: its tokens as text, special tokens included.
+
+    A character that the vocabulary lacks shows as the token that stands for it. Raises as `templated_prompt`.
+    """
+    text = templated_prompt(tokenizer, row)
+    ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def pad_left(tokenizer: PreTrainedTokenizerBase, encoded: Sequence[list[int]], width: int) -> tuple[Tensor, Tensor]:

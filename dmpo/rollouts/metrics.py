@@ -28,6 +28,8 @@
                               exact without early_stop
   after an evaluation:
     sampled_accuracy, greedy_accuracy
+                              of the validation split; sampled_reward and greedy_reward, mean rewards, for a task that
+                              cannot say what is solved
 The seconds of each phase are in timings.jsonl; the seconds of decoding are under `rollout`.
 """
 

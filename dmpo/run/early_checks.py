@@ -6,12 +6,18 @@ The run makes the same checks again with the same functions, because a script do
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 
+from ..config.embedded import keys_of_model
+from ..config.files import read_values
 from ..config.keys import DMPOConfig
 from ..models.files import local_checkpoint
 from ..models.refused import check_name
-from ..tasks import TASKS, check_task_name
+from ..tasks import TASKS, check_task_name, check_task_options
 from .resumption import check_not_moved, check_output_dir
+
+log = logging.getLogger("dmpo")
 
 
 def check_run(config: DMPOConfig, source: str) -> None:
@@ -20,13 +26,24 @@ def check_run(config: DMPOConfig, source: str) -> None:
     A Hub id is not looked up, and no data set is read.
     """
     check_not_moved(source, config)
+    _mention_keys_of_model(config, source)
     check_task_name(config.task)
     if config.task not in TASKS:
         _check_module(config.task, "task")
+    check_task_options(config.task, config.task_options, has_reward=config.reward is not None)
     if config.reward is not None:
         _check_module(config.reward, "reward")
     check_model_path(config.model)
     check_output_dir(config, {})
+
+
+def _mention_keys_of_model(config: DMPOConfig, source: str) -> None:
+    """Say in one line which keys a config leaves to its embedded model."""
+    left_out = keys_of_model(config.model).keys() - read_values(source).keys()
+    keys = {name: getattr(config, name) for name in keys_of_model(config.model) if name in left_out}
+    if keys and int(os.environ.get("RANK", "0")) == 0:
+        values = ", ".join(f"{name}={value}" for name, value in keys.items())
+        log.warning("keys that %s leaves out are as the model %s suggests: %s", source, config.model, values)
 
 
 def check_model_path(model: str) -> None:

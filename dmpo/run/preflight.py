@@ -23,7 +23,7 @@ from ..models.tokenizer import encode_prompts
 from ..planning.plan import GB, WITH_ZERO3, Sharding, check_fp8_sharding, largest_micro_batch
 from ..rewards import RewardPool
 from ..rollouts.rollout import training_row
-from ..tasks import Task
+from ..tasks import Task, rows_of_evaluation
 from ..tasks.verdict import judge
 
 log = logging.getLogger("dmpo")
@@ -60,12 +60,34 @@ def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 
+def check_held_out(config: DMPOConfig, task: Task, accelerator: Accelerator) -> None:
+    """Warn, in one line, if an evaluation has fewer rows than eval_prompts.
+
+    Raises:
+        ValueError: it has fewer rows than ranks.
+    """
+    counts = {split: rows_of_evaluation(task, split, config.eval_prompts) for split in ("validation", "test")}
+    for split, count in counts.items():
+        if count < accelerator.num_processes:
+            raise ValueError(
+                f"the {split} split has {count} rows, must be at least the {accelerator.num_processes} ranks; hold out "
+                "more rows, or give fewer ranks"
+            )
+    if accelerator.is_main_process and min(counts.values()) < config.eval_prompts:
+        held_out = " and ".join(f"{count} rows of {split}" for split, count in counts.items())
+        log.warning("eval_prompts is %d, but evaluations have all there are: %s", config.eval_prompts, held_out)
+
+
 def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError for a wrong reward, for a task that raises on an empty completion, or if one of the prompts of
     this run is too long."""
     drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
     rows = [training_row(task, config.seed, index) for index in range(drawn)]
-    held_out = [task.row(split, i) for split in ("validation", "test") for i in range(config.eval_prompts)]
+    held_out = [
+        task.row(split, index)
+        for split in ("validation", "test")
+        for index in range(rows_of_evaluation(task, split, config.eval_prompts))
+    ]
     encode_prompts(tokenizer, rows + held_out, config.max_prompt_length)
     reward.check(rows[0])
     if message := judge(task, "", held_out[0]).message:

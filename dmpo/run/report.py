@@ -9,8 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..evaluation.held_out import Evaluation
+from ..evaluation.intervals import Accuracy
 from ..storage.terminal import make_console
-from ..tasks import Task
+from ..tasks import Task, judges
 
 PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
 
@@ -45,25 +46,30 @@ class Reporter:
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
         """Print one line for an evaluation. At the start it is of the test split, later of the validation split."""
         where = f"step {step:<4} validation" if step else "start     test      "
-        self.say(f"{where}  sampled {evaluation.sampled.share:.1%}, greedy {evaluation.greedy.share:.1%}")
+        sampled, greedy = (measure.text(measure.mean) for measure in (evaluation.sampled, evaluation.greedy))
+        what = "" if isinstance(evaluation.sampled, Accuracy) else f"mean {evaluation.sampled.NAME} "
+        self.say(f"{where}  {what}sampled {sampled}, greedy {greedy}")
 
     def closing(self, before: Evaluation, after: Evaluation, task: Task, summary: dict[str, Any]) -> None:
-        """Print the accuracy before and after training with 95 % intervals, and one example."""
-        table = Table(title=f"Held-out accuracy, {after.sampled.total} test rows, 95 % intervals", title_justify="left")
+        """Print the accuracy (or mean reward) before and after training with 95 % intervals, and one example."""
+        measure, rows = after.sampled.NAME, after.sampled.total
+        what = "accuracy" if judges(task) else f"mean {measure} (the task cannot say what is solved)"
+        table = Table(title=f"Held-out {what}, {rows} test rows, 95 % intervals", title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column, justify="left" if not column else "right")
         for name in ("sampled", "greedy"):
             cells = []
             for evaluation in (before, after):
-                accuracy = getattr(evaluation, name)
-                low, high = accuracy.interval()
-                cells.append(f"{accuracy.share:.1%}  [{low:.1%}, {high:.1%}]".replace("[", r"\["))
+                of_name = getattr(evaluation, name)
+                value, low, high = map(of_name.text, (of_name.mean, *of_name.interval()))
+                cells.append(f"{value}  [{low}, {high}]".replace("[", r"\["))
             table.add_row(name, *cells)
         self.console.print(table)
         index = example_index(before, after, task)
         if index is not None and before.rows == after.rows:
             row = before.rows[index]
-            example = Table(title="First test row that was wrong before training (greedy)", title_justify="left")
+            which = "was wrong before training" if judges(task) else "has another completion after training"
+            example = Table(title=f"First test row that {which} (greedy)", title_justify="left")
             example.add_column("before")
             example.add_column("after")
             example.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
@@ -79,18 +85,24 @@ class Reporter:
 
 
 def summarise(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """The accuracies and their 95 % intervals, with the keys of summary.json."""
+    """The accuracies (or mean rewards) and their 95 % intervals, with the keys of summary.json."""
     summary: dict[str, Any] = {"test_rows": after.sampled.total}
     for name in ("sampled", "greedy"):
         for when, evaluation in (("before", before), ("after", after)):
-            accuracy = getattr(evaluation, name)
-            summary[f"{name}_accuracy_{when}"] = accuracy.share
-            summary[f"{name}_accuracy_{when}_interval"] = list(accuracy.interval())
+            measure = getattr(evaluation, name)
+            summary[f"{name}_{measure.NAME}_{when}"] = measure.mean
+            summary[f"{name}_{measure.NAME}_{when}_interval"] = list(measure.interval())
     return summary
 
 
 def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | None:
-    """The index of the first row whose greedy completion was wrong before training; None if all were right."""
+    """The index of the first row whose greedy completion was wrong before training; None if all were right.
+
+    If the task cannot say what is solved, it is the first row with another completion after training.
+    """
+    if not judges(task):
+        pairs = enumerate(zip(before.completions, after.completions, strict=False))
+        return next((i for i, (old, new) in pairs if old != new), None)
     rows = zip(before.completions, before.rows, strict=True)
     return next((i for i, (text, row) in enumerate(rows) if not task.solved(text, row)), None)
 
@@ -123,15 +135,20 @@ def plot_run(
         axis.plot(steps, [line[key] for line in metrics], color=colour)
         axis.set(title=panel_title)
     ess.set(ylim=(0, 1))
+    measure = "accuracy" if "greedy_accuracy_after" in summary else "reward"
     for name, colour in (("sampled", "C1"), ("greedy", "C2")):
-        points = [(m["step"], m[f"{name}_accuracy"]) for m in metrics if f"{name}_accuracy" in m]
+        key = f"{name}_{measure}"
+        points = [(m["step"], m[key]) for m in metrics if key in m]
         accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", markersize=3, color=colour, label=name)
-        ends = [summary[f"{name}_accuracy_before"], summary[f"{name}_accuracy_after"]]
+        ends = [summary[f"{key}_before"], summary[f"{key}_after"]]
         accuracy.plot([0, summary["steps"]], ends, "D", color=colour, markerfacecolor="white")
     accuracy.plot([], [], "D", color="grey", markerfacecolor="white", label="test rows, before and after")
     accuracy.legend(frameon=False, loc="lower right")
-    accuracy.set(title="held-out accuracy", ylim=(0, 1.02))
-    accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    if measure == "accuracy":
+        accuracy.set(title="held-out accuracy", ylim=(0, 1.02))
+        accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    else:
+        accuracy.set(title="mean reward of held-out rows")
     totals = {phase: sum(line.get(phase, 0.0) for line in timings) for phase in PHASES}
     totals = {phase: seconds for phase, seconds in totals.items() if seconds}
     bars = phases.barh(list(totals), list(totals.values()), color="C7")

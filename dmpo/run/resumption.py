@@ -51,7 +51,8 @@ def is_used(folder: Path) -> bool:
 def check_output_dir(config: DMPOConfig, objects: Mapping[str, str]) -> None:
     """Raise ValueError unless the run may start in `output_dir`, or continue there with the same keys and objects.
 
-    objects: `object_name` of the task and of the reward that a script gave, by "task" and "reward".
+    objects: `object_name` of the task and of the reward that a script gave, by "task" and "reward", and what
+        `dmpo.tasks.describe_datasets` says of its rows.
     """
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -126,7 +127,7 @@ def _check_same(config: DMPOConfig, path: Path) -> None:
 def _check_objects(objects: Mapping[str, str], path: Path) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        names = {what: before.get(what) for what in ("task", "reward")}
+        names = {what: before.get(what) for what in ("task", "reward", "train_dataset", "eval_dataset")}
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
     for what, name in names.items():

@@ -22,13 +22,15 @@ def best_step(run: Path, steps: Iterable[int]) -> int | None:
     """Of these steps the one with the best validation accuracy in the run's metrics.jsonl; None if it has none of them.
 
     The greedy accuracy decides; ties go to the better sampled accuracy, then to the earlier step, which is nearer to
-    the reference. metrics.jsonl holds accuracies of the validation split alone.
+    the reference. metrics.jsonl holds accuracies of the validation split alone. The run of a task that cannot say what
+    is solved has mean rewards in their place.
     """
     wanted = set(steps)
     scores = [
-        (line["greedy_accuracy"], line["sampled_accuracy"], -line["step"])
+        (line[f"greedy_{measure}"], line[f"sampled_{measure}"], -line["step"])
         for line in JsonLines(run / "metrics.jsonl").read()
-        if line["step"] in wanted and line.get("greedy_accuracy") is not None
+        for measure in ("accuracy", "reward")
+        if line["step"] in wanted and line.get(f"greedy_{measure}") is not None
     ]
     return -max(scores)[2] if scores else None
 

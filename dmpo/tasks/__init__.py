@@ -14,21 +14,28 @@ from ..rewards import load_object
 from .countdown import Countdown
 from .gsm8k import GSM8K
 from .mathematics import Mathematics
+from .prompts import Prompts
+from .row_objects import RowObject as RowObject
+from .row_objects import describe_row_object
 from .splits import Row
 from .sudoku import Sudoku4
 from .sudoku9 import Sudoku9
 
 
 class Task(Protocol):
-    """One task. A row is a dict of columns: the model sees the text `prompt`, the reward gets the other columns.
+    """One task. A row is a dict of columns: the model sees the text `prompt`, and the reward gets all columns.
 
-    A task may have four more members. Evaluation uses them where they exist:
+    A row may also have `prompt_messages`: a list of dicts with `role` and `content`. Then the model sees them, through
+    its chat template, and `prompt` is for people.
+
+    A task may have five more members. Evaluation uses them where they exist:
 
     - `template: str`: the prompt, with `{name}` for columns of a row. It is recorded with every result.
     - `parse(completion, row) -> str | None`: the answer in a completion; None if it has none. See `answer_of`.
     - `demonstrate(row) -> str`: a perfect completion of the row, for prompts with examples.
     - `size(split) -> int | None`: the number of different rows of a split; None if the task makes rows without end. See
       `size_of`.
+    - `judges: bool`: False if the task cannot say which completions are solved. See `judges`.
 
     The reward of a task runs in the training process. A reward that may hang must be a function that the config names
     (`reward: module:function`); it runs in worker processes.
@@ -55,6 +62,7 @@ TASKS: Mapping[str, type[Task]] = {
     "countdown": Countdown,
     "gsm8k": GSM8K,
     "math": Mathematics,
+    "prompts": Prompts,
     "sudoku4": Sudoku4,
     "sudoku9": Sudoku9,
 }
@@ -66,6 +74,23 @@ def check_task_name(name: str) -> None:
         raise ValueError(
             f"unknown task {name!r}, choose one of {', '.join(TASKS)}, or give your own class as 'module:class'"
         )
+
+
+def check_task_options(name: str, options: Mapping[str, Any], *, has_reward: bool) -> None:
+    """Raise ValueError for `task_options` with which no run can train. No data is read, and no class of a user loaded.
+
+    Args:
+        name: of the task.
+        options: as the config has them.
+        has_reward: whether the config names a reward.
+    """
+    kind = TASKS.get(name)
+    if kind is None:
+        return
+    _check_options(name, kind, options)
+    check: Callable[..., None] | None = getattr(kind, "check_options", None)
+    if check is not None:
+        check(options, has_reward=has_reward)
 
 
 def load_task(name: str, **options: Any) -> Task:
@@ -122,3 +147,47 @@ def size_of(task: Task, split: str) -> int | None:
     """The number of rows by `task.size`; None if the task has no `size`."""
     size = getattr(task, "size", None)
     return size(split) if size else None
+
+
+def rows_of_evaluation(task: Task, split: str, wanted: int) -> int:
+    """`wanted`, or all rows of a split that has fewer. No row counts twice in an evaluation."""
+    size = size_of(task, split)
+    return wanted if size is None else min(wanted, size)
+
+
+def judges(task: Task) -> bool:
+    """Whether the task can say which completions are solved, by `task.judges`; True if it has no such member."""
+    return bool(getattr(task, "judges", True))
+
+
+def describe_datasets(**datasets: RowObject | None) -> dict[str, str]:
+    """For each object of rows that a script gives: how a resumed run recognises it. Raises as `task_of_run`."""
+    return {name: describe_row_object(rows, name) for name, rows in datasets.items() if rows is not None}
+
+
+def task_of_run(
+    task: Task | None,
+    name: str,
+    options: Mapping[str, Any],
+    train_dataset: RowObject | None = None,
+    eval_dataset: RowObject | None = None,
+) -> Task:
+    """The task of a run: a script's object, the task `prompts` of a script's rows, or the task of that name.
+
+    Raises:
+        TypeError: an object has no rows that can be read.
+        ValueError: the objects, the name and the options do not go together, or as `load_task`.
+    """
+    datasets = {"train": train_dataset, "test": eval_dataset}
+    given = {option: rows for option, rows in datasets.items() if rows is not None}
+    if task is not None and given:
+        raise ValueError(f"give task, or train_dataset and eval_dataset, not both; got task {type(task).__name__}")
+    if not given:
+        return task or load_task(name, **options)
+    if name != "prompts":
+        raise ValueError(f"train_dataset and eval_dataset go with task 'prompts', got task {name!r}; leave task out")
+    for option in given:
+        if options.get(option) is not None:
+            what = {"train": "train_dataset", "test": "eval_dataset"}[option]
+            raise ValueError(f"give {what} or task_options {option}, not both, got {options[option]!r}")
+    return load_task(name, **options, **given)

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..rewards import gsm8k
 from ..rewards.gsm8k_reward import gold_number, gsm8k_answer
-from .questions import Questions, as_text, shown
+from .cells import as_text, shown
+from .questions import Questions
 from .splits import Row
 
 

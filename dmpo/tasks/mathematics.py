@@ -7,7 +7,8 @@ from typing import Any
 from ..rewards import math
 from ..rewards.answers import gold_of_solution
 from ..rewards.math_reward import math_answer, math_correct
-from .questions import Questions, as_text, shown
+from .cells import as_text, shown
+from .questions import Questions
 from .splits import Row
 from .templates import worked_example
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.markup import escape
 
+from .cells import shown
 from .options import check_integers, check_texts
 from .sources import read_each, read_rows
-from .splits import SPLITS, Row, check_split, hold_out, text_key
+from .split_rows import SplitRows
+from .splits import Row, text_key
 from .templates import choose_template, fill, worked_example
 
-log = logging.getLogger("dmpo")
 
-
-class Questions:
+class Questions(SplitRows):
     """A task of questions with answers, from two data sets.
 
     Training rows are dropped if their question is also in the test set. Case, spaces and punctuation do not matter.
@@ -66,18 +64,14 @@ class Questions:
         if longest is not None:
             self.rows["train"] = [row for row in self.rows["train"] if len(row["question"]) <= longest]
         keys = {name: [text_key(row["question"]) for row in rows] for name, rows in self.rows.items()}
-        self.rows["validation"] = self.rows["train"]
-        self.indices = hold_out(keys["train"], keys["test"], validation_rows, f"data set {train}")
-        if dropped := len(keys["train"]) - len(self.indices["train"]) - len(self.indices["validation"]):
-            log.warning("%d training rows of %s are also in the test set %s and are left out", dropped, train, test)
+        self.hold_out(keys["train"], keys["test"], validation_rows, sources=(train, test))
 
     @classmethod
     def scoring_only(cls) -> Questions:
         """The task with no rows in any split: it parses and scores completions, and no data is loaded."""
         task = cls.__new__(cls)
         task.template = cls.TEMPLATE
-        task.rows = {split: [] for split in SPLITS}
-        task.indices = {split: [] for split in SPLITS}
+        task.set_no_rows()
         return task
 
     def answer(self, source: dict[str, Any]) -> str:
@@ -91,20 +85,6 @@ class Questions:
     def demonstrate(self, row: Row) -> str:
         """A perfect completion of a row: its worked solution in the form that the prompt asks for."""
         return worked_example(row["solution"], row["answer"])
-
-    def row(self, split: str, index: int) -> Row:
-        """Row `index` of a split: `prompt`, `question`, `answer`, `solution`. The rows repeat after the last one."""
-        check_split(split)
-        check_integers(0, index=index)
-        indices = self.indices[split]
-        if not indices:
-            raise ValueError(f"task has no rows of {split}: it was made to score completions alone; use load_task")
-        return dict(self.rows[split][indices[index % len(indices)]])
-
-    def size(self, split: str) -> int:
-        """The number of rows of a split."""
-        check_split(split)
-        return len(self.indices[split])
 
     def show(self, completion: str, row: Row) -> str:
         """The question, the end of the completion, and its answer, green if right and red if wrong."""
@@ -136,19 +116,3 @@ class Questions:
         answer = self.answer(source)
         prompt = fill(self.template, {"question": question})
         return {"prompt": prompt, "question": question, "answer": answer, "solution": self.steps(source)}
-
-
-def as_text(value: Any) -> str | None:
-    """A right answer as a text: a text is stripped of white space, a number is written in digits, else None."""
-    if isinstance(value, str):
-        return value.strip() or None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return str(int(value) if value == int(value) else value)
-
-
-def shown(value: Any) -> str:
-    """A value for a message, in at most 80 characters. Of a text it shows the end, which has the answer."""
-    if value is None:
-        return "null"
-    return repr(value[-80:]) if isinstance(value, str) else f"{value!r:.80}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..rewards.answers import boxed_answers, gold_of_solution
 from ..rewards.gsm8k_reward import gold_number
-from .questions import as_text, shown
+from .cells import as_text, shown
 from .records import Record
 from .splits import Row
 

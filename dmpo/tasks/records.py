@@ -27,11 +27,8 @@ def read_table(path: Path) -> list[Record]:
     Raises:
         ValueError: no such file, another ending, a file that is not what its name says; names file and line.
     """
+    check_format(path)
     kind = path.suffix.lower()
-    if kind not in FORMATS:
-        raise ValueError(f"data file {path} must end in one of {', '.join(FORMATS)}")
-    if not path.is_file():
-        raise ValueError(f"data file {path} does not exist")
     if kind == ".parquet":
         return _parquet_rows(path)
     if kind == ".csv":
@@ -39,6 +36,14 @@ def read_table(path: Path) -> list[Record]:
     records, _ = read_json_records(path)
     columns = list(dict.fromkeys(name for record in records for name in record))
     return [{name: record.get(name) for name in columns} for record in records]
+
+
+def check_format(path: Path) -> None:
+    """Raise ValueError unless the file exists and its name ends in one of FORMATS."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"data file {path} must end in one of {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise ValueError(f"data file {path} does not exist")
 
 
 def read_json_records(path: Path) -> tuple[list[Record], Record]:

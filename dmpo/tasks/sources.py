@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .records import FORMATS, Record, read_table
+from .records import FORMATS, Record, check_format, read_table
 
 log = logging.getLogger("dmpo")
 
@@ -32,7 +32,7 @@ def read_rows(
         ValueError: the file or the data set does not exist, has another format or no rows, or lacks a column.
     """
     path = Path(source)
-    if path.suffix.lower() in FORMATS or path.exists():
+    if _is_file(path):
         if revision is not None and path.is_file():
             raise ValueError(
                 f"revision {revision!r} needs a hub data set, but {source} is a file; omit revision or give a hub id"
@@ -49,6 +49,17 @@ def read_rows(
                 f"got columns {', '.join(map(str, rows[0]))}"
             )
     return rows
+
+
+def check_file(source: str) -> None:
+    """Raise ValueError for a path of a file that does not exist or has another format. A hub id is not looked up."""
+    if _is_file(Path(source)):
+        check_format(Path(source))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a source is meant as a file, and not as a hub id."""
+    return path.suffix.lower() in FORMATS or path.exists()
 
 
 def read_each(rows: Sequence[S], source: str, read: Callable[[S], T], what: str = "row") -> list[T]:

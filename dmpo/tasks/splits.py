@@ -24,6 +24,11 @@ def text_key(text: str) -> str:
     return text_hash(_PUNCTUATION.sub("", text.casefold()))
 
 
+def exact_key(text: str) -> str:
+    """A key of a text that ignores only case and white space. In code and in puzzles every sign may count."""
+    return text_hash("".join(text.casefold().split()))
+
+
 def text_hash(text: str) -> str:
     """A fixed hash of a text, as 32 hexadecimal digits."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -33,6 +38,11 @@ def hashed_split(key: str, *, held_out: int = 20) -> str:
     """The split of a key, for rows of one source: of `held_out` keys one is test, one validation, the others train."""
     remainder = int(text_hash(f"split/{key}"), 16) % held_out
     return {0: "test", 1: "validation"}.get(remainder, "train")
+
+
+def smallest_keys(keys: Iterable[str], count: int, purpose: str) -> set[str]:
+    """The `count` keys with the smallest hash. The order of the keys does not matter, and purposes are independent."""
+    return set(sorted(set(keys), key=lambda key: text_hash(f"{purpose}/{key}"))[:count])
 
 
 def hold_out(train: list[str], test: list[str], count: int, what: str) -> dict[str, list[int]]:
@@ -45,8 +55,7 @@ def hold_out(train: list[str], test: list[str], count: int, what: str) -> dict[s
         ValueError: no row is left for training. `what` names the data in the message.
     """
     test_keys = set(test)
-    free = sorted({key for key in train if key not in test_keys}, key=lambda key: text_hash(f"validation/{key}"))
-    validation = set(free[:count])
+    validation = smallest_keys((key for key in train if key not in test_keys), count, "validation")
     indices: dict[str, list[int]] = {"train": [], "validation": [], "test": list(range(len(test)))}
     for index, key in enumerate(train):
         if key not in test_keys:

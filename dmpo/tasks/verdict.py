@@ -7,27 +7,39 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..rewards.math_reward import failures
-from . import Task, answer_of
+from . import Task, answer_of, judges
 from .splits import Row
 
 log = logging.getLogger("dmpo")
 
 
 class Verdict(NamedTuple):
-    """What a task says of a completion. failure: `timeout` or `crash` where the comparison of its answer with the right
-    one came to no end, `exception` where the task itself raised; it counts as not solved. message: of an exception."""
+    """What a task says of a completion. solved: None where the task cannot say it (`dmpo.tasks.judges`).
 
-    solved: bool
+    failure: `timeout` or `crash` where the comparison of its answer with the right one came to no end, `exception`
+    where the task itself raised; it counts as not solved. message: of an exception.
+    """
+
+    solved: bool | None
     answer: str | None
     failure: str | None = None
     message: str = ""
+
+
+def check_judges(name: str, task: Task) -> None:
+    """Raise ValueError if the task cannot say which completions are solved, so that there is no accuracy."""
+    if not judges(task):
+        raise ValueError(
+            f"task {name} cannot say which completions are solved, so there is no accuracy: give the task_options of "
+            "the task answer: COLUMN, or solved: module:function"
+        )
 
 
 def judge(task: Task, completion: str, row: Row) -> Verdict:
     """What a completion answers and whether that is right, or why neither can be said."""
     try:
         with failures() as failed:
-            solved = bool(task.solved(completion, row))
+            solved = bool(task.solved(completion, row)) if judges(task) else None
         answer = answer_of(task, completion, row)
     except Exception as error:  # one text must not end the evaluation
         return Verdict(False, None, "exception", f"{type(error).__name__}: {error}"[:500])

@@ -65,8 +65,8 @@ def test_shots_are_turns_where_there_is_a_chat_template() -> None:
         "{% for m in messages %}{{ '.' if m['role'] == 'user' else '..' }}{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}..{% endif %}"
     )
-    row = {"prompt": "33", "shots": [("1", "2"), ("11", "22")]}
-    assert tokenizer.decode(encode_prompt(tokenizer, row, 99)) == ".1..2.11..22.33.."
+    shots = [("1", "2"), ("11", "22")]
+    assert tokenizer.decode(encode_prompt(tokenizer, {"prompt": "33"}, 99, shots)) == ".1..2.11..22.33.."
 
 
 def test_shape_depends_on_the_prompt_alone() -> None:

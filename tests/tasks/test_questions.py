@@ -10,7 +10,7 @@ import pytest
 
 import dmpo.tasks.questions
 from dmpo.tasks import load_task, scoring_task
-from dmpo.tasks.questions import as_text
+from dmpo.tasks.cells import as_text
 from dmpo.tasks.splits import SPLITS, text_key
 from tests.tasks.data_files import gsm8k_rows, math500_rows, math_rows, write
 
