@@ -19,7 +19,8 @@ from random import Random
 from typing import Any
 
 from dmpo import rewards
-from dmpo.rewards.math_reward import CPU_LIMIT, failures
+from dmpo.rewards.math_reward import CPU_LIMIT
+from dmpo.rewards.outcomes import failures
 
 BATCH = 64
 LIMITS = {"gsm8k": 0.5, "math": CPU_LIMIT + 0.3, "countdown": 0.5, "sudoku": 0.5}  # seconds of one completion

@@ -34,9 +34,6 @@ class Evaluation:
     samples: of the first `log_completions` rows that this rank has, as held_out.jsonl says them, without the step.
     """
 
-    In place of accuracies, a task that cannot say what is solved has mean rewards.
-    """
-
     sampled: Accuracy | MeanReward
     greedy: Accuracy | MeanReward
     rows: list[Row]

@@ -8,16 +8,13 @@ seconds of CPU time for one pair; then the pair is not equivalent and counts as 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 from .answers import TAGS, bare_answer, boxed_answer, gold_of_solution, read_answer, tagged_answer
 from .equivalence import decide
 from .latex_text import plain_latex
-from .outcomes import Failure, Scores
+from .outcomes import Scores, note_failures
 from .worker_pool import WorkerPool
 
 TAGS_WEIGHT = 0.5
@@ -43,8 +40,6 @@ _BASE = re.compile(r"(?<![0-9A-Z_])(?=[A-F]*[0-9])([0-9A-F]+)\s*_\s*(?:\{\s*([1-
 _BASE_WORD = re.compile(r"(?<=[0-9A-F])\s*(?:\\text\s*\{)?\s*\(?(?:in\s)?base[\s-]*([1-3]?[0-9])\)?\s*\}?\s*$")
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad"))  # spaces of no width
 _EXCLUDED = re.compile(r"\\(?:neq?|not|notin)(?![A-Za-z])|[≠∉]")  # the answer excludes a value
-
-_failure_log: ContextVar[list[Failure] | None] = ContextVar("failure_log", default=None)
 
 
 def math_answer(completion: str) -> str | None:
@@ -92,21 +87,8 @@ def math_correct(completions: list[str], answer: list[Any]) -> list[bool]:
     answers = [math_answer(text) for text in completions]
     # "" stands for a missing answer, because no right answer is empty.
     scores = equivalent([(text or "", gold_latex(gold)) for text, gold in zip(answers, answer, strict=True)])
-    failure_log = _failure_log.get()
-    if failure_log is not None:
-        failure_log.extend(scores.failures)
+    note_failures(scores.failures)
     return [text is not None and value == 1 for text, value in zip(answers, scores.values, strict=True)]
-
-
-@contextmanager
-def failures() -> Iterator[list[Failure]]:
-    """Collect the comparisons that fail within the context; `row` is the index of the completion."""
-    failure_log: list[Failure] = []
-    token = _failure_log.set(failure_log)
-    try:
-        yield failure_log
-    finally:
-        _failure_log.reset(token)
 
 
 def math(completions: list[str], answer: list[Any], **_: Any) -> list[float]:

@@ -1,81 +1,114 @@
-"""The outcomes of calls of a reward: values and failures. If a batch fails, each completion is scored alone."""
+"""What calls of rewards come to: values for completions, and the failures on some of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-from .call import Reward, RewardError, score
 
 Columns = dict[str, list[Any]]
 
 
 class Failure(NamedTuple):
-    """A completion on which the reward failed; it scores 0.
+    """A completion on which a reward failed.
 
-    row: the index of the completion. kind: `timeout`, `crash` (the process ended) or `exception`. message: a text for
-        people, of at most 500 characters.
+    row: the index of the completion. kind: `timeout`, `crash` (the process ended), `exception`, or `missing` (no reward
+        applies to the completion). message: a text for people, of at most 500 characters. reward: the name of the
+        reward, where it is known.
     """
 
     row: int
     kind: str
     message: str
+    reward: str = ""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One value for each completion, and the failures: the completions that score 0 because the reward failed."""
+    """One value for each completion, and the completions on which a reward failed.
+
+    parts: of several rewards, the values of each by its name, before they are weighted and summed. NaN: the reward does
+        not apply to the completion.
+    """
 
     values: list[float]
     failures: list[Failure] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def extended(self, other: Scores) -> Scores:
+        """The scores of these completions and of others after them."""
+        offset = len(self.values)
+        later = [failure._replace(row=failure.row + offset) for failure in other.failures]
+        parts = {name: self.parts.get(name, []) + values for name, values in other.parts.items()}
+        return Scores(self.values + other.values, self.failures + later, parts)
+
+    def reordered(self, rows: Sequence[int]) -> Scores:
+        """The scores with completion i in place rows[i], which are all places from 0."""
+        places = sorted(range(len(rows)), key=rows.__getitem__)
+        return Scores(
+            [self.values[i] for i in places],
+            sorted(failure._replace(row=rows[failure.row]) for failure in self.failures),
+            {name: [values[i] for i in places] for name, values in self.parts.items()},
+        )
+
+    def details(self, row: int) -> dict[str, Any]:
+        """What completions.jsonl says of a completion besides its reward.
+
+        `rewards`: the value of each of several rewards that apply to it. `failure`: only where a reward failed on it.
+        """
+        details: dict[str, Any] = {}
+        if self.parts:
+            values = {name: part[row] for name, part in self.parts.items()}
+            details["rewards"] = {name: value for name, value in values.items() if not math.isnan(value)}
+        texts = [
+            f"{failure.reward}: {failure.message}" if self.parts else failure.message
+            for failure in self.failures
+            if failure.row == row
+        ]
+        return details | ({"failure": "; ".join(texts)} if texts else {})
 
 
 class Outcome(NamedTuple):
     """The outcome of one call. kind: `values`, `wrong` (see RewardError), or the kind of a failure.
 
-    values: filled if the kind is `values`. message: filled otherwise.
+    values: filled if the kind is `values`. message: filled otherwise. failures: of single completions, although the
+        call as a whole has values.
     """
 
     kind: str
     values: list[float]
     message: str = ""
+    failures: tuple[Failure, ...] = ()
+
+    @classmethod
+    def read(cls, fields: list[Any]) -> Outcome:
+        """The outcome that another process has sent as JSON."""
+        kind, values, message, failures = fields
+        return cls(kind, values, message, tuple(Failure(*failure) for failure in failures))
 
 
-Call = Callable[[list[str], Columns], Outcome]
+_failure_log: ContextVar[list[Failure] | None] = ContextVar("failure_log", default=None)
 
 
-def call_here(reward: Reward, completions: list[str], columns: Columns) -> Outcome:
-    """Call a reward in this process."""
+@contextmanager
+def failures() -> Iterator[list[Failure]]:
+    """Collect the failures that rewards note within the context instead of raising."""
+    failure_log: list[Failure] = []
+    token = _failure_log.set(failure_log)
     try:
-        return Outcome("values", score(reward, completions, columns))
-    except RewardError as error:
-        return Outcome("wrong", [], str(error)[:500])
-    except Exception as error:  # a reward may raise anything, and the run continues
-        return Outcome("exception", [], f"{type(error).__name__}: {error}"[:500])
+        yield failure_log
+    finally:
+        _failure_log.reset(token)
 
 
-def score_all(call: Call, completions: list[str], columns: Columns, *, singly: bool = False) -> Scores:
-    """The scores of all completions. `call` gets all of them at once; if that fails, or with `singly`, one at a time.
-
-    Raises:
-        RewardError: the reward did not return one finite number for each completion.
-    """
-    if not singly and len(completions) > 1:
-        outcome = call(completions, columns)
-        if outcome.kind == "wrong":
-            raise RewardError(outcome.message)
-        if outcome.kind == "values":
-            return Scores(outcome.values)
-    scores = Scores([])
-    for index in range(len(completions)):
-        outcome = call(completions[index : index + 1], slice_columns(columns, index, index + 1))
-        if outcome.kind == "wrong":
-            raise RewardError(outcome.message)
-        if outcome.kind != "values":
-            scores.failures.append(Failure(index, outcome.kind, outcome.message))
-        scores.values.append(outcome.values[0] if outcome.kind == "values" else 0.0)
-    return scores
+def note_failures(noted: list[Failure]) -> None:
+    """Add to the failures of the context; `row` is the index of the completion in the call of the reward."""
+    failure_log = _failure_log.get()
+    if failure_log is not None:
+        failure_log.extend(noted)
 
 
 def slice_columns(columns: Columns, start: int, end: int) -> Columns:

@@ -25,7 +25,7 @@ class RoundScoring:
 
     def __init__(self, pool: RewardPool, groups: Sequence[Hashable], columns: Columns) -> None:
         self.pool, self.groups, self.columns = pool, groups, columns
-        self._calls: list[Future[tuple[list[int], list[str], Scores | None]]] = []
+        self._calls: list[Future[tuple[list[int], list[str], list[Scores | None]]]] = []
         self._left_out = False
         # The thread alone uses these two:
         self._missing = Counter(groups)  # rows of each group that have not come
@@ -42,32 +42,33 @@ class RoundScoring:
         self._calls.append(self.pool.thread.submit(lambda: self._score(rows, read)))
 
     def scores(self) -> Scores:
-        """Wait for the scores of all rows, in the order of `groups`. Failures are counted, and logged in one line.
+        """Wait for the scores of all rows, in the order of `groups`. Failures are counted and logged.
 
         Raises:
             RewardError: (a ValueError) a call did not return one finite number for each completion.
         """
-        values, failures = [0.0] * len(self.groups), []
+        rows: list[int] = []
+        joined = Scores([])
         # The thread is done before a call is repeated here: no two calls of a reward run at once.
-        for rows, texts, scores in [call.result() for call in self._calls]:
-            if scores is None:
-                scores = self.pool.attempt(texts, self._columns_of(rows))
-            for row, value in zip(rows, scores.values, strict=True):
-                values[row] = value
-            failures += [failure._replace(row=rows[failure.row]) for failure in scores.failures]
-        scores = Scores(values, sorted(failures))
+        for called, texts, attempts in [call.result() for call in self._calls]:
+            if called:
+                joined = joined.extended(self.pool.finish(attempts, texts, self._columns_of(called)))
+                rows += called
+        scores = joined.reordered(rows)
         self.pool.record(scores)
         return scores
 
-    def _score(self, rows: Sequence[int], read: Callable[[], list[str]]) -> tuple[list[int], list[str], Scores | None]:
+    def _score(
+        self, rows: Sequence[int], read: Callable[[], list[str]]
+    ) -> tuple[list[int], list[str], list[Scores | None]]:
         if self._left_out:
-            return [], [], Scores([])
+            return [], [], []
         try:
             self._texts.update(zip(rows, read(), strict=True))
             self._missing.subtract(self.groups[row] for row in rows)
             ready = [row for row in self._texts if not self._missing[self.groups[row]]]
             texts = [self._texts.pop(row) for row in ready]
-            return ready, texts, self.pool.attempt_in_thread(texts, self._columns_of(ready)) if ready else Scores([])
+            return ready, texts, self.pool.attempt_in_thread(texts, self._columns_of(ready)) if ready else []
         except BaseException:
             self._left_out = True  # the round fails, so the later calls are of no use
             raise

@@ -7,15 +7,15 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from threading import Lock
 from typing import Any
 
-from .call import RewardError
+from .errors import RewardError
 from .outcomes import Columns, Failure, Scores, slice_columns
 from .worker_process import Job
 
@@ -27,11 +27,12 @@ _START = (
 
 
 class WorkerPool:
-    """Worker processes that run one function `(completions, **columns) -> list[float]`.
+    """Worker processes that run one reward, a function of one of the forms of `RewardForm`.
 
     If a call crashes, raises or takes too long, it is repeated with one completion at a time. A completion that fails
     alone scores 0 and is reported. The workers start at the first call and stay for the next ones. Each is a new Python
-    process, and not a fork of this process, which may use a GPU and threads.
+    process, and not a fork of this process, which may use a GPU and threads. An `async` function waits more than it
+    computes: one worker calls it, within the limits of its own (`judge`), to which `wall_limit` is added.
 
     Args:
         name: the function, as `module:function`.
@@ -42,6 +43,8 @@ class WorkerPool:
         memory_limit: bytes of address space of the process that calls the function; None for no limit.
         singly: call the function with one completion at a time, so that the limits hold for each completion.
         prepare: a function `module:function` without arguments. A worker calls it once, before the limits apply.
+        options: keyword arguments of the function, beside the columns.
+        optional: the function may return None for a completion (`read_values`).
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class WorkerPool:
         memory_limit: int | None = None,
         singly: bool = False,
         prepare: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        optional: bool = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be ≥ 1, got {workers}")
@@ -61,7 +66,7 @@ class WorkerPool:
             raise ValueError(
                 f"wall_limit and cpu_limit must be > 0 seconds, got wall_limit {wall_limit} and cpu_limit {cpu_limit}"
             )
-        self.job = Job(name, prepare, wall_limit, cpu_limit, memory_limit, singly)
+        self.job = Job(name, prepare, wall_limit, cpu_limit, memory_limit, singly, dict(options or {}), optional)
         self.most_workers = workers or default_workers()
         self.lock = Lock()
         self.workers: list[Worker] = []
@@ -81,6 +86,7 @@ class WorkerPool:
         with self.lock:
             least = 4 if self.job.singly else 1  # fewer completions are not worth another process
             count = 1 if whole else min(self.most_workers, -(-len(completions) // least))
+            count = 1 if self._is_judge(count) else count
             bounds = [len(completions) * i // count for i in range(count + 1)]
             requests = [(completions[a:b], slice_columns(columns, a, b)) for a, b in pairwise(bounds)]
             replies = self._ask(requests)
@@ -96,11 +102,22 @@ class WorkerPool:
             while self.workers:
                 self.workers.pop().close()
 
-    def _ask(self, requests: list[tuple[list[str], Columns]]) -> list[Scores]:
+    def _is_judge(self, count: int) -> bool:
+        """Whether the function is `async`, which the first worker knows; so many workers start where there is none."""
+        self._start(1 if self.workers else count)
+        if not self.workers[0].ready:
+            self.workers[0].await_ready()
+        return self.workers[0].judge_seconds > 0
+
+    def _start(self, count: int) -> None:
+        """Start workers until there are so many."""
         if self.owner != os.getpid():  # this process is a fork: the workers belong to its parent
             self.owner, self.workers = os.getpid(), []
-        while len(self.workers) < len(requests):
+        while len(self.workers) < count:
             self.workers.append(Worker(self.job))
+
+    def _ask(self, requests: list[tuple[list[str], Columns]]) -> list[Scores]:
+        self._start(len(requests))
         for index, request in enumerate(requests):
             self.workers[index].send(request)
         replies: list[Scores | None] = [self.workers[i].receive(len(request[0])) for i, request in enumerate(requests)]
@@ -126,7 +143,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.ready = False
-        self.started = time.monotonic()
+        self.judge_seconds = 0.0  # the longest time for one completion, if the function is async
         self.connection, worker_end = Pipe()
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
         self.process = subprocess.Popen(
@@ -143,12 +160,13 @@ class Worker:
     def send(self, request: tuple[list[str], Columns]) -> None:
         """Send a request. If the worker has ended, `receive` returns None."""
         if not self.ready:
-            self._await_ready()
+            self.await_ready()
         self._send(request)
 
     def receive(self, count: int) -> Scores | None:
         """The scores of the last request, of `count` completions; None if the worker has ended."""
-        limit = (count + 1) * (self.job.wall_limit + 5.0)  # longer than the worker's own limits together
+        # longer than the worker's own limits together
+        limit = (count + 1) * (self.job.wall_limit + self.judge_seconds + 5.0)
         try:
             message = self._receive(limit)
         except (EOFError, OSError):
@@ -157,14 +175,15 @@ class Worker:
             raise RewardError(message["wrong"])
         return Scores(message["values"], [Failure(*failure) for failure in message["failures"]])
 
-    def _await_ready(self) -> None:
+    def await_ready(self) -> None:
+        """Wait until the worker has imported the function. Raises ValueError if that fails."""
         try:
             message = self._receive(START_LIMIT)
         except (EOFError, OSError):
             raise ValueError(f"reward {self.job.name!r}: the process ended while it was imported") from None
         if "error" in message:
             raise ValueError(f"reward {self.job.name!r} cannot be used: {message['error']}")
-        self.ready = True
+        self.ready, self.judge_seconds = True, message["judge_seconds"]
 
     def _send(self, message: Any) -> None:
         try:

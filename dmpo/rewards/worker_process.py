@@ -16,13 +16,15 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn
 
-from .call import RewardError, load_object
-from .outcomes import Columns, Outcome, call_here, score_all
+from .call import call_here, calls_singly, load_object, load_reward, score_all
+from .errors import RewardError
+from .judging import most_seconds
+from .outcomes import Columns, Outcome
 
 _PR_SET_PDEATHSIG = 1
 
@@ -37,6 +39,8 @@ class Job:
     cpu_limit: float | None
     memory_limit: int | None
     singly: bool
+    options: dict[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
 
 def serve(descriptor: int) -> None:
@@ -44,7 +48,7 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     job: Job = connection.recv()
     try:
-        function = load_object(job.name, "reward")
+        function = load_reward(job.name, job.options)
         if job.prepare:
             load_object(job.prepare, "preparation")()
     except Exception as error:
@@ -53,13 +57,14 @@ def serve(descriptor: int) -> None:
         return
     gc.collect()
     gc.freeze()  # the garbage collector of a child then does not copy these pages
+    singly = job.singly or calls_singly(function)
     child = Child(function, job, connection)
     try:
-        reply(connection, {"ready": True})
+        reply(connection, {"ready": True, "judge_seconds": most_seconds(function, 1)})
         while True:
             completions, columns = connection.recv()
             try:
-                scores = score_all(child.call, completions, columns, singly=job.singly)
+                scores = score_all(child.call, completions, columns, singly=singly)
                 reply(connection, {"values": scores.values, "failures": scores.failures})
             except RewardError as error:
                 reply(connection, {"wrong": str(error)})
@@ -86,18 +91,19 @@ class Child:
         if not self.pid:
             self._fork()
         ready: list[Any] = []
+        limit = self.job.wall_limit + most_seconds(self.function, len(completions))
         try:
             self.connection.send((completions, columns))
-            ready = wait([self.connection, self.upward], self.job.wall_limit)
+            ready = wait([self.connection, self.upward], limit)
             if self.connection in ready:
-                return Outcome(*json.loads(self.connection.recv_bytes()))
+                return Outcome.read(json.loads(self.connection.recv_bytes()))
         except (EOFError, OSError):
             ready = [self.connection]
         status = self.end()
         if self.upward in ready:
             raise EOFError  # the pool sends nothing during a call, so it has closed the connection
         if not ready:
-            return Outcome("timeout", [], f"no result within {self.job.wall_limit:g} s")
+            return Outcome("timeout", [], f"no result within {limit:g} s")
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
             return Outcome("timeout", [], f"no result within {self.job.cpu_limit:g} s of CPU time")
         code = os.waitstatus_to_exitcode(status)
@@ -144,7 +150,7 @@ def _child(connection: Connection, function: Callable[..., Any], job: Job) -> No
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if job.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (job.memory_limit, job.memory_limit))
-        call = partial(call_here, function)
+        call = partial(call_here, function, optional=job.optional)
         while True:
             completions, columns = connection.recv()
             # At the limit the operating system ends the process, even inside C code, where no Python handler runs.

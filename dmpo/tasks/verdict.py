@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..rewards.math_reward import failures
+from ..rewards.outcomes import failures
 from . import Task, answer_of, judges
 from .splits import Row
 

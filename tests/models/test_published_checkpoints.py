@@ -1,4 +1,4 @@
-"""If these fail, a checkpoint in iLLaDA's, SDAR's or Dream's layout cannot be trained, or is merged into another one."""
+"""If these fail, a checkpoint in the layout of iLLaDA, SDAR or Dream cannot be trained, or is merged into another."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import pytest
 
 from dmpo.rewards import math
 from dmpo.rewards import math_reward as mathematics
-from dmpo.rewards.math_reward import CPU_LIMIT, _may_be_latex, _pool, failures, gold_latex, math_answer, math_correct
+from dmpo.rewards.math_reward import CPU_LIMIT, _may_be_latex, _pool, gold_latex, math_answer, math_correct
+from dmpo.rewards.outcomes import failures
 
 EQUIVALENT: list[tuple[str, str, bool]] = [
     *[(r"\frac12", r"\frac{1}{2}", True), ("0.5", r"\frac{1}{2}", True), ("1/2", r"\frac{1}{2}", True)],

@@ -97,7 +97,7 @@ def test_pure_rewards_start_no_process() -> None:
     }
     for name, columns in columns_of.items():
         pool = RewardPool(f"dmpo.rewards:{name}")
-        assert pool.workers is None
+        assert pool.runners[0].workers is None
         pool.score(["7"], columns)
 
 
