@@ -59,3 +59,17 @@ class FolderLock:
                 return False
             log.warning("this file system has no locks (%s), so two runs could write into one output_dir", error)
         return True
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process has the lock of a folder now. False where nothing can tell: no lock file, or no locks here."""
+    if fcntl is None or not (folder / LOCK).exists():
+        return False
+    descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
