@@ -115,7 +115,11 @@ def results_gallery(results: Sequence[Results], most: int = MOST_COMPLETIONS) ->
         "remark": f"{shown:,} of {total:,} completions, evenly over the examples" if shown < total else "",
         "filters": [{"name": name, "label": name.replace("_", " ")} for name in names],
         "numbers": [
-            {"name": "tokens", "label": "tokens", "meaning": "tokens that were drawn, and not overwritten after an EOS"},
+            {
+                "name": "tokens",
+                "label": "tokens",
+                "meaning": "tokens that were drawn, and not overwritten after an EOS",
+            },
             {"name": "steps", "label": "steps", "meaning": "model calls of the completion"},
         ],
         "orders": ["least solved first", "most solved first"],

@@ -32,7 +32,9 @@ def held_out_gallery(runs: Sequence[Run], most: int) -> dict[str, Any]:
             changes.append(change := _change(lines))
             name = runs[source].name if len(runs) > 1 else ""
             labels = [runs[source].name, split, change]
-            cards += [{**_held_out_card(line, runs[source], name), "source": source, "labels": labels} for line in lines]
+            cards += [
+                {**_held_out_card(line, runs[source], name), "source": source, "labels": labels} for line in lines
+            ]
         rank = min(CHANGES.index(change) for change in changes)
         group = {"heading": f"{split} prompt {index} · {CHANGES[rank]}", "prompt": prompt, "cards": cards}
         groups.append((rank, split, index, group))

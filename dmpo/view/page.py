@@ -154,7 +154,9 @@ def _source(path: Path) -> Path:
     if path.is_file() and path.suffix != ".jsonl":
         raise ValueError(f"{path} is neither the folder of a run nor a file .jsonl of dmpo eval's results")
     if not path.exists():
-        raise ValueError(f"no such run or file: {path}; give the output_dir of a run, or the results.jsonl of dmpo eval")
+        raise ValueError(
+            f"no such run or file: {path}; give the output_dir of a run, or the results.jsonl of dmpo eval"
+        )
     return path
 
 
@@ -196,7 +198,11 @@ def without_wrapper(source: str) -> str:
 
     A browser reads a function that it is given twice, and this one contains all of plotly.js: 0.4 s of 1.3 s.
     """
-    whole = re.fullmatch(r"(/\*.*?\*/).*?(\"use strict\";var Plotly=.*)window\.Plotly = Plotly;\s*return Plotly;\s*\}\)\);?\s*", source, re.DOTALL)
+    whole = re.fullmatch(
+        r"(/\*.*?\*/).*?(\"use strict\";var Plotly=.*)window\.Plotly = Plotly;\s*return Plotly;\s*\}\)\);?\s*",
+        source,
+        re.DOTALL,
+    )
     return f"{whole[1]}\n{whole[2]}" if whole else source
 
 

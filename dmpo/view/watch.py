@@ -10,9 +10,7 @@ from .page import write_and_remark
 from .run_files import FILES, read_run
 
 
-def watch_runs(
-    paths: Sequence[Path], output: Path | None, say: Callable[[str], None], *, seconds: float = 5.0
-) -> Path:
+def watch_runs(paths: Sequence[Path], output: Path | None, say: Callable[[str], None], *, seconds: float = 5.0) -> Path:
     """Write the page of runs whenever a file of theirs has changed, until all have written their summary.
 
     Args:
