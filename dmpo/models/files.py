@@ -42,8 +42,10 @@ def local_checkpoint(path: str | Path) -> Path | None:
     return None
 
 
-def checkpoint_folder(path: str | Path) -> Path:
+def checkpoint_folder(path: str | Path, *, code: bool = False) -> Path:
     """The folder of a local path, of an embedded model's name, or of a Hub id ('owner/name'), which is downloaded.
+
+    code: download its Python files, too, to copy them. They are never run.
 
     Raises ValueError for any other path.
     """
@@ -52,8 +54,9 @@ def checkpoint_folder(path: str | Path) -> Path:
         return folder
     from huggingface_hub import snapshot_download  # takes a second to import
 
+    patterns = [*_HUB_FILES, "*.py"] if code else _HUB_FILES
     try:
-        return Path(snapshot_download(str(path), allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(str(path), allow_patterns=patterns, ignore_patterns=["*/*"]))
     except Exception as error:  # offline, gated or unknown: the message of the Hub's library names the reason
         raise ValueError(f"path {path!r} is no local folder, and the Hub did not provide it: {error}") from error
 

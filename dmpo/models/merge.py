@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from ..storage.checkpoints import CHECKPOINTS, newest_checkpoint, run_config
 from ..storage.whole_files import ASIDE, damage
 from .adapters import CONFIG, adapter_base, attach_adapter, read_adapter
+from .code_files import keep_code
 from .files import checkpoint_folder, first_names, read_json
 from .loading import load_model
 from .masked_lm import MaskedLM
@@ -45,7 +47,9 @@ def merge(
     """Write the trained model of a run as a plain checkpoint. Returns a line that names the merged folders.
 
     The base is loaded in its own dtype. An adapter that was trained on a 4-bit base is merged into the unquantised
-    base. The tokenizer files of the base are copied unchanged; if it has none, the files beside the adapter are copied.
+    base. The tokenizer files of the base, its chat template among them, are copied unchanged; if it has none, the files
+    beside the adapter are copied. generation_config.json is copied, too. Where the layout stays, so are the Python
+    files of the base and the `auto_map` of its config (`code_files.keep_code`).
 
     Args:
         source: the folder of a run (its newest whole checkpoint counts), of a checkpoint (`step-N`), of an adapter (or
@@ -62,25 +66,26 @@ def merge(
     final = Path(output).expanduser()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
         raise ValueError(f"output must be absent or an empty folder, got {final}; give another path")
-    trained = trained_folder(source)
+    trained = trained_folder(source, code=True)
     if is_adapter := (trained / CONFIG).is_file():
         adapter = read_adapter(trained)
-        base_folder = checkpoint_folder(adapter_base(adapter.fields) if base is None else base)
+        base_folder = checkpoint_folder(adapter_base(adapter.fields) if base is None else base, code=True)
         model = merge_adapter(attach_adapter(load_model(base_folder, **_token_ids(trained)), adapter))
     elif base is not None:
         raise ValueError(f"{trained} has a whole model and no adapter, so base has no use; leave base out")
     else:
         base_folder = trained
         model = load_model(trained)
-    if layout is None:
-        layout = "llada" if read_json(base_folder / "config.json")["model_type"] == "llada" else "transformers"
+    own_layout: Layout = "llada" if read_json(base_folder / "config.json")["model_type"] == "llada" else "transformers"
+    layout = layout or own_layout
     partial = final.with_name(f"{ASIDE}{final.name}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_model(model, partial, layout, max_shard_size=max_shard_size)
-        tokenizer = _tokenizer_files(base_folder) or _tokenizer_files(trained)
-        for file in tokenizer:
+        tokenizer = _named_files(base_folder, _TOKENIZER_FILES) or _named_files(trained, _TOKENIZER_FILES)
+        for file in [*tokenizer, *_named_files(base_folder, ["generation_config.json"])]:
             shutil.copyfile(file, partial / file.name)
+        code = keep_code(base_folder, partial, same_layout=layout == own_layout)
         if final.is_dir():
             final.rmdir()
         partial.rename(final)
@@ -88,7 +93,8 @@ def merge(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     what = f"{trained} merged into {base_folder}" if is_adapter else f"{trained}"
-    return f"{final}: {what}, {layout} layout, {model.dtype}, {'with' if tokenizer else 'without a'} tokenizer"
+    kept = [f"{'with' if tokenizer else 'without a'} tokenizer", *([code] if code else [])]
+    return f"{final}: {what}, {layout} layout, {model.dtype}, {', '.join(kept)}"
 
 
 def merge_adapter(adapted: PeftModel) -> MaskedLM:
@@ -136,12 +142,14 @@ def _token_ids(trained: Path) -> dict[str, Any]:
     return {name: keys.get(name) for name in ("mask_id", "eos_id")}
 
 
-def trained_folder(path: str | Path) -> Path:
+def trained_folder(path: str | Path, *, code: bool = False) -> Path:
     """The folder of the adapter or of the model. `path` is a run, a checkpoint, an adapter or a model, or a Hub id.
+
+    code: as in `checkpoint_folder`.
 
     Raises ValueError if `path` is none of these, the run has no whole checkpoint, or the checkpoint is damaged.
     """
-    folder = checkpoint_folder(path)
+    folder = checkpoint_folder(path, code=code)
     if (folder / CHECKPOINTS).is_dir():
         newest = newest_checkpoint(folder / CHECKPOINTS)
         if newest is None:
@@ -157,5 +165,5 @@ def trained_folder(path: str | Path) -> Path:
     raise ValueError(f"{folder} is no run, checkpoint, adapter or model: it has no {CONFIG} and no config.json")
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return [file for name in _TOKENIZER_FILES if (file := folder / name).is_file()]
+def _named_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    return [file for name in names if (file := folder / name).is_file()]
