@@ -11,12 +11,7 @@ from typing import Any
 from .files import first_names, read_json
 
 _CONFIG = "config.json"
-_OWN_FIELDS = (
-    "tie_word_embeddings",
-    "weight_tying",
-    "mask_token_id",
-    "eos_token_id",
-)  # which a merged model may change
+_OWN_FIELDS = ("tie_word_embeddings", "weight_tying", "mask_token_id", "eos_token_id")  # of the merged model
 
 
 def keep_code(base: Path, merged: Path, *, same_layout: bool) -> str:
