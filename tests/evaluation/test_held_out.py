@@ -106,7 +106,7 @@ def test_without_a_verdict_the_mean_reward_counts() -> None:
     assert result.metrics() == {"sampled_reward": result.sampled.mean, "greedy_reward": sum(expected) / 7}
     assert len(set(expected)) > 1
     assert [(sample["solved"], sample["reward"]) for sample in result.samples] == [(None, r) for r in expected[:4]]
-    assert Evaluation.from_counts(result.counts(), rows) == result
+    assert Evaluation.from_counts(result.counts(), rows) == dataclasses.replace(result, samples=[])
     summary = summarise(result, result)
     assert summary["test_rows"] == 7
     assert summary["greedy_reward_after"] == sum(expected) / 7
