@@ -32,9 +32,10 @@ def prompts(task: Any, *splits: str) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
-def test_a_file_becomes_three_splits(tmp_path: Path, suffix: str) -> None:
+def test_a_file_becomes_three_splits(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     task: Any = load_task("prompts", train=write(tmp_path / f"train{suffix}", rows(50)), answer="gold")
     assert [task.size(split) for split in SPLITS] == [40, 5, 5]
+    assert not caplog.messages, "a row that is held out is not left out"
     assert sorted(prompts(task)) == sorted(row["prompt"] for row in rows(50))
     row = task.row("train", 0)
     number = int(row["gold"]) - 1
