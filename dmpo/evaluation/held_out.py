@@ -104,27 +104,31 @@ def evaluate(
             seed=derive_key(0, "evaluate", split),
         )
         attempts[temperature] = read_attempts(generation, tokenizer, task, rows)
-    sampled, greedy = (_measure(task, attempts[t], rows, reward) for t in (config.eval_temperature, 0.0))
+    rewards = {t: None if judges(task) else _rewards(of_t, rows, reward) for t, of_t in attempts.items()}
+    sampled, greedy = (_measure(attempts[t], rewards[t]) for t in (config.eval_temperature, 0.0))
     # `generation` is the greedy one
     logged = DrawnRows.of(generation, [i for i, index in enumerate(indices) if index < config.log_completions])
     samples = [
         {"split": split, "index": indices[i], "prompt": rows[i]["prompt"]}
-        | {"completion": attempts[0.0][i].completion, "solved": attempts[0.0][i].solved, **columns}
+        | {"completion": attempts[0.0][i].completion, "solved": attempts[0.0][i].solved}
+        | ({} if rewards[0.0] is None else {"reward": rewards[0.0][i]})
+        | columns
         for i, columns in zip(logged.rows, logged.columns(tokenizer), strict=True)
     ]
     return Evaluation(sampled, greedy, rows, [attempt.completion for attempt in attempts[0.0]], samples)
 
 
-def _measure(
-    task: Task, attempts: Sequence[Attempt], rows: list[Row], reward: RewardPool | None
-) -> Accuracy | MeanReward:
-    """The accuracy of the completions; of a task that cannot say what is solved, the mean reward."""
-    if judges(task):
-        return Accuracy(sum(bool(attempt.solved) for attempt in attempts), len(attempts))
+def _rewards(attempts: Sequence[Attempt], rows: list[Row], reward: RewardPool | None) -> list[float]:
     if reward is None:
         raise ValueError("the task cannot say what is solved, so its evaluation needs a reward")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return MeanReward.of(reward.score([attempt.completion for attempt in attempts], columns).values)
+    return reward.score([attempt.completion for attempt in attempts], columns).values
+
+
+def _measure(attempts: Sequence[Attempt], rewards: list[float] | None) -> Accuracy | MeanReward:
+    if rewards is not None:
+        return MeanReward.of(rewards)
+    return Accuracy(sum(bool(attempt.solved) for attempt in attempts), len(attempts))
 
 
 def evaluate_on_ranks(

@@ -55,12 +55,12 @@ def encode_prompt(
     limit: int,
     shots: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
-    """Token ids of a row's prompt, see `templated_prompt`.
+    """Token ids of a row's prompt, see `prompt_text`.
 
     Raises:
-        ValueError: it has more than `limit` tokens, or none; or as `templated_prompt`.
+        ValueError: it has more than `limit` tokens, or none; or as `prompt_text`.
     """
-    text = templated_prompt(tokenizer, row, shots)
+    text = prompt_text(tokenizer, row, shots)
     ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     if not 0 < len(ids) <= limit:
         raise ValueError(
@@ -70,7 +70,7 @@ def encode_prompt(
     return list(ids)
 
 
-def templated_prompt(
+def prompt_text(
     tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], shots: Sequence[tuple[str, str]] = ()
 ) -> str:
     """The text of a row's prompt, as the tokenizer gets it.
@@ -103,12 +103,12 @@ def templated_prompt(
     return str(text)
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> str:
+def seen_prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any]) -> str:
     """The exact text that the model sees as a row's prompt: its tokens as text, special tokens included.
 
-    A character that the vocabulary lacks shows as the token that stands for it. Raises as `templated_prompt`.
+    A character that the vocabulary lacks shows as the token that stands for it. Raises as `prompt_text`.
     """
-    text = templated_prompt(tokenizer, row)
+    text = prompt_text(tokenizer, row)
     ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 

@@ -28,7 +28,7 @@ def test_keywords_are_refused_like_keys_of_a_file() -> None:
         with pytest.raises(ValueError) as by_file:
             build_config(DMPOConfig, NEEDED | changes)
         assert str(by_keyword.value) == str(by_file.value)
-    with pytest.raises(ValueError, match="config key 'model' is required; config key 'task' is required"):
+    with pytest.raises(ValueError, match="config key 'model' is required; config key 'output_dir' is required"):
         DMPOConfig()  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="valid keys: device, temperature"):
         GenerateConfig(zzz=1)  # type: ignore[call-arg]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from scipy import stats
 
 from dmpo import DMPOConfig
 from dmpo.evaluation.held_out import Evaluation, evaluate
-from dmpo.evaluation.intervals import Accuracy
+from dmpo.evaluation.intervals import Accuracy, MeanReward
 from dmpo.pretrain import character_tokenizer
+from dmpo.rewards import RewardPool
 from dmpo.run.report import example_index, plot_run, summarise
 from dmpo.tasks import load_task
 from tests.tiny_models import tiny
@@ -74,6 +76,49 @@ def test_solved_rows_are_counted() -> None:
     assert evaluation.sampled == evaluation.greedy == Accuracy(even, 10)
 
 
+class Unjudged:
+    """A finite task that cannot say what is solved. Seven rows of test."""
+
+    judges = False
+
+    def row(self, split: str, index: int) -> dict[str, Any]:
+        return {"prompt": "1234"[index % 4], "digit": "1234"[index % 7 % 4]}
+
+    def size(self, split: str) -> int:
+        return 7
+
+    def solved(self, completion: str, row: dict[str, Any]) -> bool:
+        raise AssertionError("it has no verdict")
+
+
+def test_without_a_verdict_the_mean_reward_counts() -> None:
+    """Every row counts once, and each completion is rewarded with the columns of its own row."""
+
+    def score(completions: list[str], digit: list[str], **columns: Any) -> list[float]:
+        return [text.count(one) / 16 for text, one in zip(completions, digit, strict=True)]
+
+    task, pool = Unjudged(), RewardPool(score)
+    result = evaluate(model(), character_tokenizer(), task, config(), pool, split="test")  # type: ignore[arg-type]
+    rows = [task.row("test", index) for index in range(7)]
+    expected = score(result.completions, [row["digit"] for row in rows])
+    assert result.rows == rows
+    assert result.greedy == MeanReward.of(expected)
+    assert result.metrics() == {"sampled_reward": result.sampled.mean, "greedy_reward": sum(expected) / 7}
+    assert len(set(expected)) > 1
+    assert [(sample["solved"], sample["reward"]) for sample in result.samples] == [(None, r) for r in expected[:4]]
+    assert Evaluation.from_counts(result.counts(), rows) == dataclasses.replace(result, samples=[])
+    summary = summarise(result, result)
+    assert summary["test_rows"] == 7
+    assert summary["greedy_reward_after"] == sum(expected) / 7
+    assert summary["greedy_reward_after_interval"] == list(result.greedy.interval())
+    assert not any("accuracy" in key for key in summary)
+    other = dataclasses.replace(result, completions=[*result.completions[:2], "x", *result.completions[3:]])
+    assert example_index(result, other, task) == 2  # type: ignore[arg-type]
+    assert example_index(result, result, task) is None  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the task cannot say what is solved, so its evaluation needs a reward"):
+        evaluate(model(), character_tokenizer(), task, config(), split="test")  # type: ignore[arg-type]
+
+
 def evaluation(completions: list[str], sampled: int) -> Evaluation:
     task = load_task("sudoku4")
     rows = [task.row("test", i) for i in range(len(completions))]
@@ -104,11 +149,11 @@ def test_show_marks_what_is_wrong() -> None:
     assert Text.from_markup(hostile).plain == "not a grid: '[bold]x[/oops]'"
 
 
-def test_plot(tmp_path: Path) -> None:
-    level = {"ess": 0.5, "entropy": 1.0, "sampled_accuracy": 0.5, "tokens_per_forward": 4.0, "rollout_mismatch": 0.1}
+@pytest.mark.parametrize("measure", ["accuracy", "reward"])
+def test_plot(tmp_path: Path, measure: str) -> None:
+    level = {"ess": 0.5, "entropy": 1.0, f"sampled_{measure}": 0.5, "tokens_per_forward": 4.0, "rollout_mismatch": 0.1}
     metrics = [{"step": s, "reward": s / 9, "log_ratio": 0.1 * s, **level} for s in range(1, 9)]
-    summary = {f"{k}_accuracy_{when}": 0.5 for k in ("sampled", "greedy") for when in ("before", "after")} | {
-        "steps": 8
-    }
+    ends = {f"{name}_{measure}_{when}": 0.5 for name in ("sampled", "greedy") for when in ("before", "after")}
+    summary = ends | {"steps": 8}
     plot_run(metrics, [{"step": 1, "rollout": 2.0, "update": 3.0}], summary, "a run", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

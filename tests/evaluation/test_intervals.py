@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.evaluation.intervals import Accuracy, estimate_pass, pass_at_k, wilson
+from dmpo.evaluation.intervals import Accuracy, MeanReward, estimate_pass, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
@@ -90,3 +90,23 @@ def test_examples_that_agree_count_once_each(solved: list[int]) -> None:
 def test_no_examples() -> None:
     with pytest.raises(ValueError, match="at least one example"):
         estimate_pass([], 1, 1)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=30), st.integers(1, 29))
+def test_the_mean_reward_and_its_interval(rewards: list[float], cut: int) -> None:
+    """Sums over ranks give what all rows give."""
+    whole, (first, second) = MeanReward.of(rewards), (MeanReward.of(rewards[:cut]), MeanReward.of(rewards[cut:]))
+    sums = [a + b for a, b in zip(vars(first).values(), vars(second).values(), strict=True)]
+    half = 1.959963984540054 * np.std(rewards, ddof=1) / math.sqrt(len(rewards))
+    for measure in (whole, MeanReward.from_sums(*sums)):
+        low, high = measure.interval()
+        assert measure.mean == pytest.approx(np.mean(rewards), abs=1e-12)
+        # the variance is a difference of two numbers of up to 10,000, which leaves 1e-11 of it
+        assert (high - low) / 2 == pytest.approx(half, abs=1e-5)
+        assert (high + low) / 2 == pytest.approx(measure.mean, abs=1e-12)
+
+
+def test_one_reward_has_no_spread() -> None:
+    assert MeanReward.of([3.5]).interval() == (3.5, 3.5)
+    assert MeanReward.text(1 / 3) == "0.333"
+    assert Accuracy.text(1 / 3) == "33.3%"
