@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..rewards import Scores
 from .drawn_rows import DrawnRows
 
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
@@ -47,6 +48,7 @@ class Batch:
     the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
     round says of itself, see `metrics`. drawn: on the main rank, how the completions that the run logs were drawn. Only
     the newest round has it. A checkpoint does not keep it, because a round is logged before it is saved.
+    scored: what the rewards said of this rank's rows, kept as long as `drawn`.
 
     Raises:
         ValueError: a score has the name of another tensor of the batch, is not floating, or lacks rows of completions.
@@ -61,6 +63,7 @@ class Batch:
     report: dict[str, float]
     scores: dict[str, Tensor] = field(default_factory=dict)
     drawn: DrawnRows | None = None
+    scored: Scores | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():
