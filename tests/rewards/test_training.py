@@ -110,7 +110,7 @@ def test_several_rewards(tmp_path: Path) -> None:
     here = "tests.rewards.test_training"
     assert objects["reward"] == f"tests.rewards.misbehaving:fair, {here}.equal, {here}.picky"
     config = dataclasses.replace(config, resume=True, max_steps=6)
-    with pytest.raises(ValueError, match=r"the reward of this run was the object .*, and is now the object"):
+    with pytest.raises(ValueError, match=r"the reward of this run was the object .* and is now the object"):
         trainer(config, rewards=given[1:])
     with pytest.raises(ValueError, match="reward and rewards were both given"):
         trainer(config, equal, given)
@@ -133,7 +133,7 @@ def test_each_of_several_rewards_has_a_line_in_the_plot(tmp_path: Path, monkeypa
     panel = shown[0].axes[0]
     assert panel.get_title() == "mean reward of rollouts"
     assert [line.get_label() for line in panel.lines[1:]] == ["ones", "twos"]
-    assert numpy.array_equal(panel.lines[1].get_ydata(), [0.5, numpy.nan], equal_nan=True)
+    assert numpy.array_equal(panel.lines[1].get_xydata(), [[1, 0.5], [2, numpy.nan]], equal_nan=True)
 
 
 def test_keys_of_several_rewards_train(tmp_path: Path) -> None:
