@@ -106,7 +106,7 @@ def form_of(reward: Callable[..., Any]) -> RewardForm:
     )
 
 
-def is_async(reward: Callable[..., Any]) -> bool:
+def is_async(reward: Any) -> bool:
     """Whether a function is an `async def`, or an object whose `__call__` is one."""
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ class Batch:
         """
         scores = dict(local)
         completions = Completions(**{name: scores.pop(name) for name in Completions.__dataclass_fields__})
-        row_ids, groups = scores.pop("row_ids"), {name: shared[name] for name in SHARED}
+        row_ids = scores.pop("row_ids")
+        groups: dict[str, Any] = {name: shared[name] for name in SHARED}
         return cls(completions=completions, row_ids=row_ids, **groups, report=report, scores=scores)
 
 

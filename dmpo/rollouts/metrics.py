@@ -86,7 +86,7 @@ def reward_columns(scores: Scores) -> dict[str, list[float]]:
 
 
 def _of_each_reward(columns: dict[str, Tensor]) -> dict[str, float]:
-    report = {}
+    report: dict[str, float] = {}
     for column, values in columns.items():
         if column.startswith(_EACH):
             applying = values[~values.isnan()]

@@ -76,7 +76,7 @@ def test_exact_answer() -> None:
 def test_length(options: dict[str, int], scores: list[float]) -> None:
     counts = [0, 3, 4, 5, 8, 20]
     assert length(["x" * count for count in counts], **options) == scores  # type: ignore[arg-type]
-    assert length(["long " * count for count in counts], unit="words", **options) == scores  # type: ignore[arg-type]
+    assert length(["long " * count for count in counts], unit="words", **options) == scores
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_list_of_one_may_be_a_single_value() -> None:
 
 
 def test_names_and_sources() -> None:
-    entries = [number, partial(number), "a:f", {"function": "a:f", "name": "brief", "options": {"limit": 3}}]
+    entries: list[Any] = [number, partial(number), "a:f", {"function": "a:f", "name": "brief", "options": {"limit": 3}}]
     assert [entry.name for entry in read_entries(entries[1:])] == ["number", "f", "brief"]
     module = "tests.rewards.test_sums"
     assert [source_of(entry) for entry in entries] == [f"{module}.number", f"{module}.number", "a:f", "a:f"]

@@ -124,7 +124,7 @@ def test_each_of_several_rewards_has_a_line_in_the_plot(tmp_path: Path, monkeypa
     shown: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure))
     numbers = dict.fromkeys(("ess", "log_ratio", "entropy", "tokens_per_forward", "rollout_mismatch"), 0.5)
-    metrics = [
+    metrics: list[dict[str, Any]] = [
         numbers | {"step": step, "reward": 1.5, "reward/ones": value, "reward/twos": 1.0}
         for step, value in ((1, 0.5), (2, None))
     ]
