@@ -23,7 +23,7 @@ from .models.compiled_layers import compile_layers
 from .models.tokenizer import load_tokenizer
 from .objectives.gradient import accumulate_gradient, objective_of
 from .randomness import derive_key
-from .rewards import Reward, RewardPool
+from .rewards import Reward, RewardEntry, RewardPool, chosen_rewards
 from .rollouts.buffer import ReplayBuffer
 from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
@@ -56,6 +56,8 @@ class DMPOTrainer:
     Args:
         config: all keys of the run.
         model, tokenizer, task, reward: objects to use in place of the names in the config.
+        rewards: in place of `reward`, several: functions, names, or mappings as in the config. The config's
+            `reward_weights` weight them.
         callbacks: transformers' callbacks (`dmpo.run.callbacks`), the same on every rank.
         train_dataset, eval_dataset: rows of the task `prompts` in place of its files, see `dmpo.tasks.RowObject`:
             `datasets.Dataset` or lists of dicts. Without eval_dataset, test rows are held out of train_dataset.
@@ -74,6 +76,7 @@ class DMPOTrainer:
         tokenizer: PreTrainedTokenizerBase | None = None,
         task: Task | None = None,
         reward: Reward | None = None,
+        rewards: Sequence[RewardEntry] | None = None,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
         train_dataset: RowObject | None = None,
         eval_dataset: RowObject | None = None,
@@ -85,12 +88,17 @@ class DMPOTrainer:
         check_ranks(config, self.accelerator)
         warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
-        self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}
+        own_reward = chosen_rewards(reward, rewards)
+        self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", own_reward)) if v is not None}
         self.objects |= describe_datasets(train_dataset=train_dataset, eval_dataset=eval_dataset)
         checkpoint = from_main(self.accelerator, lambda: resume_point(config, self.objects))
         self.run = RunFolder(config, checkpoint, writes=main)
         self.task = task_of_run(task, config.task, config.task_options, train_dataset, eval_dataset)
-        self.reward = RewardPool(reward or config.reward or self.task.reward, timeout=config.reward_timeout)
+        self.reward = RewardPool(
+            own_reward or config.rewards or config.reward or self.task.reward,
+            config.reward_weights,
+            timeout=config.reward_timeout,
+        )
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_held_out(config, self.task, self.accelerator)
         check_task(config, self.task, self.reward, self.tokenizer)

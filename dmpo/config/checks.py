@@ -65,6 +65,7 @@ def check_keys_of_run(config: Any) -> None:
         _require("fp8_training", config.fp8_training, not config.fp8_training or needs, f"false without {name}")
     apart = not (config.merge_adapters and config.fp8_training)
     _require("merge_adapters", config.merge_adapters, apart, _ROUNDED_AWAY)
+    _check_rewards(config)
     _require("reward_timeout", config.reward_timeout, config.reward_timeout > 0, "> 0")
     _require("max_grad_norm", config.max_grad_norm, config.max_grad_norm > 0, "> 0")
     rates = (config.mask_rate_min, config.mask_rate_max)
@@ -99,6 +100,16 @@ def unread_keys(config: Any) -> list[str]:
         for name, losses in _SHARED.items()
         if config.loss not in losses and getattr(config, name) != default_of(type(config), name)
     ]
+
+
+def _check_rewards(config: Any) -> None:
+    if not config.rewards and not config.reward_weights:
+        return
+    _require("reward", config.reward, config.reward is None, "left out where rewards or reward_weights are given")
+    if config.rewards:
+        from ..rewards.entries import read_entries, read_weights  # takes a quarter of a second, which few configs need
+
+        read_weights(config.reward_weights, len(read_entries(config.rewards)))
 
 
 def _require(name: str, value: object, holds: bool, description: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -51,6 +51,11 @@ def readable(error: ValidationError) -> str:
             problem = str(raised) if raised else f"config key {key!r}: {item['msg']}, got {item['input']!r}"
         problems[problem] = None
     return "; ".join(problems)
+
+
+def as_list(value: Any) -> Any:
+    """A list of one for a single text, number or mapping; another value as it is."""
+    return [value] if isinstance(value, str | float | int | Mapping) else value
 
 
 def checked_config(kind: Kind) -> Kind:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .call import Reward, load_object, score
 from .countdown_reward import countdown
+from .entries import RewardEntry, chosen_rewards
 from .errors import RewardError
 from .gsm8k_reward import gsm8k
 from .judging import judge
@@ -21,9 +22,11 @@ __all__ = [
     "HOLES",
     "Failure",
     "Reward",
+    "RewardEntry",
     "RewardError",
     "RewardPool",
     "Scores",
+    "chosen_rewards",
     "countdown",
     "exact_answer",
     "format",

@@ -10,14 +10,14 @@ from typing import Any
 
 from .form import innermost, name_of
 
-Entry = Callable[..., Any] | str | Mapping[str, Any]
+RewardEntry = Callable[..., Any] | str | Mapping[str, Any]
 """A function, its name `module:function`, or a mapping with `function` and perhaps `name` and `options`."""
 
 _KEYS = ("function", "name", "options")
 
 
 @dataclass(frozen=True)
-class RewardEntry:
+class NamedReward:
     """One reward of a run.
 
     name: what metrics call it. function: the function, or `module:function`. options: keyword arguments of it.
@@ -28,7 +28,7 @@ class RewardEntry:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def read_entries(entries: Entry | Sequence[Entry]) -> list[RewardEntry]:
+def read_entries(entries: RewardEntry | Sequence[RewardEntry]) -> list[NamedReward]:
     """The rewards of a run, from one entry or a list of them.
 
     Raises:
@@ -46,6 +46,21 @@ def read_entries(entries: Entry | Sequence[Entry]) -> list[RewardEntry]:
             f"{{function: module:{name}, name: other}}"
         )
     return rewards
+
+
+def chosen_rewards(
+    reward: RewardEntry | None, rewards: Sequence[RewardEntry] | None
+) -> RewardEntry | Sequence[RewardEntry] | None:
+    """The one of the two arguments that a script gives; None if it gives none.
+
+    Raises:
+        ValueError: it gives both, or an empty list.
+    """
+    if reward is not None and rewards is not None:
+        raise ValueError("reward and rewards were both given: give reward for one, or rewards for several")
+    if rewards is not None and not rewards:
+        raise ValueError("rewards is an empty list: give at least one reward, or leave rewards out")
+    return reward if rewards is None else rewards
 
 
 def read_weights(weights: Sequence[float], rewards: int) -> list[float]:
@@ -66,7 +81,7 @@ def read_weights(weights: Sequence[float], rewards: int) -> list[float]:
     return [float(weight) for weight in weights]
 
 
-def source_of(entry: Entry) -> str:
+def source_of(entry: RewardEntry) -> str:
     """The name of a reward's function: `module:function` of a config, or module.function of an object."""
     function: Any = entry["function"] if isinstance(entry, Mapping) else entry
     if isinstance(function, str):
@@ -76,9 +91,9 @@ def source_of(entry: Entry) -> str:
     return f"{definition.__module__}.{definition.__qualname__}"
 
 
-def _read(entry: Entry) -> RewardEntry:
+def _read(entry: RewardEntry) -> NamedReward:
     if not isinstance(entry, Mapping):
-        return RewardEntry(_name(entry), entry)
+        return NamedReward(_name(entry), entry)
     if unknown := [key for key in entry if key not in _KEYS]:
         raise ValueError(f"a reward of rewards has no key {unknown[0]!r}; its keys are {', '.join(_KEYS)}")
     if "function" not in entry:
@@ -90,7 +105,7 @@ def _read(entry: Entry) -> RewardEntry:
     name = entry.get("name", own_name)
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise ValueError(f"name of reward {function} must be a text, got {name!r}")
-    return RewardEntry(name, function, dict(options))
+    return NamedReward(name, function, dict(options))
 
 
 def _name(function: Any) -> str:

@@ -24,6 +24,7 @@ class RewardForm:
     keyword: the parameter that takes the completions; None if they are the first argument.
     named: the columns that it names. required: of them, those without a default.
     takes_all: it has **columns, so it takes every column.
+    options: arguments that it has already; no column of the same name replaces them.
     """
 
     singly: bool
@@ -32,6 +33,7 @@ class RewardForm:
     named: frozenset[str]
     required: tuple[str, ...]
     takes_all: bool
+    options: frozenset[str] = frozenset()
 
     def arguments(self, name: str, completions: Any, columns: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of one call: the completions and the columns that the reward takes.
@@ -56,7 +58,7 @@ class RewardForm:
         return [], {self.keyword: completions, **taken}
 
     def _takes(self, column: str) -> bool:
-        return column in self.named or (self.takes_all and column != "prompts")
+        return column in self.named or (self.takes_all and column not in self.options)
 
 
 def form_of(reward: Callable[..., Any]) -> RewardForm:
@@ -100,10 +102,11 @@ def form_of(reward: Callable[..., Any]) -> RewardForm:
         named=frozenset(parameter.name for parameter in columns),
         required=tuple(parameter.name for parameter in columns if parameter.default is inspect.Parameter.empty),
         takes_all=any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters),
+        options=frozenset(options),
     )
 
 
-def is_async(reward: Callable[..., Any]) -> bool:
+def is_async(reward: Any) -> bool:
     """Whether a function is an `async def`, or an object whose `__call__` is one."""
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(reward.__call__)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..storage.background import BackgroundThread
-from .entries import Entry, read_entries, read_weights
+from .entries import RewardEntry, read_entries, read_weights
 from .errors import RewardError
 from .outcomes import Columns, Failure, Scores
 from .runner import RewardRunner, runs_apart
@@ -52,7 +52,7 @@ class RewardPool:
 
     def __init__(
         self,
-        rewards: Entry | Sequence[Entry],
+        rewards: RewardEntry | Sequence[RewardEntry],
         weights: Sequence[float] = (),
         *,
         workers: int | None = None,

@@ -6,7 +6,7 @@ from functools import partial
 
 from ..storage.background import BackgroundThread
 from .call import call_here, calls_singly, load_reward, score_all
-from .entries import RewardEntry
+from .entries import NamedReward
 from .errors import RewardError
 from .form import form_of, with_options
 from .outcomes import Columns, Scores
@@ -19,7 +19,7 @@ _RUN_HERE = frozenset(
 )
 
 
-def runs_apart(entry: RewardEntry) -> bool:
+def runs_apart(entry: NamedReward) -> bool:
     """Whether a reward runs in worker processes: it is given by name, and is not of `dmpo.rewards`."""
     return isinstance(entry.function, str) and entry.function not in _RUN_HERE
 
@@ -38,7 +38,7 @@ class RewardRunner:
         thread: where the pool calls a reward that waits, if there are several rewards.
     """
 
-    def __init__(self, entry: RewardEntry, *, workers: int, timeout: float, optional: bool) -> None:
+    def __init__(self, entry: NamedReward, *, workers: int, timeout: float, optional: bool) -> None:
         self.name, self.waits = entry.name, True
         self.thread = BackgroundThread(f"reward {entry.name}")
         self.workers: WorkerPool | None = None

@@ -49,6 +49,7 @@ def exact_answer(
     """
     if column not in columns:
         raise ValueError(f"column of exact_answer must be one of {', '.join(columns) or 'no column'}, got {column!r}")
+    answers: list[str | None]
     if pattern is None:
         answers = [_plain_answer(text) for text in completions]
     else:

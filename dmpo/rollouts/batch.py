@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..rewards import Scores
 from .drawn_rows import DrawnRows
 
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
@@ -47,6 +49,7 @@ class Batch:
     the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
     round says of itself, see `metrics`. drawn: on the main rank, how the completions that the run logs were drawn. Only
     the newest round has it. A checkpoint does not keep it, because a round is logged before it is saved.
+    scored: what the rewards said of this rank's rows, kept as long as `drawn`.
 
     Raises:
         ValueError: a score has the name of another tensor of the batch, is not floating, or lacks rows of completions.
@@ -61,6 +64,7 @@ class Batch:
     report: dict[str, float]
     scores: dict[str, Tensor] = field(default_factory=dict)
     drawn: DrawnRows | None = None
+    scored: Scores | None = None
 
     def __post_init__(self) -> None:
         for name, values in self.scores.items():
@@ -89,7 +93,8 @@ class Batch:
         """
         scores = dict(local)
         completions = Completions(**{name: scores.pop(name) for name in Completions.__dataclass_fields__})
-        row_ids, groups = scores.pop("row_ids"), {name: shared[name] for name in SHARED}
+        row_ids = scores.pop("row_ids")
+        groups: dict[str, Any] = {name: shared[name] for name in SHARED}
         return cls(completions=completions, row_ids=row_ids, **groups, report=report, scores=scores)
 
 

@@ -37,7 +37,7 @@ class ReplayBuffer:
 
     def add(self, rollouts: Batch) -> None:
         """Add a new round; the oldest leaves where there are K already."""
-        older = [dataclasses.replace(old, age=old.age + 1, drawn=None) for old in self.rounds]
+        older = [dataclasses.replace(old, age=old.age + 1, drawn=None, scored=None) for old in self.rounds]
         self.rounds = [*older, rollouts][-self.limit :]
         self.alive = [*self.alive, torch.ones_like(rollouts.age).bool()][-self.limit :]
 

@@ -16,7 +16,10 @@
   of the newest round:
     reward                    mean over completions
     reward_std_in_group       standard deviation of the rewards of one prompt, mean over prompts
-    reward_failures           completions that scored 0 because the reward crashed, raised or took too long on them
+    reward/NAME, reward_std/NAME
+                              of each of several rewards: mean and standard deviation over the completions to which it
+                              applies, before it is weighted; null where these are too few
+    reward_failures           completions on which a reward crashed, raised or took too long; it scored 0
     distinct_in_group         distinct completions of one prompt as a share of the group, mean over prompts
     log_ratio                 mean of log p_cur - log p_ref, the ELBO on the same views; nats a completion
     entropy                   mean token entropy of the policy, nats
@@ -35,7 +38,13 @@ The seconds of each phase are in timings.jsonl; the seconds of decoding are unde
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
+
+from ..rewards import Scores
+
+_EACH = "reward/"  # before the names of several rewards
 
 
 def round_report(
@@ -45,7 +54,8 @@ def round_report(
 
     Args:
         columns: float64 [completions] of all ranks: reward, log_prob_ref, log_prob_cur, rollout_mismatch, row_hash
-            (`scoring.row_hash`), and path_log_prob_cur and path_log_prob_ref where the decoder has them.
+            (`scoring.row_hash`), path_log_prob_cur and path_log_prob_ref where the decoder has them, and
+            `reward_columns`.
         sums: over ranks: forwards, row_forwards, drawn (tokens drawn and kept), reward_failures, and the mean entropy
             of each rank.
         group_size: G, completions of one prompt.
@@ -57,6 +67,7 @@ def round_report(
     return {
         "reward": float(rewards.mean()),
         "reward_std_in_group": float(rewards.std(-1).mean()),
+        **_of_each_reward(columns),
         "reward_failures": int(sums["reward_failures"]),
         "distinct_in_group": distinct,
         "log_ratio": float((columns["log_prob_cur"] - columns["log_prob_ref"]).mean()),
@@ -67,3 +78,26 @@ def round_report(
         "row_forwards": int(sums["row_forwards"]),
         "tokens_per_forward": sums["drawn"] / sums["row_forwards"],
     }
+
+
+def reward_columns(scores: Scores) -> dict[str, list[float]]:
+    """The values of each of several rewards, by the names that `round_report` reads."""
+    return {f"{_EACH}{name}": values for name, values in scores.parts.items()}
+
+
+def _of_each_reward(columns: dict[str, Tensor]) -> dict[str, float]:
+    report: dict[str, float] = {}
+    for column, values in columns.items():
+        if column.startswith(_EACH):
+            applying = values[~values.isnan()]
+            name = column.removeprefix(_EACH)
+            report |= {f"{_EACH}{name}": _mean(applying), f"reward_std/{name}": _spread(applying)}
+    return report
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _spread(values: Tensor) -> float:
+    return float(values.std()) if len(values) > 1 else math.nan

@@ -25,7 +25,7 @@ from .batch import Batch, Completions, spaced
 from .drawn_rows import DrawnRows, rows_to_log
 from .likelihood import token_entropy
 from .masking import completion_mask
-from .metrics import round_report
+from .metrics import reward_columns, round_report
 from .policy import ReferencePolicy, rollout_model
 from .scoring import (
     RoundScorer,
@@ -157,12 +157,16 @@ def collect(
             "rollout_mismatch": rollout_mismatch(generation, eligible, log_prob_cur),
             "row_hash": row_hash(tokens),
         }
-        gathered = gather_named(accelerator, of_rows | paths, total)
+        parts = {
+            name: torch.tensor(values, dtype=torch.float64, device=device)
+            for name, values in reward_columns(outcome).items()
+        }
+        gathered = gather_named(accelerator, of_rows | paths | parts, total)
         counts: dict[str, float | Tensor] = {
             "forwards": generation.forwards,
             "row_forwards": generation.row_forwards,
             "drawn": drawn,
-            "reward_failures": len(outcome.failures),
+            "reward_failures": len({failure.row for failure in outcome.failures}),
             "entropy": entropy,
         }
         sums = summed_named(accelerator, counts)
@@ -177,6 +181,7 @@ def collect(
         report=round_report(gathered, sums, group_size=group, world=accelerator.num_processes),
         scores=scores,
         drawn=DrawnRows.of(generation, logged) if logged and accelerator.is_main_process else None,
+        scored=outcome,
     )
 
 

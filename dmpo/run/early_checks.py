@@ -14,6 +14,7 @@ from ..config.files import read_values
 from ..config.keys import DMPOConfig
 from ..models.files import local_checkpoint
 from ..models.refused import check_name
+from ..rewards.entries import source_of
 from ..tasks import TASKS, check_task_name, check_task_options
 from .resumption import check_not_moved, check_output_dir
 
@@ -30,9 +31,10 @@ def check_run(config: DMPOConfig, source: str) -> None:
     check_task_name(config.task)
     if config.task not in TASKS:
         _check_module(config.task, "task")
-    check_task_options(config.task, config.task_options, has_reward=config.reward is not None)
-    if config.reward is not None:
-        _check_module(config.reward, "reward")
+    own_rewards = config.rewards or ([] if config.reward is None else [config.reward])
+    check_task_options(config.task, config.task_options, has_reward=bool(own_rewards))
+    for reward in own_rewards:
+        _check_module(source_of(reward), "reward")
     check_model_path(config.model)
     check_output_dir(config, {})
 

@@ -112,8 +112,8 @@ def plot_run(
 ) -> None:
     """Write a figure with eight panels to `path`.
 
-    Seven panels show values over steps: reward, accuracy, ESS, log-ratio to the reference, token entropy, tokens per
-    forward, and the mismatch of rollouts. The eighth shows the time of each phase.
+    Seven panels show values over steps: reward (and each of several), accuracy, ESS, log-ratio to the reference, token
+    entropy, tokens per forward, and the mismatch of rollouts. The eighth shows the time of each phase.
     """
     import matplotlib
 
@@ -134,6 +134,9 @@ def plot_run(
     ):
         axis.plot(steps, [line[key] for line in metrics], color=colour)
         axis.set(title=panel_title)
+    for key in dict.fromkeys(key for line in metrics for key in line if key.startswith("reward/")):
+        reward.plot(steps, [line.get(key) for line in metrics], linewidth=1, label=key.removeprefix("reward/"))
+        reward.legend(frameon=False, title="each reward, unweighted", fontsize="small", title_fontsize="small")
     ess.set(ylim=(0, 1))
     measure = "accuracy" if "greedy_accuracy_after" in summary else "reward"
     for name, colour in (("sampled", "C1"), ("greedy", "C2")):

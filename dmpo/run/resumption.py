@@ -17,6 +17,7 @@ import yaml
 
 from ..config.files import build_config
 from ..config.keys import DMPOConfig
+from ..rewards.entries import source_of
 from ..storage.checkpoints import CHECKPOINTS, list_checkpoints, newest_checkpoint, step_of
 from ..storage.lock import LOCK
 from ..storage.whole_files import ASIDE
@@ -37,9 +38,13 @@ MAY_CHANGE = {
 
 
 def object_name(thing: Any) -> str:
-    """The name module.name of a function or class; for any other object, the name of its class."""
-    definition = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{definition.__module__}.{definition.__qualname__}"
+    """The name module.name of a function or class; for any other object, the name of its class. Of a list, all names.
+
+    A text is itself a name: `rewards` may mix names and objects.
+    """
+    if isinstance(thing, list | tuple):
+        return ", ".join(map(object_name, thing))
+    return source_of(thing)
 
 
 def is_used(folder: Path) -> bool:

@@ -26,6 +26,7 @@ def sample_table(
     completion, reward. weight: of the loss. log_ratio: log p_cur - log p_ref, the ELBO on the same views, in nats.
     tokens: the text of each token, see `token_texts`. order: the decoding step at which a token was unmasked for good,
     -1 where it was not drawn but follows an EOS. log_probs: the log-probability of each token when it was drawn.
+    rewards, failure: see `Scores.details`.
     """
     if batch.drawn is None:
         return []
@@ -35,11 +36,12 @@ def sample_table(
     row_ids = batch.row_ids[batch.drawn.rows].tolist()
     texts = decode_text(tokenizer, batch.drawn.tokens)
     table = []
-    for row, text, columns in zip(row_ids, texts, batch.drawn.columns(tokenizer), strict=True):
+    details = [{} if batch.scored is None else batch.scored.details(place) for place in batch.drawn.rows]
+    for row, text, columns, of_rewards in zip(row_ids, texts, batch.drawn.columns(tokenizer), details, strict=True):
         group, place = row // config.num_generations, row % batch.rewards.numel()
         line = {"step": step, "row": row, "group": group, "prompt": training_row(task, config.seed, group)["prompt"]}
         values = {name: float(of_groups.flatten()[place]) for name, of_groups in numbers.items()}
-        table.append({**line, "completion": text, **values, **columns})
+        table.append({**line, "completion": text, **values, **columns, **of_rewards})
     return table
 
 

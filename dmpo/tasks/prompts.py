@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from ..rewards import Reward, load_object
+from ..rewards import Reward, load_object, score
 from .cells import as_text, shown
 from .messages import MESSAGES, conversation_text, is_conversation, read_messages, read_text
 from .options import check_integers, check_texts
@@ -136,8 +136,8 @@ class Prompts(SplitRows):
             ValueError: the task has neither, or the row has no answer.
         """
         if self._judge is not None:
-            (value,) = self._judge([completion], **{name: [value] for name, value in row.items()})
-            return bool(value > 0.5)
+            (value,) = score(self._judge, [completion], {name: [value] for name, value in row.items()})
+            return value > 0.5
         right = as_text(row.get("answer"))
         if not self.judges or right is None:
             raise ValueError("task prompts cannot say what is solved without an answer; give task_options answer")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dmpo.trainer
-from tests.small_runs import settings, trainer
+from tests.small_runs import CountOnes, settings, trainer
 
 SIZES: dict[str, Any] = {
     "lora_dropout": 0.0,  # each rank draws its own
@@ -20,9 +20,19 @@ SIZES: dict[str, Any] = {
     "ess_target": 0.7,
     "buffer_rounds": 2,
     "decoder": "random_order",  # the one that has most to report
+    "reward_weights": [1.0, 0.0],
 }
+
+
+def not_twos(completion: str) -> float | None:
+    """Applies to completions without a 2."""
+    return None if "2" in completion else completion.count("3") / 4
 
 
 def train(folder: Path, changes: dict[str, Any], reward: Any = None) -> None:
     dmpo.trainer.plot_run = lambda *arguments: None  # in a process of its own
-    trainer(settings(folder, **(SIZES | changes)), reward).train()
+    if reward is not None:
+        trainer(settings(folder, **(SIZES | {"reward_weights": []} | changes)), reward).train()
+        return
+    rewards = [{"function": CountOnes().reward, "name": "ones"}, not_twos]
+    trainer(settings(folder, **(SIZES | changes)), rewards=rewards).train()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import statistics
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 
+from dmpo import DMPOConfig
+from dmpo.config import load_config
+from dmpo.run.report import plot_run
 from tests.small_runs import CountOnes, lines, settings, trainer
 
 
@@ -57,3 +65,87 @@ def test_a_wrong_reward_is_refused_before_any_work(tmp_path: Path, changes: dict
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="reward_timeout must be > 0, got 0"):
         settings(tmp_path, reward_timeout=0)
+
+
+def equal(completions: list[str], digit: list[int]) -> Any:
+    return numpy.array([text == str(value) for text, value in zip(completions, digit, strict=True)])
+
+
+def picky(completion: str) -> float | None:
+    if "3" in completion:
+        raise KeyError("three")
+    return None if "2" in completion else 0.5
+
+
+def values_of(text: str) -> dict[str, float]:
+    values = {"fair": float(len(text)), "equal": 0.0, "picky": 0.0 if "3" in text else 0.5}
+    return {name: value for name, value in values.items() if name != "picky" or "3" in text or "2" not in text}
+
+
+def test_several_rewards(tmp_path: Path) -> None:
+    """Names and functions, with a buffer; each completion's line has its own values, and metrics have their moments."""
+    weights = [0.5, 2.0, -1.0]
+    config = settings(tmp_path, max_steps=4, eval_steps=0, buffer_rounds=2, log_completions=16, reward_weights=weights)
+    given: list[Any] = ["tests.rewards.misbehaving:fair", equal, picky]
+    trainer(config, rewards=given).train()
+    completions = lines(tmp_path, "completions.jsonl")
+    assert len(completions) == 32
+    for line in completions:
+        text = line["completion"]
+        assert line["rewards"] == values_of(text)
+        assert line.get("failure") == ("picky: KeyError: 'three'" if "3" in text else None)
+        total = 0.5 * len(text) - values_of(text).get("picky", 0.0)
+        assert line["reward"] == pytest.approx(total, rel=1e-6)
+    for line in lines(tmp_path):
+        first_step = 1 + (line["step"] - 1) // 2 * 2
+        of_round = [values_of(other["completion"]) for other in completions if other["step"] == first_step]
+        for name in ("fair", "equal", "picky"):
+            values = [values[name] for values in of_round if name in values]
+            assert line[f"reward/{name}"] == pytest.approx(statistics.mean(values))
+            assert line[f"reward_std/{name}"] == pytest.approx(statistics.stdev(values), abs=1e-12)
+        assert line["reward_failures"] == sum(
+            "3" in other["completion"] for other in completions if other["step"] == first_step
+        )
+    objects = json.loads((tmp_path / "objects.json").read_text())
+    here = "tests.rewards.test_training"
+    assert objects["reward"] == f"tests.rewards.misbehaving:fair, {here}.equal, {here}.picky"
+    config = dataclasses.replace(config, resume=True, max_steps=6)
+    with pytest.raises(ValueError, match=r"the reward of this run was the object .* and is now the object"):
+        trainer(config, rewards=given[1:])
+    with pytest.raises(ValueError, match="reward and rewards were both given"):
+        trainer(config, equal, given)
+    with pytest.raises(ValueError, match="reward_weights has 3 weights for 1 reward"):
+        trainer(dataclasses.replace(config, output_dir=str(tmp_path / "other")), equal)
+
+
+def test_each_of_several_rewards_has_a_line_in_the_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    shown: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: shown.append(figure))
+    numbers = dict.fromkeys(("ess", "log_ratio", "entropy", "tokens_per_forward", "rollout_mismatch"), 0.5)
+    metrics: list[dict[str, Any]] = [
+        numbers | {"step": step, "reward": 1.5, "reward/ones": value, "reward/twos": 1.0}
+        for step, value in ((1, 0.5), (2, None))
+    ]
+    accuracy = {f"{kind}_accuracy_{when}": 0.5 for kind in ("sampled", "greedy") for when in ("before", "after")}
+    plot_run(metrics, [], accuracy | {"steps": 2}, "title", tmp_path / "plot.png")
+    panel = shown[0].axes[0]
+    assert panel.get_title() == "mean reward of rollouts"
+    assert [line.get_label() for line in panel.lines[1:]] == ["ones", "twos"]
+    assert numpy.array_equal(panel.lines[1].get_xydata(), [[1, 0.5], [2, numpy.nan]], equal_nan=True)
+
+
+def test_keys_of_several_rewards_train(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "rewards": [
+            {"function": "dmpo.rewards:length", "options": {"target": 4}, "name": "brief"},
+            {"function": "dmpo.rewards:format", "options": {"pattern": "1.*1"}},
+        ],
+        "reward_weights": [0.5, 1],
+    }
+    trainer(settings(tmp_path, max_steps=2, eval_steps=0, **keys)).train()
+    (line, _) = lines(tmp_path)
+    assert line["reward"] == pytest.approx(0.5 * line["reward/brief"] + line["reward/format"], rel=1e-6)
+    config = load_config(DMPOConfig, str(tmp_path / "config.yaml"))
+    assert {name: getattr(config, name) for name in keys} == keys

@@ -33,6 +33,8 @@ print(status, *(name for name in ("torch", "transformers", "datasets", "huggingf
         (["train", "sudoku-tiny", "task=chess"], "unknown task 'chess'"),
         (["train", "sudoku-tiny", "reward=no_such_module:judge"], "no module 'no_such_module'"),
         (["train", "sudoku-tiny", "reward=judge"], "module:name"),
+        (["train", "sudoku-tiny", "rewards=[json:tool, {function: no_such_module:f}]"], "no module 'no_such_module'"),
+        (["train", "sudoku-tiny", "rewards=[json:tool, os:tool]"], "rewards has 2 rewards named 'tool'"),
         (["plan", "sudoku-tiny", "model=no/such/folder"], "no/such/folder"),
         (["eval", "no/such/folder", "tasks=gsm8k", "output_dir=absent"], "no/such/folder"),
         (["eval", "sudoku-tiny", "tasks=sudoku4", "output_dir=absent", "limt=3"], "did you mean 'limit'?"),
