@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from .config.keys import DMPOConfig
 from .distributed import zero
-from .distributed.ranks import end_together, from_main, is_shared, make_accelerator
+from .distributed.ranks import end_run, end_together, from_main, is_shared, make_accelerator
 from .evaluation.held_out import Evaluation, evaluate_on_ranks
 from .models.compiled_layers import compile_layers
 from .models.tokenizer import load_tokenizer
@@ -32,6 +32,7 @@ from .run.epochs import epochs
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
 from .run.learning_rate import learning_rate
+from .run.model_of_run import ModelOfRun
 from .run.optimizer import make_optimizer
 from .run.preflight import (
     check_held_out,
@@ -50,7 +51,7 @@ from .run.step_log import StepLog
 from .tasks import RowObject, Task, describe_datasets, rows_of_evaluation, task_of_run
 
 
-class DMPOTrainer:
+class DMPOTrainer(ModelOfRun):
     """Trains a masked diffusion language model by distribution matching policy optimization.
 
     Args:
@@ -116,6 +117,7 @@ class DMPOTrainer:
         self.objective, self.buffer = objective_of(config), ReplayBuffer(config.buffer_rounds, config.seed)
         self.skipped = SkippedSteps(config.max_skipped_steps)
         self.before: Evaluation | None = None
+        self.summary: dict[str, Any] = {}  # of a run that has ended
         self.step_log = StepLog(
             self.accelerator, self.run, self.reporter, tokenizer=self.tokenizer, task=self.task, config=config
         )
@@ -179,10 +181,10 @@ class DMPOTrainer:
                     self._leave(number)
         after = self._evaluate("test")
         self.run.append("held_out.jsonl", *after.lines(self.step))
-        summary = self._finish(self.before, after, self._seconds())
+        self.summary = self._finish(self.before, after, self._seconds())
         self.callbacks.end()
-        end_together(self.accelerator)
-        return summary
+        end_run(self.accelerator)
+        return self.summary
 
     def _collect(self) -> None:
         with self._saved_if_it_fails():
@@ -307,10 +309,7 @@ class DMPOTrainer:
         self.saver.save(self.step, self._state())
         folder = self.run.path / f"not-finite-step-{self.step}"
         write_evidence(folder, self.rank, self.buffer.batch(self.step - 1), self.tokenizer, self.config)
-        raise FloatingPointError(
-            f"the last {self.skipped.in_row} steps had a loss or gradient that is not finite; the run is saved at step "
-            f"{self.saver.saved}, and the batch of step {self.step} is in {folder}; to go on, raise max_skipped_steps"
-        )
+        raise self.skipped.error(self.step, saved=self.saver.saved, folder=folder)
 
     def _seconds(self) -> float:
         """Seconds of the run so far, those before a resume included."""

@@ -60,11 +60,11 @@ def settings(folder: Path, **changes: Any) -> DMPOConfig:
     return DMPOConfig(**(values | changes))
 
 
-def trainer(config: DMPOConfig, reward: Reward | None = None, rewards: list[Any] | None = None) -> DMPOTrainer:
+def trainer(config: DMPOConfig, reward: Reward | None = None, **objects: Any) -> DMPOTrainer:
     # token ids of the character tokenizer: 0 EOS, 1 mask, 2 '.', 3 to 6 the digits
     model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
-    objects: dict[str, Any] = {"model": model, "tokenizer": character_tokenizer(), "task": CountOnes()}
-    return DMPOTrainer(config, **objects, reward=reward, rewards=rewards)
+    objects = {"tokenizer": character_tokenizer(), "task": CountOnes(), "reward": reward} | objects
+    return DMPOTrainer(config, model=model, **objects)
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

@@ -33,6 +33,18 @@ _AT_LEAST_ZERO = (
 )
 
 
+_SAME = {"adamw_torch": "adamw", "adamw_bnb_8bit": "adamw_8bit", "constant_with_warmup": "constant"}
+
+
+def usual_values(config: Any) -> dict[str, Any]:
+    """The keys that transformers' users may write in another way, with the values that dmpo reads."""
+    targets = config.lora_target_modules
+    return {
+        **{name: _SAME.get(getattr(config, name), getattr(config, name)) for name in ("optim", "lr_scheduler_type")},
+        "lora_target_modules": [targets] if isinstance(targets, str) and targets != "all-linear" else targets,
+    }
+
+
 def check_keys_of_run(config: Any) -> None:
     """Raise ValueError for a key that is out of range, or for keys that do not go together."""
     for name in _AT_LEAST_ONE:
@@ -57,6 +69,15 @@ def check_keys_of_run(config: Any) -> None:
     _require("wd1_psi", config.wd1_psi, config.wd1_psi > 0, "> 0")
     _require(
         "load_in_4bit", config.load_in_4bit, not config.load_in_4bit or config.lora_r > 0, "false where lora_r is 0"
+    )
+    targets = config.lora_target_modules
+    _require("lora_target_modules", targets, bool(targets), "all-linear or a list of names")
+    _require(
+        "lora_target_modules", targets, len(set(targets)) == len(targets) or targets == "all-linear", "without repeats"
+    )
+    all_trained = config.lora_r > 0 or targets == "all-linear"
+    _require(
+        "lora_target_modules", targets, all_trained, "left at all-linear where lora_r is 0, which trains every weight"
     )
     merges = not config.merge_adapters or config.lora_r > 0
     _require("merge_adapters", config.merge_adapters, merges, "false where lora_r is 0: there is nothing to merge")

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from .other_names import hint
+
 Kind = TypeVar("Kind", bound=type)
 
 
@@ -36,7 +38,9 @@ def check_keys(kind: type, keys: Iterable[Any]) -> None:
     names = key_names(kind)
     for key in keys:
         if key not in names:
-            raise ValueError(f"unknown config key {key!r}{nearest_name(str(key), names)}")
+            elsewhere = hint(str(key), names) if "max_steps" in names else None  # of a run
+            remedy = f": {elsewhere}" if elsewhere else nearest_name(str(key), names)
+            raise ValueError(f"unknown config key {key!r}{remedy}")
 
 
 def readable(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from ..losses.baselines import Baseline
-from .checks import check_keys_of_run
+from .checks import check_keys_of_run, usual_values
 from .decoding import DecodingOptions
 from .embedded import keys_of_model
 from .errors import as_list, checked_config
@@ -40,11 +40,14 @@ class DMPOConfig(DecodingOptions, TokenIds):
     attn_implementation: str = "sdpa"
     """as in transformers"""
     lora_r: int = 128
-    """rank of LoRA on all linear layers; 0 trains every weight, with a frozen copy as the reference"""
+    """rank of LoRA; 0 trains every weight, with a frozen copy as the reference"""
     lora_alpha: int = 64
     """as in peft"""
     lora_dropout: float = 0.05
     """as in peft"""
+    lora_target_modules: list[str] | str = "all-linear"
+    """names of the linear layers that LoRA adapts in every block, such as [q_proj, v_proj]; all-linear for all of
+    them"""
     load_in_4bit: bool = False
     """keep the frozen base in 4 bits (NF4, `pip install dmpo[quant]`); needs LoRA"""
     fp8_rollouts: bool = False
@@ -145,8 +148,14 @@ class DMPOConfig(DecodingOptions, TokenIds):
     """gradient steps in all"""
     gradient_steps: int = 8
     """gradient steps of a round, F"""
+    optim: Literal["adamw", "adamw_torch", "adamw_8bit", "adamw_bnb_8bit"] = "adamw"
+    """adamw (PyTorch's; adamw_torch is the same) or adamw_8bit (bitsandbytes' AdamW with its two moments in 8 bits,
+    `pip install dmpo[quant]`; adamw_bnb_8bit is the same)"""
     learning_rate: float = 1e-6
-    """of AdamW, constant after the warm-up"""
+    """of AdamW, the highest of the run"""
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
+    """the learning rate after the warm-up: constant (constant_with_warmup is the same), or falling to 0 at max_steps on
+    transformers' linear or cosine curve"""
     warmup_steps: int = 10
     """gradient steps in which the learning rate rises from 0"""
     weight_decay: float = 0.1
@@ -202,4 +211,6 @@ class DMPOConfig(DecodingOptions, TokenIds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, value in usual_values(self).items():
+            object.__setattr__(self, name, value)
         check_keys_of_run(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable
@@ -150,7 +151,24 @@ def largest(accelerator: Accelerator, number: int) -> int:
 
 def end_together(accelerator: Accelerator) -> None:
     """Close the trackers and the process group. A rank waits here until all ranks have arrived."""
+    _arrive(accelerator)
+    accelerator.end_training()
+
+
+def end_run(accelerator: Accelerator) -> None:
+    """Close the trackers. A rank waits here until all ranks have arrived.
+
+    The process group stays until the process ends, so that a script may still evaluate, save and upload the model.
+    """
+    _arrive(accelerator)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
+    if accelerator.num_processes > 1:
+        atexit.register(accelerator.state.destroy_process_group)
+
+
+def _arrive(accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()
         _last_group[:] = [dist.group.WORLD]
-    accelerator.end_training()

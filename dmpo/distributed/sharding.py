@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from . import torch_names, zero
 
+QUANTISATION = ("qmap1", "qmap2", "absmax1", "absmax2")  # of bitsandbytes' moments: codes, and scales of blocks
+
 
 @contextmanager
 def whole_parameters(model: nn.Module) -> Iterator[Any]:
@@ -70,9 +72,9 @@ def load_full_model_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 def full_optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     """The optimiser's state of each trainable parameter, as "name/key", on rank 0; {} on the other ranks.
 
-    For AdamW the keys are step (a scalar), exp_avg and exp_avg_sq. The tensors are whole and on the CPU. Before the
-    first step the state is empty. The learning rate and the other settings of parameter groups are not included. All
-    ranks call it.
+    For AdamW the keys are step (a scalar), exp_avg and exp_avg_sq. The tensors are whole and on the CPU; a number, as
+    bitsandbytes has for its step, becomes an int64 scalar. Before the first step the state is empty. The learning rate
+    and the other settings of parameter groups are not included. All ranks call it.
 
     Args:
         model, optimizer: the results of `accelerator.prepare`.
@@ -81,7 +83,7 @@ def full_optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
         return _on_rank_zero(zero.moments(model, _trainable(model)))
     by_parameter = _state_by_parameter(optimizer)
     return _on_rank_zero(
-        (f"{name}/{key}", value)
+        (f"{name}/{key}", value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64))
         for name, parameter in _trainable(model)
         for key, value in by_parameter[parameter].items()
     )
@@ -105,11 +107,18 @@ def load_full_optimizer_state(model: nn.Module, optimizer: Any, state: dict[str,
         by_parameter[parameter].clear()
     for name, value in state.items():
         parameter_name, _, key = name.rpartition("/")
-        restored = value.clone()  # a scalar is the number of steps, which torch keeps on the CPU
-        if value.dim():
-            restored = torch.empty_like(parameters[parameter_name], dtype=value.dtype)
-            _copy_whole(name, restored, value)
-        by_parameter[parameters[parameter_name]][key] = restored
+        by_parameter[parameters[parameter_name]][key] = _restored(name, parameters[parameter_name], value)
+
+
+def _restored(name: str, parameter: nn.Parameter, value: Tensor) -> Tensor | int:
+    """A value of the optimiser's state of a parameter, as the optimiser keeps it."""
+    if not value.dim():  # the number of steps, which PyTorch keeps on the CPU and bitsandbytes as an int
+        return int(value) if value.dtype == torch.int64 else value.clone()
+    if name.rpartition("/")[2] in QUANTISATION:
+        return value.to(parameter.device, copy=True)
+    restored = torch.empty_like(parameter, dtype=value.dtype)
+    _copy_whole(name, restored, value)
+    return restored
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -117,9 +126,9 @@ def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in inner.named_parameters() if parameter.requires_grad]
 
 
-def _state_by_parameter(optimizer: Any) -> dict[Tensor, dict[str, Tensor]]:
+def _state_by_parameter(optimizer: Any) -> dict[Tensor, dict[str, Any]]:
     """The state of torch's optimiser for each parameter. `optimizer` may have accelerate's wrapper."""
-    state: dict[Tensor, dict[str, Tensor]] = getattr(optimizer, "optimizer", optimizer).state
+    state: dict[Tensor, dict[str, Any]] = getattr(optimizer, "optimizer", optimizer).state
     return state
 
 

@@ -49,6 +49,12 @@ class Evaluation:
         measures = {"sampled": self.sampled, "greedy": self.greedy}
         return {f"{name}_{measure.NAME}": measure.mean for name, measure in measures.items()}
 
+    def facts(self) -> dict[str, Any]:
+        """`metrics`, the 95 % interval of each as "NAME_interval", and `rows`, the number of rows on all ranks."""
+        measures = {"sampled": self.sampled, "greedy": self.greedy}
+        intervals = {f"{name}_{one.NAME}_interval": list(one.interval()) for name, one in measures.items()}
+        return {**self.metrics(), **intervals, "rows": self.sampled.total}
+
     def counts(self) -> dict[str, Any]:
         """The counts, as a checkpoint stores them; the task makes the rows again."""
         return {"sampled": vars(self.sampled), "greedy": vars(self.greedy), "completions": self.completions}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -12,10 +13,25 @@ from torch.nn import functional as F
 from .masked_lm import lora_target_modules
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """Add LoRA adapters to all linear layers of the blocks. lm_head and embeddings stay frozen."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_target_modules(model))
-    return adapt(model, config)
+def add_lora(
+    model: nn.Module, *, rank: int, alpha: int, dropout: float, targets: Sequence[str] | str = "all-linear"
+) -> PeftModel:
+    """Add LoRA adapters to linear layers of the blocks. lm_head and embeddings stay frozen.
+
+    Args:
+        targets: names of linear layers, such as q_proj, in every block; "all-linear" for all of them.
+
+    Raises:
+        ValueError: the blocks have no linear layer of one of the names.
+    """
+    names = lora_target_modules(model)
+    chosen = names if targets == "all-linear" else list(targets)
+    if unknown := [name for name in chosen if name not in names]:
+        raise ValueError(
+            f"lora_target_modules: the blocks of this model have no linear layer {', '.join(unknown)}; choose from "
+            f"{', '.join(names)}, or give all-linear"
+        )
+    return adapt(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen))
 
 
 def adapt(model: nn.Module, config: LoraConfig) -> PeftModel:

@@ -51,12 +51,16 @@ class Ledger:
         if config.fp8_training:  # the bytes in two orders
             self.block_bytes = self.fp8_block + arch.block_linear + arch.block_other * e
         self.base = arch.layers * self.block_bytes + arch.outer * e
-        self.adapters = arch.layers * arch.adapter(rank) * w
+        # LoRA's layers; activations are counted as if all linear layers had adapters, so a plan is never too small.
+        self.adapted = arch.adapted(config.lora_target_modules)
+        self.adapters = arch.layers * arch.adapter(rank, config.lora_target_modules) * w
         self.trained = self.adapters if rank else self.base  # bytes of the trained weights, as many as of the gradients
         self.moments = 2 * self.trained
+        if config.optim == "adamw_8bit":
+            self.moments = arch.adamw_8bit(rank, config.lora_target_modules)
         if self.deepspeed:  # moments and master weights are float32
             self.moments = 3 * 4 * self.trained // w
-        self.largest_trained = w * (rank * max(sum(x) for x in arch.linears) if rank else arch.head)
+        self.largest_trained = w * (rank * max(sum(x) for x in self.adapted) if rank else arch.head)
 
     def micro_batch(self, views: int) -> int:
         """The number of views of a micro-batch: `views`, but at most all views of the rank; 0 means all."""
@@ -168,21 +172,22 @@ class Ledger:
             peak = self._larger(peak, self._resident(activations=at_loss, logits=head_gradients, updating=True))
             peak = self._larger(peak, self._resident(other=e * arch.head, updating=True))
         # AdamW's roots of second moments: of all tensors at once on a GPU (foreach), of one tensor at a time on a CPU.
-        share = self.trained // self.gradient_share
+        share = self.trained // self.gradient_share if config.optim == "adamw" else 0
         roots = share if self.device == "cuda" else 2 * min(self.largest_trained, share)
         return self._larger(peak, self._resident(other=roots, updating=True))
 
     @property
     def largest_gradient(self) -> int:
         """The largest gradient of one weight of a block, before it is added to the earlier ones."""
-        rank, shapes = self.config.lora_r, self.arch.linears
+        rank, shapes = self.config.lora_r, self.adapted if self.config.lora_r else self.arch.linears
         return self.w * max(rank * max(x) if rank else x[0] * x[1] for x in shapes)
 
     @property
     def _rounded_adapters(self) -> int:
         """The rounded copies of float32 adapters that the backward of a half-precision model needs."""
         rounds = self.config.lora_r and self.block.e < self.w
-        return self.arch.layers * self.arch.adapter(self.config.lora_r) * self.block.e if rounds else 0
+        adapter = self.arch.adapter(self.config.lora_r, self.config.lora_target_modules)
+        return self.arch.layers * adapter * self.block.e if rounds else 0
 
     def _masked(self, rows: int, *, whole: bool) -> int:
         """The hidden rows of masked tokens at the highest mask rate, or with `whole` of whole completions."""
@@ -206,7 +211,7 @@ class Ledger:
         merged: the adapted weights exist a second time, whole and unpacked (`models.merged_adapters`).
         quantised: the adapted weights exist a second time, whole and in FP8 (`models.fp8.fp8_base`), merged or not.
         """
-        config, arch, e = self.config, self.arch, self.block.e
+        config, arch = self.config, self.arch
         share, weight_share = self.gradient_share, self.weight_share
         has_reference = not config.lora_r or config.reference_refresh_steps > 0
         gradients = self.trained // share if updating else 0
@@ -222,10 +227,11 @@ class Ledger:
             all_weights = self.base + self.adapters
             two_blocks = 2 * (self.block_bytes + self.adapters // arch.layers) + arch.outer * self.block.e
             other += all_weights if whole else min(two_blocks, all_weights)
+        unmerged = self.fp8_block - (self._merged_block(quantised) if merged else 0)
         by_category = {
-            "weights": self.base // weight_share + (arch.layers * self.fp8_block if quantised and not merged else 0),
+            "weights": self.base // weight_share + (arch.layers * unmerged if quantised else 0),
             "adapters": self.adapters // weight_share,
-            "merged weights": arch.layers * (self.fp8_block if quantised else arch.block_linear * e) if merged else 0,
+            "merged weights": arch.layers * self._merged_block(quantised) if merged else 0,
             "reference": self.trained // self.weight_share if has_reference else 0,
             "gradients": gradients,
             "optimizer": self.moments // share,
@@ -236,6 +242,11 @@ class Ledger:
         }
         assert tuple(by_category) == CATEGORIES
         return by_category
+
+    def _merged_block(self, quantised: bool) -> int:
+        """The bytes of the merged weights of a block."""
+        weights = sum(inputs * outputs for inputs, outputs in self.adapted)
+        return weights + 4 * sum(outputs for _, outputs in self.adapted) if quantised else weights * self.block.e
 
     @staticmethod
     def _larger(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:

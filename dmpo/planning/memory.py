@@ -22,6 +22,8 @@ Device = Literal["cuda", "cpu"]
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 # NF4 of bitsandbytes: half a byte for a weight, a scale of one byte for 64 weights, a float32 for 256 scales.
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # as `linears`
+_CODES = 2 * 4 * 256  # bytes: the 256 values that 8 bits stand for, of either moment
 ENTROPY_TOKENS = 32  # tokens that `likelihood.token_entropy` processes at a time
 
 
@@ -92,9 +94,30 @@ class Architecture:
     def parameters(self) -> int:
         return self.layers * (self.block_linear + self.block_other) + self.outer
 
-    def adapter(self, rank: int) -> int:
-        """The weights of LoRA on all linear layers of one block."""
-        return rank * sum(inputs + outputs for inputs, outputs in self.linears)
+    def adapted(self, targets: list[str] | str) -> list[tuple[int, int]]:
+        """The (inputs, outputs) of the linear layers of a block that `lora_target_modules` names."""
+        named = zip(LINEAR_NAMES, self.linears, strict=True)
+        return [sizes for name, sizes in named if targets == "all-linear" or name in targets]
+
+    def adapter(self, rank: int, targets: list[str] | str = "all-linear") -> int:
+        """The weights of LoRA on these linear layers of one block."""
+        return rank * sum(inputs + outputs for inputs, outputs in self.adapted(targets))
+
+    def adamw_8bit(self, rank: int, targets: list[str] | str) -> int:
+        """The bytes of both moments in 8 bits (`run.optimizer`): of adapters, or with rank 0 of every weight."""
+        if rank:
+            factors = [rank * width for sizes in self.adapted(targets) for width in sizes]
+            return self.layers * sum(map(_moments_in_8_bits, factors)) + _CODES
+        norms = [self.hidden] * 2 + ([self.head_size] * 2 if self.normed_heads else [])
+        block = [inputs * outputs for inputs, outputs in self.linears] + norms
+        outer = [self.head] * (1 if self.tied else 2) + [self.hidden]
+        in_block = sum(map(_moments_in_8_bits, block)) + 8 * self.biases  # at most: a long bias takes 8 bits, too
+        return self.layers * in_block + sum(map(_moments_in_8_bits, outer)) + _CODES
+
+
+def _moments_in_8_bits(elements: int) -> int:
+    """Both moments of one weight in bitsandbytes: a byte an element, a float32 scale for 256; small ones in float32."""
+    return 2 * (elements + 4 * -(-elements // 256)) if elements >= 4096 else 8 * elements
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def plan(
         device: cuda or cpu. On a CPU dropout saves more, and kernels use smaller tiles.
 
     Raises:
-        ValueError: gpus < 1, memory ≤ 0, an unknown sharding, merge_adapters with zero3, or as `check_fp8_sharding`.
+        ValueError: gpus < 1, memory ≤ 0, an unknown sharding, merge_adapters with zero3, or as `check_fp8_sharding`
+            and `check_optimizer_sharding`.
     """
     if gpus < 1:
         raise ValueError(f"gpus must be ≥ 1, got {gpus}")
@@ -81,6 +82,7 @@ def plan(
     if config.merge_adapters and sharding == "zero3":
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
     check_fp8_sharding(config, sharding)
+    check_optimizer_sharding(config, sharding)
     ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
@@ -95,6 +97,15 @@ def check_fp8_sharding(config: DMPOConfig, sharding: str) -> None:
         if getattr(config, key) and sharding in shardings:
             others = "ddp" if key == "fp8_training" else "ddp, zero2 or fsdp"
             raise ValueError(f"{key} must be false with {sharding}, which does not keep FP8 weights; use {others}")
+
+
+def check_optimizer_sharding(config: DMPOConfig, sharding: str) -> None:
+    """Raise ValueError for an 8-bit optimizer where weights or optimizer are split over ranks."""
+    if config.optim == "adamw_8bit" and sharding != "ddp":
+        raise ValueError(
+            f"optim must be adamw with {sharding}, which splits the optimizer over ranks, got adamw_8bit; use ddp, or "
+            "optim=adamw"
+        )
 
 
 def largest_micro_batch(

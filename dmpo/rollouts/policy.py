@@ -35,7 +35,8 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
         enable({"use_reentrant": False})
     torch.manual_seed(config.seed)  # LoRA's initial weights
     if config.lora_r:
-        policy = add_lora(policy, rank=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout)
+        sizes: Any = {"rank": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+        policy = add_lora(policy, **sizes, targets=config.lora_target_modules)
     if config.fp8_training:
         policy = convert_base(policy, device)
     return policy.to(device)

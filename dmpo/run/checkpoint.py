@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel, gather_object
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,6 @@ from ..distributed.sharding import (
     load_full_model_state,
     load_full_optimizer_state,
 )
-from ..models.saving import save_model
 from ..rollouts.policy import ReferencePolicy
 from ..storage.checkpoints import (
     ADAPTER,
@@ -46,6 +45,7 @@ from ..storage.checkpoints import (
     step_of,
 )
 from ..storage.whole_files import ASIDE, discard, is_write_failure, publish
+from .model_copy import ModelCopy, model_name
 
 log = logging.getLogger("dmpo")
 
@@ -118,8 +118,7 @@ def snapshot(
     final, aside = root / f"step-{step}", root / f"{ASIDE}step-{step}"
     main, world = accelerator.is_main_process, accelerator.num_processes
     policy = extract_model_from_parallel(model, keep_torch_compile=False)
-    has_adapter = isinstance(policy, PeftModel)
-    folder = aside / ("adapter" if has_adapter else "model")
+    folder = aside / model_name(model)
     parts: list[dict[str, Tensor]] = gather_object([part])  # small: a few rounds of completions
 
     def begin() -> None:
@@ -139,38 +138,22 @@ def snapshot(
 
     if refused(begin):
         return False, None
-    weights, moments = full_model_state(model), full_optimizer_state(model, optimizer)
+    weights, moments = ModelCopy(model, main=main), full_optimizer_state(model, optimizer)
     weights_of_reference = _reference_state(model, reference)
-    if main and has_adapter:
-        # Not "auto": peft would ask the hub for the base's config at each save.
-        weights = get_peft_model_state_dict(policy, state_dict=weights, save_embedding_layers=False)
-
-    def write_small_files() -> None:
-        """What the libraries write from live objects, here and not in a thread: peft changes its config for it."""
-        if main and has_adapter:
-            empty = {name: torch.empty(0) for name in weights}  # `write_weights` replaces them
-            policy.save_pretrained(str(folder), state_dict=empty, save_embedding_layers=False)
-        if main:
-            tokenizer.save_pretrained(str(folder))
-
-    if refused(write_small_files):
+    if refused(lambda: weights.write_small_files(folder, tokenizer) if main else None):
         return False, None
     if not main:
         return True, None
-
-    def write_weights() -> None:
-        if has_adapter:
-            contiguous = {name: value.contiguous() for name, value in weights.items()}
-            save_file(contiguous, aside / ADAPTER, metadata={"format": "pt"})
-        else:
-            save_model(policy, folder, state=weights)
 
     text = json.dumps({**state, "step": step, "world": world}, indent=1)  # now: the values may change later
 
     def write_state() -> None:
         (aside / STATE).write_text(text, encoding="utf-8")
 
-    files: list[Callable[[], None]] = [write_weights, partial(save_file, moments, aside / OPTIMIZER)]
+    files: list[Callable[[], None]] = [
+        partial(weights.write_weights, folder),
+        partial(save_file, moments, aside / OPTIMIZER),
+    ]
     if weights_of_reference:
         files.append(partial(save_file, weights_of_reference, aside / REFERENCE))
     for rank, tensors in enumerate(parts):

@@ -20,11 +20,12 @@ from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap
 from ..models.merged_adapters import check_mergeable
 from ..models.tokenizer import encode_prompts
-from ..planning.plan import GB, WITH_ZERO3, Sharding, check_fp8_sharding, largest_micro_batch
+from ..planning.plan import GB, WITH_ZERO3, Sharding, check_fp8_sharding, check_optimizer_sharding, largest_micro_batch
 from ..rewards import RewardPool
 from ..rollouts.rollout import training_row
 from ..tasks import Task, rows_of_evaluation
 from ..tasks.verdict import judge
+from .optimizer import check_optimizer
 
 log = logging.getLogger("dmpo")
 
@@ -45,7 +46,10 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
             "compile=none"
         )
     own_masters = accelerator.distributed_type == DistributedType.DEEPSPEED and _sharding(accelerator) == "ddp"
-    check_fp8_sharding(config, "zero2" if own_masters else _sharding(accelerator))  # stage 1 is as stage 2 here
+    sharding = "zero2" if own_masters else _sharding(accelerator)  # stage 1 is as stage 2 here
+    check_fp8_sharding(config, sharding)
+    check_optimizer_sharding(config, sharding)
+    check_optimizer(config, accelerator.device)
     if config.fp8_rollouts:
         check_fp8_device(accelerator.device, speaks=accelerator.is_main_process)
     if missing := set(config.report_to) - {str(tracker) for tracker in get_available_trackers()}:

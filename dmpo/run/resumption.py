@@ -120,6 +120,11 @@ def _check_same(config: DMPOConfig, path: Path) -> None:
         before = dataclasses.asdict(build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
+    if config.lr_scheduler_type != "constant" and before["max_steps"] != config.max_steps:
+        log.warning(
+            "max_steps was %d and is now %d: the rest of the run follows the %s curve of the new max_steps",
+            *(before["max_steps"], config.max_steps, config.lr_scheduler_type),
+        )
     for key, value in dataclasses.asdict(config).items():
         if key not in MAY_CHANGE and before[key] != value:
             raise ValueError(

@@ -41,6 +41,13 @@ class SkippedSteps:
     def too_many(self) -> bool:
         return self.in_row >= self.limit
 
+    def error(self, step: int, *, saved: int, folder: Path) -> FloatingPointError:
+        """The error that ends a run after `step`: what happened, the last step that is saved, the batch in `folder`."""
+        return FloatingPointError(
+            f"the last {self.in_row} steps had a loss or gradient that is not finite; the run is saved at step {saved}"
+            f", and the batch of step {step} is in {folder}; to go on, raise max_skipped_steps"
+        )
+
     def state(self) -> dict[str, int]:
         """The counts, as a checkpoint stores them."""
         return {"total": self.total, "in_row": self.in_row}

@@ -18,7 +18,7 @@ from torch import Tensor
 import dmpo.trainer
 from dmpo import DMPOTrainer
 from dmpo.distributed.sharding import full_model_state, full_optimizer_state
-from dmpo.run import checkpoint, saving
+from dmpo.run import checkpoint, model_copy, saving
 from dmpo.run.checkpoint import CheckpointWrite
 from dmpo.storage.checkpoints import newest_checkpoint
 from tests.run.killed_run import small_trainer
@@ -63,7 +63,8 @@ def test_a_checkpoint_has_what_the_run_had_when_it_was_asked_for(
         return state
 
     before_each_write(monkeypatch, lambda: go.wait(WAIT))
-    monkeypatch.setattr(checkpoint, "full_model_state", recorded)
+    for module in (checkpoint, model_copy):
+        monkeypatch.setattr(module, "full_model_state", recorded)
     run = small_trainer(tmp_path, lora_r=lora_r)
     move(run)
     weights, moments = full_model_state(run.model), full_optimizer_state(run.model, run.optimizer)

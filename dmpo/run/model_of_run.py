@@ -1,0 +1,82 @@
+"""What a script does with the model of a run, before, during and after the training: evaluate, save and upload it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from huggingface_hub import ModelCard
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..config.keys import DMPOConfig
+from ..evaluation.held_out import Evaluation
+from .callbacks import Callbacks
+from .folder import RunFolder
+from .hub import push_to_hub
+from .model_card import model_card
+from .model_copy import model_name, write_model
+
+
+class ModelOfRun:
+    """The model of a run. All ranks make each call together.
+
+    Attributes:
+        model: the result of `accelerator.prepare`.
+        step: the gradient steps of the run so far.
+        summary: the content of summary.json; empty before the run has ended.
+        objects: the names of the objects that a script gave in place of names in the config.
+    """
+
+    accelerator: Accelerator
+    config: DMPOConfig
+    run: RunFolder
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    callbacks: Callbacks
+    objects: dict[str, str]
+    step: int
+    summary: dict[str, Any]
+
+    def evaluate(self, split: str = "test") -> dict[str, Any]:
+        """Decode `eval_prompts` rows of a split with the policy as it is. All ranks call it together, at any time.
+
+        Returns, on every rank: sampled_accuracy and greedy_accuracy (or sampled_reward and greedy_reward), each with
+        its 95 % interval, and rows.
+        """
+        evaluation = self._evaluate(split)
+        self.callbacks.evaluated(evaluation.metrics())
+        return evaluation.facts()
+
+    def save_model(self, folder: str | Path | None = None) -> Path:
+        """Write the trained model as a plain checkpoint, or its LoRA adapter, with the tokenizer. Returns the folder.
+
+        All ranks call it together, at any time. `dmpo.load_model` (or `dmpo.load_adapter`) reads the folder.
+
+        Args:
+            folder: a new folder, or one that holds a saved model, which is replaced. None: `output_dir/model`, or
+                `output_dir/adapter`.
+
+        Raises:
+            ValueError: the folder holds other files.
+        """
+        path = Path(folder) if folder is not None else self.run.path / model_name(self.model)
+        write_model(self.model, self.tokenizer, path, main=self.accelerator.is_main_process)
+        return path
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_model` writes, with a model card of this run, to the Hugging Face hub. Returns the address.
+
+        All ranks call it together, at any time. See `dmpo.run.hub.push_to_hub` for the options and the errors.
+        """
+
+        def card(whole_id: str) -> ModelCard:
+            is_adapter = model_name(self.model) == "adapter"
+            of_run: dict[str, Any] = {"steps": self.step, "objects": self.objects}
+            return model_card(self.config, self.summary, repo_id=whole_id, is_adapter=is_adapter, **of_run)
+
+        return push_to_hub(self.accelerator, self.model, self.tokenizer, card, repo_id, **options)
+
+    def _evaluate(self, split: str) -> Evaluation:
+        raise NotImplementedError
