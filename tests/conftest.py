@@ -42,6 +42,7 @@ SLOWEST_FIRST = (
     "ranks/test_deepspeed.py",
     "test_install.py",
     "ranks/test_launch.py",
+    "view/test_browser.py",
     "run/test_kills.py",
     "kernels/test_sampling.py",
     "ranks/test_sharding.py",

@@ -1,9 +1,12 @@
 """What a line of metrics.jsonl says, over all ranks. Nothing in it depends on how fast the machine was.
 
-    step, round, learning_rate
+    step                      gradient steps so far, this one included
+    round                     rounds of rollouts before this one
+    learning_rate             of this step
     skipped                   1 where loss or gradient was not finite, so that the weights stayed as they were; numbers
                               that are not finite are null
-    loss, grad_norm           the loss; norm of the gradient before it is clipped
+    loss                      the loss of the step
+    grad_norm                 norm of the gradient before it is clipped
     clipped                   1 where that norm was above max_grad_norm, so that the step was cut
     ess                       effective sample size of the weights, a share of the group; mean over groups not left
                               out. What the weights are, the file of the loss in `dmpo.objectives` says
@@ -23,16 +26,18 @@
     distinct_in_group         distinct completions of one prompt as a share of the group, mean over prompts
     log_ratio                 mean of log p_cur - log p_ref, the ELBO on the same views; nats a completion
     entropy                   mean token entropy of the policy, nats
-    forwards, row_forwards    model calls of decoding, and rows that went through them, sums over ranks
+    forwards                  model calls of decoding, sum over ranks
+    row_forwards              rows that went through the model calls of decoding, sum over ranks
     tokens_per_forward        tokens drawn and kept for each row-forward
     rollout_mismatch          mean over completions of `scoring.rollout_mismatch`, nats a token
     path_log_prob_cur, path_log_prob_ref
                               decoder random_order only: mean log-probability of the drawn path, nats a completion;
                               exact without early_stop
   after an evaluation:
-    sampled_accuracy, greedy_accuracy
-                              of the validation split; sampled_reward and greedy_reward, mean rewards, for a task that
-                              cannot say what is solved
+    sampled_accuracy          share of the validation rows whose completion at eval_temperature is right
+    greedy_accuracy           share of the validation rows whose greedy completion is right
+    sampled_reward            in place of sampled_accuracy, where a task cannot say what is right: the mean reward
+    greedy_reward             in place of greedy_accuracy, where a task cannot say what is right: the mean reward
 The seconds of each phase are in timings.jsonl; the seconds of decoding are under `rollout`.
 """
 

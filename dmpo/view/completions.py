@@ -49,7 +49,7 @@ def rollout_gallery(runs: Sequence[Run], most: int = MOST_COMPLETIONS) -> dict[s
     for (step, source, group), lines in sorted(by_group.items(), key=lambda item: (-item[0][0], *item[0][1:])):
         cards = [_rollout_card(line, runs[source].name, step, numbers) for line in lines]
         where = f"{runs[source].name} · " if len(runs) > 1 else ""
-        heading = f"{where}step {step} · prompt {group}"
+        heading = f"{where}step {step} · group {group}"
         prompt = prompts.index(lines[0].get("prompt", ""))
         groups.append({"heading": heading, "source": source, "prompt": prompt, "cards": cards})
     total, shown = sum(len(run.rounds) for run in runs), sum(map(len, chosen))

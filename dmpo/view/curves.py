@@ -15,12 +15,12 @@ MOST_POINTS = 4_000  # of a metric, over all runs
 GROUPS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     (
         "At a glance",
-        ("reward", "reward/.*", "sampled_accuracy", "greedy_accuracy", "ess", "loss"),
+        ("reward", "reward/.*", "sampled_accuracy", "greedy_accuracy", "ess", "loss", "entropy"),
         True,
     ),
     (
         "The policy",
-        ("entropy", "distinct_in_group", "reward_std_in_group", "reward_std/.*", "log_ratio", "rollout_mismatch"),
+        ("distinct_in_group", "reward_std_in_group", "reward_std/.*", "log_ratio", "rollout_mismatch"),
         True,
     ),
     ("The step", ("learning_rate", "grad_norm", "clipped", "coeff", "clip_share", "kl", "skipped", "left_out"), True),

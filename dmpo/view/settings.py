@@ -56,7 +56,7 @@ def run_card(run: Run) -> dict[str, Any]:
     rewards = [value for line in run.metrics if (value := number_of(line.get("reward"))) is not None]
     if rewards:
         fifth = max(1, len(rewards) // 5)
-        ends = [number_of(sum(part) / len(part), 4) for part in (rewards[:fifth], rewards[-fifth:])]
+        ends = [number_of(sum(part) / len(part), 3) for part in (rewards[:fifth], rewards[-fifth:])]
         accuracies.append({"name": "reward", "values": ends, "intervals": [None, None]})
     facts = [(key, _shown(run.config[key])) for key in ("model", "task", "loss", "seed") if key in run.config]
     for key, value in run.summary.items():

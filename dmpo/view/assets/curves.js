@@ -45,7 +45,7 @@ class Curves {
       element("h2", {}, "Curves"),
       element("p", { class: "remark" }, "Over gradient steps. Drag to zoom, double-click to zoom out."),
       controls,
-      this.groups.map((group, number) => this.#group(group, number)),
+      this.groups.map((group) => this.#group(group)),
     );
   }
 
@@ -78,14 +78,14 @@ class Curves {
     return element("fieldset", { class: "legend" }, element("legend", {}, "runs"), boxes);
   }
 
-  #group(group, number) {
+  #group(group) {
     const figures = group.curves.map((curve) => this.#figure(curve));
     const only = group.curves.map((curve) => ("value" in curve ? `${curve.name} ${shortNumber(curve.value)}` : curve.name));
     const names = element("span", { class: "names" }, only.join(" · "));
     const summary = element("summary", {}, element("h3", {}, group.title), names);
     const details = element(
       "details",
-      { id: `curves-${number}`, open: group.open },
+      { id: `curves: ${group.title}`, open: group.open },
       summary,
       element("div", { class: "charts" }, figures),
     );

@@ -74,11 +74,15 @@ class Gallery {
     controls.append(labelled("sort", this.sorting));
     if (this.groups.some((group) => group.cards.some((card) => card.tokens))) {
       const shades = [["order", "order of unmasking"], ["doubt", "doubt (1 − confidence)"], ["none", "none"]];
-      const shading = select(`${this.id}-shading`, shades, {
-        onchange: () => this.list.setAttribute("data-shading", shading.value),
-      });
-      this.list.setAttribute("data-shading", "order");
-      controls.append(labelled("shading", shading));
+      const ramp = element("span", { class: "ramp", "aria-hidden": "true" });
+      const shade = () => {
+        this.list.setAttribute("data-shading", shading.value);
+        const [from, to] = { order: ["first", "last"], doubt: ["unsure", "sure"], none: ["", ""] }[shading.value];
+        ramp.replaceChildren(from, element("span", { "data-shading": shading.value }), to);
+      };
+      const shading = select(`${this.id}-shading`, shades, { onchange: shade });
+      shade();
+      controls.append(labelled("shading", shading), ramp);
     }
     return controls;
   }

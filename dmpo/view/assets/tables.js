@@ -32,7 +32,7 @@ function settingsSection(tables, sources) {
   const section = element("section", { id: "configuration" }, element("h2", {}, "Configuration"));
   if (tables.length === 0) section.append(element("p", { class: "absent" }, "config.yaml is absent"));
   const heads = sources.length > 1 ? sources.map((source) => source.name) : ["value"];
-  tables.forEach((table, number) => {
+  for (const table of tables) {
     const rows = table.rows.map(({ key, meaning, values }) =>
       element(
         "tr",
@@ -44,8 +44,8 @@ function settingsSection(tables, sources) {
     );
     const head = ["key", ...heads, "meaning"].map((text) => element("th", { scope: "col" }, visibleText(text)));
     const summary = element("summary", {}, element("h3", {}, table.title), element("span", { class: "names" }, `${rows.length} keys`));
-    section.append(element("details", { id: `settings-${number}`, open: table.open }, summary, tableOf(head, rows)));
-  });
+    section.append(element("details", { id: `settings: ${table.title}`, open: table.open }, summary, tableOf(head, rows)));
+  }
   return section;
 }
 
