@@ -29,7 +29,15 @@ from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
-from .run.preflight import check_model, check_ranks, check_task, fingerprint, fit_micro_batch, warn_unread_keys
+from .run.preflight import (
+    check_model,
+    check_own_names,
+    check_ranks,
+    check_task,
+    fingerprint,
+    fit_micro_batch,
+    warn_unread_keys,
+)
 from .run.report import Reporter, plot_run, summarise
 from .run.resumption import object_name, resume_point
 from .run.samples import sample_table, send_table
@@ -66,6 +74,7 @@ class DMPOTrainer:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.accelerator)
+        check_own_names(config)
         warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         self.objects = {k: object_name(v) for k, v in (("task", task), ("reward", reward)) if v is not None}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..losses.baselines import Baseline
-from .checks import check_keys_of_run
+from .checks import LOSSES, check_keys_of_run
 from .decoding import DecodingOptions
 from .errors import checked_config
+from .names import Names
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -81,10 +82,11 @@ class DMPOConfig(DecodingOptions):
     early_stop: bool = True
 
     # Objective
-    loss: Literal["wdce", "wddo", "wd1", "diffu_grpo"] = "wdce"
+    loss: Annotated[str, Names(LOSSES)] = "wdce"
     """wdce (weighted denoising cross-entropy), wddo (weighted direct discriminative optimisation), or, to compare with,
     the published wd1 and diffu_grpo, which weight one-step log-probabilities by advantages. wddo does not read baseline
-    and strength; wd1 and diffu_grpo read neither them nor alpha, coeff, ess_target and weighting"""
+    and strength; wd1 and diffu_grpo read neither them nor alpha, coeff, ess_target and weighting. Or your own
+    `Objective` (`dmpo.objectives.step`) as `module:name`, which may read every key"""
     wddo_alpha: float = 1.0
     """of wddo, α_d"""
     wddo_beta: float = 1.0

@@ -103,6 +103,12 @@ class BlockLoop:
         for row, new, old in zip(group, moved, back, strict=True):
             row.left += old - new
             row.step += 1
+            if row.left < 0 or (row.left > 0 and row.step >= self.options.block_length):
+                raise ValueError(
+                    f"decoder {self.options.decoder!r} left {row.left} masks in a block of {self.options.block_length} "
+                    f"after {row.step} steps: a policy must fill a block in at most as many steps as it has tokens, "
+                    "and `count` must say what a step does"
+                )
             if row.left == 0:
                 row.block, row.step, row.left = row.block + 1, 0, self.options.block_length
         return {row.index for row, end in zip(group, ended, strict=True) if end}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Step:
     count: Tensor | None = None
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Unmask in place; returns how many tokens of each row were unmasked and how many masked again, int [R]."""
 

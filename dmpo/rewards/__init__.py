@@ -5,7 +5,7 @@ A user's reward is a plain function of the same form. The config names it as `mo
 
 from __future__ import annotations
 
-from .call import Reward, RewardError, load_object, score
+from .call import Reward, RewardError, find_object, load_object, score
 from .countdown_reward import countdown
 from .gsm8k_reward import gsm8k
 from .math_reward import math
@@ -21,6 +21,7 @@ __all__ = [
     "RewardPool",
     "Scores",
     "countdown",
+    "find_object",
     "gsm8k",
     "is_sudoku",
     "load_object",

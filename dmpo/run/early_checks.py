@@ -6,15 +6,19 @@ The run makes the same checks again with the same functions, because a script do
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 
 from ..config.keys import DMPOConfig
+from ..config.names import is_own_name
 from ..models.files import local_checkpoint
 from ..tasks import TASKS, check_task_name
 from .resumption import check_not_moved, check_output_dir
 
 
 def check_run(config: DMPOConfig, source: str) -> None:
-    """Raise ValueError for a task, reward, model or output_dir that cannot be used; `source` names the config.
+    """Raise ValueError for a task, reward, loss, decoder, model or output_dir that cannot be used.
+
+    source: names the config.
 
     A Hub id is not looked up, and no data set is read.
     """
@@ -24,6 +28,8 @@ def check_run(config: DMPOConfig, source: str) -> None:
         _check_module(config.task, "task")
     if config.reward is not None:
         _check_module(config.reward, "reward")
+    check_own_modules("loss", [config.loss])
+    check_own_modules("decoder", [config.decoder])
     check_model_path(config.model)
     check_output_dir(config, {})
 
@@ -34,6 +40,13 @@ def check_model_path(model: str) -> None:
         local_checkpoint(model)
     except ValueError as error:
         raise ValueError(f"model: {error}") from None
+
+
+def check_own_modules(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError unless the module of each name `module:name` can be found; `what` is the config key."""
+    for name in names:
+        if is_own_name(name):
+            _check_module(name, what)
 
 
 def _check_module(name: str, what: str) -> None:
