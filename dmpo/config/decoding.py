@@ -18,7 +18,10 @@ from .names import Names, is_own_name
 Decoder = str  # one of DECODERS, or the user's own `module:name`
 Remasking = Literal["low_confidence", "random"]
 
-DECODERS: tuple[Decoder, ...] = ("topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order")
+DECODERS: tuple[Decoder, ...] = (
+    *("topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"),
+    *("risk", "hierarchy"),
+)
 
 _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
 
@@ -49,7 +52,13 @@ _TEMPERATURE = Values(
     f"0 or finite and ≥ {_SMALLEST_TEMPERATURE}", lambda value: value == 0 or _SMALLEST_TEMPERATURE <= value < math.inf
 )
 _PARALLEL = Only(("parallel", "prefix_cache", "dual_cache"))
+_THRESHOLD = Only((*_PARALLEL.decoders, "risk", "hierarchy"))
 _WINO = Only(("wino",))
+_BY_PROBABILITY = {  # decoders that need the probability of a candidate, and for what
+    "wino": "it verifies by probability what it unmasks",
+    "risk": "it adds up the probability of mistakes",
+    "hierarchy": "it compares probabilities with thresholds",
+}
 
 
 @dataclass(kw_only=True)
@@ -58,10 +67,13 @@ class DecodingRules:
 
     temperature: Annotated[float, _TEMPERATURE] = 0.0
     """of the draw; 0 takes the most probable token"""
-    threshold: Annotated[float | None, _SHARE, _PARALLEL] = None
-    """unmask every candidate at least so probable, and always the best one"""
+    threshold: Annotated[float | None, _SHARE, _THRESHOLD] = None
+    """unmask every candidate at least so probable, and always the best one; of hierarchy: every one more probable; of
+    risk: τ, see `dmpo.generate`, and null is the published 0.9"""
     factor: Annotated[float | None, _NOT_NEGATIVE, _PARALLEL] = None
     """unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one"""
+    low_threshold: Annotated[float, _SHARE, Only(("hierarchy",))] = 0.4
+    """hierarchy unmasks the best candidate of each run of masks if it is more probable; the default is dInfer's"""
     cfg_scale: Annotated[float, _FINITE] = 0.0
     """classifier-free guidance: logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u; 0 is none"""
     remasking: Remasking = "low_confidence"
@@ -74,6 +86,10 @@ class DecodingRules:
     """compile the steps of dual_cache after a block's first, each one CUDA graph; each shape costs a compilation"""
     early_stop: bool = False
     """once a row has an EOS with no mask before it, the rest of the row is EOS"""
+    logits_eos_inf: bool = False
+    """EOS is never drawn (of several EOS ids the first); probabilities are over the other tokens"""
+    confidence_eos_eot_inf: bool = False
+    """EOS is drawn, but ranked last (each of several EOS ids, such as the end of a turn)"""
     seed: int = 0
     """of everything that is random"""
 
@@ -95,7 +111,8 @@ class DecodingOptions(DecodingRules):
     block_length: int = 32
     """tokens of a block; blocks are filled from left to right"""
     steps: int = 128
-    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino and random_order"""
+    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino, random_order
+    and hierarchy; of risk the most"""
 
     def __post_init__(self) -> None:
         for name, check in _checks().items():
@@ -112,8 +129,13 @@ class DecodingOptions(DecodingRules):
                 raise ValueError(f"{name} must be {check.values.description}, got {value}")
         if self.threshold is not None and self.factor is not None and not is_own_name(self.decoder):
             raise ValueError(f"give threshold or factor, not both, got {self.threshold} and {self.factor}")
-        if self.decoder == "wino" and self.remasking == "random":
-            raise ValueError("remasking must be low_confidence for 'wino': it verifies by probability what it unmasks")
+        if self.decoder in _BY_PROBABILITY and self.remasking == "random":
+            why = _BY_PROBABILITY[self.decoder]
+            raise ValueError(f"remasking must be low_confidence for {self.decoder!r}: {why}")
+        if self.decoder == "hierarchy" and self.threshold is not None and self.low_threshold > self.threshold:
+            raise ValueError(
+                f"low_threshold must be at most threshold, got {self.low_threshold} and threshold {self.threshold}"
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:  # a subclass of a frozen class must be frozen

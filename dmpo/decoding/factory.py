@@ -9,9 +9,10 @@ from .cached_step import CachedStep
 from .canvas import Canvas
 from .compiled_step import CompiledStep
 from .passes import CachedPass, FullPass, ShadowPass
-from .policies import Confident, Policy, Schedule, WideInNarrowOut
+from .policies import BoundedRisk, Confident, Hierarchy, Policy, Schedule, WideInNarrowOut
 from .sampler import Sampler
 
+RISK_THRESHOLD = 0.9  # the published τ (SLIM-RL, arXiv 2607.00208)
 Pass = FullPass | CachedPass | ShadowPass
 
 
@@ -27,9 +28,14 @@ def make_policy(options: DecodingOptions) -> Policy:
         return WideInNarrowOut(options.wino_threshold, options.wino_threshold_back)
     if options.decoder == "random_order":
         return Schedule(options.block_length, options.block_length)
+    schedule = Schedule(options.block_length, options.steps // options.blocks)
+    if options.decoder == "risk":
+        return BoundedRisk(RISK_THRESHOLD if options.threshold is None else options.threshold, schedule)
+    if options.decoder == "hierarchy":
+        return Hierarchy(options.threshold, options.low_threshold)
     if options.threshold is not None or options.factor is not None:
         return Confident(options.threshold, options.factor)
-    return Schedule(options.block_length, options.steps // options.blocks)
+    return schedule
 
 
 def _own_policy(options: DecodingOptions) -> Policy:

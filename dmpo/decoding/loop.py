@@ -19,7 +19,7 @@ class BlockLoop:
     """State of one `generate`. The host has the block and the step of each row, the device its tokens."""
 
     def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
-        """eos_ids: the tokens that end a row early; empty without early_stop."""
+        """eos_ids: the tokens that end a row."""
         self.canvas, self.options = canvas, options
         self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
         self.sampler = Sampler(canvas, options, row_ids, eos_ids, fixed=options.compiled)

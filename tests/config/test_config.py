@@ -286,7 +286,9 @@ def test_options_are_read_only() -> None:
 
 def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation() -> None:
     assert {name: readers_of(name) for name in OPTIONS if readers_of(name)} == {
-        **dict.fromkeys(("threshold", "factor"), ("parallel", "prefix_cache", "dual_cache")),
+        "threshold": ("parallel", "prefix_cache", "dual_cache", "risk", "hierarchy"),
+        "factor": ("parallel", "prefix_cache", "dual_cache"),
+        "low_threshold": ("hierarchy",),
         **dict.fromkeys(("wino_threshold", "wino_threshold_back"), ("wino",)),
         "compiled": ("dual_cache",),
     }
