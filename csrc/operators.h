@@ -16,7 +16,7 @@ namespace dmpo {
 
 constexpr const char* kRemaskSchema =
     "remask_(Tensor(a!) tokens, Tensor candidates, Tensor confidence, int mask_id, *, SymInt? count=None, "
-    "Tensor? counts=None, float? threshold=None, float? factor=None) -> Tensor";
+    "Tensor? counts=None, float? threshold=None, float? factor=None, float? risk=None) -> Tensor";
 constexpr const char* kRevokeSchema =
     "revoke_(Tensor(a!) tokens, Tensor confidence, int mask_id, float threshold, *, SymInt? limit=None, "
     "Tensor? limits=None) -> Tensor";
@@ -65,15 +65,19 @@ inline void check_counts(
   require(per_row->device() == tokens.device(), op, ": ", name, " must be on the device of tokens");
 }
 
-inline Rule checked_rule(int modes, std::optional<double> threshold, std::optional<double> factor) {
-  require(modes == 1, "remask_: give exactly one of num_transfer, threshold and factor, got ", modes);
+// modes: how many rules are given. A count beside `risk` is none, but the least number that it takes.
+inline Rule checked_rule(
+    int modes, std::optional<double> threshold, std::optional<double> factor, std::optional<double> risk) {
+  require(modes == 1, "remask_: give exactly one of num_transfer, threshold, factor and risk, got ", modes);
   require(
       !threshold || std::isfinite(*threshold), "remask_: threshold must be finite, got ", threshold.value_or(0));
   require(
       !factor || (std::isfinite(*factor) && *factor >= 0), "remask_: factor must be finite and not negative, got ",
       factor.value_or(0));
+  require(!risk || (*risk >= 0 && *risk <= 1), "remask_: risk must be in [0, 1], got ", risk.value_or(0));
   if (threshold) return {Mode::threshold, *threshold};
   if (factor) return {Mode::factor, *factor};
+  if (risk) return {Mode::risk, *risk};
   return {Mode::count, 0.0};
 }
 
@@ -96,12 +100,15 @@ Tensor remask(
     std::optional<int64_t> count,
     const std::optional<Tensor>& counts,
     std::optional<double> threshold,
-    std::optional<double> factor) {
+    std::optional<double> factor,
+    std::optional<double> risk) {
   check_rows("remask_", tokens, confidence);
   check_like_tokens("remask_", "candidates", candidates, tokens, candidates.scalar_type() == ScalarType::Long, "int64");
   check_counts("remask_", "num_transfer", tokens, count, counts);
-  const int modes = count.has_value() + counts.has_value() + threshold.has_value() + factor.has_value();
-  const Rule rule = checked_rule(modes, threshold, factor);
+  const int least = count.has_value() + counts.has_value();
+  require(least < 2, "remask_: give count or counts, got both");
+  const int modes = (risk ? 1 : least) + threshold.has_value() + factor.has_value();
+  const Rule rule = checked_rule(modes, threshold, factor, risk);
   const Unmask task{mask_id, candidates.const_data_ptr<int64_t>(), candidates.stride(0), candidates.stride(1)};
   const Tensor moved = one_int32_a_row(tokens);
   select({"remask_", "num_transfer", tokens, confidence, task, rule, count.value_or(0), as_int64(counts), moved});

@@ -177,6 +177,13 @@ class RowSelector {
         chosen += end - first;
         break;
       }
+      case Mode::risk: {
+        const auto first = candidates_.begin(), last = first + collect(kLowest<T>);
+        std::sort(first, last, better<T>);
+        for (int64_t rank = 0; rank < found_; ++rank) scores_[rank] = candidates_[rank].confidence;
+        number = admitted_by_risk(rule, count, found_, scores_.data());
+        break;
+      }
     }
     if (number == 0 && collect(floor_of_best(1)) > 0) {  // nothing reaches the bound: the best alone
       number = 1;

@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kMaxThreads) select_kernel(
   // The prefix ends at the first rank that the rule does not admit.
   const int64_t count = counts.of_row(row);
   int ranks[kPerThread];
+  T own[kPerThread];
 #pragma unroll
   for (int k = 0; k < kPerThread; ++k) {
     const int slot = threadIdx.x + k * blockDim.x;
@@ -67,9 +68,24 @@ __global__ void __launch_bounds__(kMaxThreads) select_kernel(
       rank += beats(scores[other], positions[other], scores[slot], positions[slot]);
     }
     ranks[k] = rank;
-    if (!admits(rule, count, rank, scores[slot])) atomicMin(&chosen, rank);
+    own[k] = scores[slot];
+    if (rule.mode != Mode::risk && !admits(rule, count, rank, own[k])) atomicMin(&chosen, rank);
   }
   __syncthreads();
+
+  if (rule.mode == Mode::risk) {
+    // Sorted in place, and added by one thread: in the order of the host's sum.
+#pragma unroll
+    for (int k = 0; k < kPerThread; ++k) {
+      const int slot = threadIdx.x + k * blockDim.x;
+      if (slot < total) scores[ranks[k]] = own[k];
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      chosen = static_cast<int>(admitted_by_risk(rule, count, total, scores));
+    }
+    __syncthreads();
+  }
 
 #pragma unroll
   for (int k = 0; k < kPerThread; ++k) {

@@ -16,15 +16,15 @@
 
 namespace dmpo {
 
-enum class Mode : int32_t { count, threshold, factor };
+enum class Mode : int32_t { count, threshold, factor, risk };
 
-// value: the threshold, or the factor (>= 0); unused by `count`.
+// value: the threshold, the factor (>= 0), or the tau of `risk`; unused by `count`.
 struct Rule {
   Mode mode;
   double value;
 };
 
-// How many to take of each row, by Mode::count: one number a row, or one for all.
+// How many to take of each row by Mode::count, and how many at least by Mode::risk: one number a row, or one for all.
 struct Counts {
   const int64_t* per_row;
   int64_t shared;
@@ -89,11 +89,27 @@ DMPO_HOST_DEVICE double bound(Rule rule, int64_t rank) {
   return rule.mode == Mode::threshold ? rule.value : 1.0 - rule.value / static_cast<double>(rank + 2);
 }
 
-// Whether the prefix, having reached this rank (0 = best), admits it: the best always, by threshold and factor.
+// Whether the prefix, having reached this rank (0 = best), admits it: the best always, but by count. Not for `risk`.
 template <typename T>
 DMPO_HOST_DEVICE bool admits(Rule rule, int64_t count, int64_t rank, T score) {
   if (rule.mode == Mode::count) return rank < count;
   return rank == 0 || static_cast<double>(score) >= bound(rule, rank);
+}
+
+// How many scores the risk rule admits of `total`, sorted best first: as long as a score is above tau and the sum of
+// 1 - score, added in this order in double, stays within 1 - tau; and always the best `count`, at least one. Bounded
+// risk is SLIM-RL's (arXiv 2607.00208): the sum bounds the chance that any token of the step is wrong.
+template <typename T>
+DMPO_HOST_DEVICE int64_t admitted_by_risk(Rule rule, int64_t count, int64_t total, const T* scores) {
+  double risk = 0.0;
+  int64_t rank = 0;
+  for (; rank < total; ++rank) {
+    const double probability = static_cast<double>(scores[rank]);
+    risk += 1.0 - probability;
+    const bool within = probability > rule.value && risk <= 1.0 - rule.value;
+    if (!within && rank > 0 && rank >= count) break;
+  }
+  return rank;
 }
 
 }  // namespace dmpo

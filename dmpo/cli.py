@@ -133,7 +133,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a checkpoint, or score completions that a file holds."""
     from .config.files import load_config
-    from .run.early_checks import check_model_path
+    from .run.early_checks import check_model_path, check_own_modules
 
     words = arguments.overrides
     named = {"file": arguments.rescore, "adapter": arguments.adapter}
@@ -153,6 +153,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from_run = keys_of_run(arguments.config, words)
     config = load_config(EvalConfig, arguments.config, [*from_run, *words])
     check_model_path(config.model)
+    check_own_modules("decoder", config.decoders)
     if from_run and int(os.environ.get("RANK", "0")) == 0:
         print(f"as {config.model} was trained: {' '.join(from_run)}", flush=True)
 
@@ -215,10 +216,11 @@ def _generate(arguments: argparse.Namespace) -> None:
     """Complete a prompt."""
     from .config.files import load_config
     from .config.generate import GenerateConfig
-    from .run.early_checks import check_model_path
+    from .run.early_checks import check_model_path, check_own_modules
 
     config = load_config(GenerateConfig, None, arguments.overrides)
     check_model_path(arguments.model)
+    check_own_modules("decoder", [config.decoder])
 
     from .decoding import generate
     from .models import load_model, load_tokenizer

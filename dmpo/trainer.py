@@ -37,6 +37,7 @@ from .run.optimizer import make_optimizer
 from .run.preflight import (
     check_held_out,
     check_model,
+    check_own_names,
     check_ranks,
     check_task,
     fingerprint,
@@ -87,6 +88,7 @@ class DMPOTrainer(ModelOfRun):
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         main = self.accelerator.is_main_process
         check_ranks(config, self.accelerator)
+        check_own_names(config)
         warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         own_reward = chosen_rewards(reward, rewards)

@@ -84,16 +84,25 @@ def remask_(
     num_transfer: int | Tensor | None = None,
     threshold: float | None = None,
     factor: float | None = None,
+    risk: float | None = None,
 ) -> Tensor:
-    """Unmask by count, threshold or factor, one row and one position at a time; returns int32 [B]."""
+    """Unmask by count, threshold, factor or risk, one row and one position at a time; returns int32 [B]."""
     unmasked = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
     for row in range(tokens.shape[0]):
         masked = (tokens[row] == mask_id).nonzero().flatten().tolist()
         score = {j: float(confidence[row, j]) for j in masked}
         score = {j: float("-inf") if s != s else s for j, s in score.items()}  # NaN ranks last
         order = sorted(masked, key=lambda j: (-score[j], j))
-        if num_transfer is not None:
-            count = int(num_transfer[row]) if isinstance(num_transfer, Tensor) else num_transfer
+        count = int(num_transfer[row]) if isinstance(num_transfer, Tensor) else num_transfer or 0
+        if risk is not None:
+            count, spent = max(1, count), 0.0
+            for n, j in enumerate(order):
+                spent += 1 - score[j]
+                if n >= count and not (score[j] > risk and spent <= 1 - risk):
+                    break
+                count = max(count, n + 1)
+        elif num_transfer is not None:
+            pass
         elif threshold is not None:
             count = max(1, sum(score[j] >= threshold for j in masked))
         else:

@@ -22,6 +22,8 @@ RULES: dict[str, dict[str, Any]] = {
     "parallel": {"threshold": 0.25},
     "prefix_cache": {"factor": 1.0},
     "dual_cache": {"threshold": 0.25},
+    "risk": {"threshold": 0.4},
+    "hierarchy": {"threshold": 0.6, "low_threshold": 0.25},
     "wino": {"wino_threshold": 0.3, "wino_threshold_back": 0.5},
 }
 

@@ -6,11 +6,9 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from dmpo.objectives import OBJECTIVES
 from tests.markdown import (
     ROOT,
     Block,
@@ -32,15 +30,14 @@ every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to work in, from which modules are imported; what a page registers is gone after it.
+    """A folder to work in, from which modules are imported.
 
     Runs draw no plot: that takes longer than all else they do here.
     """
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with mock.patch.dict(OBJECTIVES):
-        yield tmp_path
+    yield tmp_path
     for path in tmp_path.glob("*.py"):
         sys.modules.pop(path.stem, None)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from .decoding import decoding_options, default_of
+from .names import Names, is_own_name
 
+LOSSES = ("wdce", "wddo", "wd1", "diffu_grpo")
 ONE_STEP = ("wd1", "diffu_grpo")  # losses of one-step log-probabilities
 SCORED_ONE_STEP = ("diffu_grpo",)  # losses that also score each round on one-step views
-_READ_BY = {  # keys that other losses leave unread
+_READ_BY = {  # keys that other losses leave unread; a loss of the user's own may read every key
     **dict.fromkeys(("weighting", "coeff", "ess_target"), ("wdce", "wddo")),
     **dict.fromkeys(("clip_epsilon", "kl_beta"), ("diffu_grpo",)),
     "prompt_mask_rate": ONE_STEP,
@@ -47,6 +49,7 @@ def usual_values(config: Any) -> dict[str, Any]:
 
 def check_keys_of_run(config: Any) -> None:
     """Raise ValueError for a key that is out of range, or for keys that do not go together."""
+    Names(LOSSES).check("loss", config.loss)
     for name in _AT_LEAST_ONE:
         _require(name, getattr(config, name), getattr(config, name) >= 1, "≥ 1")
     for name in _AT_LEAST_ZERO:
@@ -99,7 +102,8 @@ def check_keys_of_run(config: Any) -> None:
     sees_masks = config.decoder != "wino" or config.attn_implementation in ("sdpa", "eager")
     _require("attn_implementation", config.attn_implementation, sees_masks, "sdpa or eager for decoder 'wino'")
     if config.antithetic:
-        for name in ("score_views",) if config.loss in ONE_STEP else ("replicates", "score_views"):
+        any_replicates = config.loss in ONE_STEP or is_own_name(config.loss)  # an own loss may draw other views
+        for name in ("score_views",) if any_replicates else ("replicates", "score_views"):
             _require(name, getattr(config, name), getattr(config, name) % 2 == 0, "even when antithetic")
     if config.loss == "wddo":  # two independent halves, and no pair of complements is split between them
         divisor = 4 if config.antithetic else 2
@@ -107,7 +111,7 @@ def check_keys_of_run(config: Any) -> None:
         _require("replicates", config.replicates, config.replicates % divisor == 0, multiple)
     for name, losses in _READ_BY.items():
         value, default = getattr(config, name), default_of(type(config), name)
-        unread = config.loss not in losses and value != default
+        unread = not _reads(config.loss, losses) and value != default
         _require(name, value, not unread, f"left at {default} for loss '{config.loss}', which does not read it")
     if config.loss in ONE_STEP:
         differ = config.prompt_mask_rate > 0 or config.replicates == 1
@@ -119,7 +123,7 @@ def unread_keys(config: Any) -> list[str]:
     return [
         name
         for name, losses in _SHARED.items()
-        if config.loss not in losses and getattr(config, name) != default_of(type(config), name)
+        if not _reads(config.loss, losses) and getattr(config, name) != default_of(type(config), name)
     ]
 
 
@@ -131,6 +135,18 @@ def _check_rewards(config: Any) -> None:
         from ..rewards.entries import read_entries, read_weights  # takes a quarter of a second, which few configs need
 
         read_weights(config.reward_weights, len(read_entries(config.rewards)))
+
+
+def masks_whole_completions(loss: str, *, scoring: bool = False) -> bool:
+    """Whether a view of a loss may mask a whole completion; `scoring`: a view on which the loss scores a round.
+
+    Nothing is known of a loss of the user's own, so the largest views are expected.
+    """
+    return loss in (SCORED_ONE_STEP if scoring else ONE_STEP) or is_own_name(loss)
+
+
+def _reads(loss: str, losses: tuple[str, ...]) -> bool:
+    return loss in losses or is_own_name(loss)
 
 
 def _require(name: str, value: object, holds: bool, description: str) -> None:

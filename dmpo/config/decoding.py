@@ -13,10 +13,15 @@ from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-Decoder = Literal["topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"]
+from .names import Names, is_own_name
+
+Decoder = str  # one of DECODERS, or the user's own `module:name`
 Remasking = Literal["low_confidence", "random"]
 
-DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+DECODERS: tuple[Decoder, ...] = (
+    *("topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"),
+    *("risk", "hierarchy"),
+)
 
 _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
 
@@ -31,9 +36,13 @@ class Values:
 
 @dataclass(frozen=True)
 class Only:
-    """The decoders that read an option; for the others it must keep its default."""
+    """The decoders that read an option; for the others it must keep its default.
+
+    own: the user's own decoders may read the option, too.
+    """
 
     decoders: tuple[Decoder, ...]
+    own: bool = True
 
 
 _SHARE = Values("in [0, 1]", lambda value: 0 <= value <= 1)
@@ -43,7 +52,13 @@ _TEMPERATURE = Values(
     f"0 or finite and ≥ {_SMALLEST_TEMPERATURE}", lambda value: value == 0 or _SMALLEST_TEMPERATURE <= value < math.inf
 )
 _PARALLEL = Only(("parallel", "prefix_cache", "dual_cache"))
+_THRESHOLD = Only((*_PARALLEL.decoders, "risk", "hierarchy"))
 _WINO = Only(("wino",))
+_BY_PROBABILITY = {  # decoders that need the probability of a candidate, and for what
+    "wino": "it verifies by probability what it unmasks",
+    "risk": "it adds up the probability of mistakes",
+    "hierarchy": "it compares probabilities with thresholds",
+}
 
 
 @dataclass(kw_only=True)
@@ -52,10 +67,13 @@ class DecodingRules:
 
     temperature: Annotated[float, _TEMPERATURE] = 0.0
     """of the draw; 0 takes the most probable token"""
-    threshold: Annotated[float | None, _SHARE, _PARALLEL] = None
-    """unmask every candidate at least so probable, and always the best one"""
+    threshold: Annotated[float | None, _SHARE, _THRESHOLD] = None
+    """unmask every candidate at least so probable, and always the best one; of hierarchy: every one more probable; of
+    risk: τ, see `dmpo.generate`, and null is the published 0.9"""
     factor: Annotated[float | None, _NOT_NEGATIVE, _PARALLEL] = None
     """unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one"""
+    low_threshold: Annotated[float, _SHARE, Only(("hierarchy",))] = 0.4
+    """hierarchy unmasks the best candidate of each run of masks if it is more probable; the default is dInfer's"""
     cfg_scale: Annotated[float, _FINITE] = 0.0
     """classifier-free guidance: logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u; 0 is none"""
     remasking: Remasking = "low_confidence"
@@ -64,10 +82,14 @@ class DecodingRules:
     """wino unmasks a candidate above this probability; the default is the paper's"""
     wino_threshold_back: Annotated[float, _SHARE, _WINO] = 0.9
     """wino takes a token back below this probability; the default is the paper's"""
-    compiled: Annotated[bool, Only(("dual_cache",))] = False
+    compiled: Annotated[bool, Only(("dual_cache",), own=False)] = False
     """compile the steps of dual_cache after a block's first, each one CUDA graph; each shape costs a compilation"""
     early_stop: bool = False
     """once a row has an EOS with no mask before it, the rest of the row is EOS"""
+    logits_eos_inf: bool = False
+    """EOS is never drawn (of several EOS ids the first); probabilities are over the other tokens"""
+    confidence_eos_eot_inf: bool = False
+    """EOS is drawn, but ranked last (each of several EOS ids, such as the end of a turn)"""
     seed: int = 0
     """of everything that is random"""
 
@@ -82,14 +104,15 @@ class DecodingOptions(DecodingRules):
             read differs from its default.
     """
 
-    decoder: Decoder = "topk"
-    """see `dmpo.generate`"""
+    decoder: Annotated[Decoder, Names(DECODERS)] = "topk"
+    """see `dmpo.generate`; or your own policy as `module:name`, which may read every option"""
     gen_length: int = 128
     """tokens of a completion, a multiple of block_length"""
     block_length: int = 32
     """tokens of a block; blocks are filled from left to right"""
     steps: int = 128
-    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino and random_order"""
+    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino, random_order
+    and hierarchy; of risk the most"""
 
     def __post_init__(self) -> None:
         for name, check in _checks().items():
@@ -97,17 +120,22 @@ class DecodingOptions(DecodingRules):
         self._check_lengths()
         for name, check in _checks().items():
             value, default = getattr(self, name), default_of(type(self), name)
-            if check.readers and self.decoder not in check.readers and value != default:
+            if value != default and not is_read(name, [self.decoder]):
                 raise ValueError(
                     f"{name} must be left at {default}, got {value}: it belongs to {', '.join(check.readers)}, "
                     f"not to {self.decoder!r}"
                 )
             if check.values and value is not None and not check.values.allowed(value):
                 raise ValueError(f"{name} must be {check.values.description}, got {value}")
-        if self.threshold is not None and self.factor is not None:
+        if self.threshold is not None and self.factor is not None and not is_own_name(self.decoder):
             raise ValueError(f"give threshold or factor, not both, got {self.threshold} and {self.factor}")
-        if self.decoder == "wino" and self.remasking == "random":
-            raise ValueError("remasking must be low_confidence for 'wino': it verifies by probability what it unmasks")
+        if self.decoder in _BY_PROBABILITY and self.remasking == "random":
+            why = _BY_PROBABILITY[self.decoder]
+            raise ValueError(f"remasking must be low_confidence for {self.decoder!r}: {why}")
+        if self.decoder == "hierarchy" and self.threshold is not None and self.low_threshold > self.threshold:
+            raise ValueError(
+                f"low_threshold must be at most threshold, got {self.low_threshold} and threshold {self.threshold}"
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:  # a subclass of a frozen class must be frozen
@@ -149,8 +177,9 @@ def decoding_options(source: DecodingOptions, **changes: Any) -> DecodingOptions
 
 def is_read(option: str, decoders: Sequence[str]) -> bool:
     """Whether at least one of the decoders reads an option."""
-    readers = readers_of(option)
-    return not readers or bool(set(readers) & set(decoders))
+    check = _checks()[option]
+    own = check.own and any(is_own_name(decoder) for decoder in decoders)
+    return not check.readers or own or bool(set(check.readers) & set(decoders))
 
 
 def readers_of(option: str) -> tuple[Decoder, ...]:
@@ -165,16 +194,18 @@ def default_of(kind: type, key: str) -> Any:
 
 @dataclass(frozen=True)
 class _Check:
-    """The annotation of an option: its type or `Literal`, whether None is allowed, the allowed values, and the decoders
-    that read the option (empty: all)."""
+    """The annotation of an option: its type or `Literal`, whether None is allowed, the allowed values or names, the
+    decoders that read the option (empty: all), and whether the user's own decoders may read it."""
 
     kind: Any
     optional: bool
     values: Values | None
+    names: Names | None
     readers: tuple[Decoder, ...]
+    own: bool
 
     def type_of(self, name: str, value: object) -> None:
-        """Raise TypeError for a value of another type, ValueError for a value that is no choice of a `Literal`."""
+        """Raise TypeError for a value of another type, ValueError for a value that is no choice and no name."""
         if value is None and self.optional:
             return
         choices = get_args(self.kind)
@@ -183,10 +214,13 @@ class _Check:
             raise TypeError(f"{name} must be {description}, got {value!r}")
         if choices and value not in choices:
             raise ValueError(f"unknown {name} {value!r}, choose one of {', '.join(choices)}")
+        if self.names:
+            self.names.check(name, str(value))
 
 
 _TYPES: Mapping[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "True or False"),
+    str: ((str,), "a string"),
     int: ((int,), "an int"),
     float: ((int, float), "a number"),
 }
@@ -202,6 +236,7 @@ def _checks() -> dict[str, _Check]:
         if optional:
             kind = next(inner for inner in get_args(kind) if inner is not type(None))
         values = next((note for note in notes if isinstance(note, Values)), None)
-        readers = next((note.decoders for note in notes if isinstance(note, Only)), ())
-        checks[name] = _Check(kind, optional, values, readers)
+        names = next((note for note in notes if isinstance(note, Names)), None)
+        only = next((note for note in notes if isinstance(note, Only)), Only(()))
+        checks[name] = _Check(kind, optional, values, names, only.decoders, only.own)
     return checks

@@ -10,10 +10,11 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from ..losses.baselines import Baseline
-from .checks import check_keys_of_run, usual_values
+from .checks import LOSSES, check_keys_of_run, usual_values
 from .decoding import DecodingOptions
 from .embedded import keys_of_model
 from .errors import as_list, checked_config
+from .names import Names
 from .token_ids import TokenIds
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -93,10 +94,11 @@ class DMPOConfig(DecodingOptions, TokenIds):
     early_stop: bool = True
 
     # Objective
-    loss: Literal["wdce", "wddo", "wd1", "diffu_grpo"] = "wdce"
+    loss: Annotated[str, Names(LOSSES)] = "wdce"
     """wdce (weighted denoising cross-entropy), wddo (weighted direct discriminative optimisation), or, to compare with,
     the published wd1 and diffu_grpo, which weight one-step log-probabilities by advantages. wddo does not read baseline
-    and strength; wd1 and diffu_grpo read neither them nor alpha, coeff, ess_target and weighting"""
+    and strength; wd1 and diffu_grpo read neither them nor alpha, coeff, ess_target and weighting. Or your own
+    `Objective` (`dmpo.objectives.step`) as `module:name`, which may read every key"""
     wddo_alpha: float = 1.0
     """of wddo, α_d"""
     wddo_beta: float = 1.0

@@ -76,6 +76,10 @@ def generate(
             prefix_cache for the positions before the block, dual_cache for all positions outside it.
         wino: unmasks many tokens and masks again those that a shadow of the block does not confirm (Hong et al. 2025,
             arXiv 2507.18578). Needs sdpa or eager attention.
+        risk: the most confident tokens whose chances of being wrong, 1 − c, sum to at most 1 − `threshold`, and never
+            fewer than topk unmasks (SLIM-RL's bounded risk, arXiv 2607.00208).
+        hierarchy: the best token of each run of neighbouring masks if its probability is above `low_threshold`, and
+            with `threshold` all tokens above it (dInfer, Ma et al. 2025, arXiv 2510.08666).
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
             log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
@@ -110,8 +114,9 @@ def generate(
     config_mask_id, config_eos_ids = special_ids(model)
     mask_id = config_mask_id if mask_id is None else mask_id
     eos_ids = config_eos_ids if eos_id is None else listed_ids(eos_id)
-    if options.early_stop and not eos_ids:
-        raise ValueError("early_stop needs eos_id, and the model's config has none: give eos_id, or early_stop=False")
+    for name in ("early_stop", "logits_eos_inf", "confidence_eos_eot_inf"):
+        if getattr(options, name) and not eos_ids:
+            raise ValueError(f"{name} needs eos_id, and the model's config has none: give eos_id, or {name}=False")
     config = unwrap(model).config
     prompts, of_prompts = _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
@@ -146,7 +151,7 @@ def generate(
     canvas = Canvas(model, tokens, attended, position_ids, width, options.cfg_scale, mask_id, alike)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
-        loop = BlockLoop(canvas, options, row_ids, eos_ids if options.early_stop else ())
+        loop = BlockLoop(canvas, options, row_ids, eos_ids)
         loop.run()
     seconds = time.perf_counter() - start
     tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given

@@ -19,7 +19,7 @@ class BlockLoop:
     """State of one `generate`. The host has the block and the step of each row, the device its tokens."""
 
     def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
-        """eos_ids: the tokens that end a row early; empty without early_stop."""
+        """eos_ids: the tokens that end a row."""
         self.canvas, self.options = canvas, options
         self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
         self.sampler = Sampler(canvas, options, row_ids, eos_ids, fixed=options.compiled)
@@ -103,6 +103,12 @@ class BlockLoop:
         for row, new, old in zip(group, moved, back, strict=True):
             row.left += old - new
             row.step += 1
+            if row.left < 0 or (row.left > 0 and row.step >= self.options.block_length):
+                raise ValueError(
+                    f"decoder {self.options.decoder!r} left {row.left} masks in a block of {self.options.block_length} "
+                    f"after {row.step} steps: a policy must fill a block in at most as many steps as it has tokens, "
+                    "and `count` must say what a step does"
+                )
             if row.left == 0:
                 row.block, row.step, row.left = row.block + 1, 0, self.options.block_length
         return {row.index for row, end in zip(group, ended, strict=True) if end}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ class Row:
 class Step:
     """The input of a policy, for R rows and B positions of a block.
 
-    window int64 [R, B], the block's tokens, written in place; candidates int64 and confidence float32 [R, B], read
-    where window is masked; shadow float32 [R, B], the verifier's probability of each token that was unmasked before
-    the step and +inf elsewhere (None: no verifier); previous int [R], how many tokens the row's last step unmasked;
-    count int [R], how many tokens a schedule unmasks, where the host does not say it by `rows` (a compiled step).
+    window int64 [R, B], the block's tokens, written in place; candidates int64 and confidence float32 [R, B] (the rank
+    of `Sampler.draw`), read where window is masked; shadow float32 [R, B], the verifier's probability of each token
+    that was unmasked before the step and +inf elsewhere (None: no verifier); previous int [R], how many tokens the
+    row's last step unmasked; count int [R], how many tokens a schedule unmasks, where the host does not say it by
+    `rows` (a compiled step).
     """
 
     rows: list[Row]
@@ -44,6 +45,7 @@ class Step:
     count: Tensor | None = None
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Unmask in place; returns how many tokens of each row were unmasked and how many masked again, int [R]."""
 
@@ -130,3 +132,79 @@ class WideInNarrowOut:
         return unmasked, revoke_(
             step.window, step.shadow, mask_id=step.mask_id, threshold=self.threshold_back, limit=limit
         )
+
+
+@dataclass(frozen=True)
+class BoundedRisk:
+    """SLIM-RL's bounded risk (arXiv 2607.00208): the most confident candidates whose chances of being wrong sum to at
+    most 1 − τ.
+
+    The longest prefix c_(1) ≥ c_(2) ≥ ... with c_(n) > τ and Σ_{i≤n} (1 − c_(i)) ≤ 1 − τ, and never fewer than the
+    schedule unmasks. (The published code has a factor m of the budget, 1 by default.)
+    """
+
+    threshold: float
+    schedule: Schedule
+    revokes = False
+
+    def count(self, row: Row) -> int | None:
+        return None
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        least = [self.schedule.count(row) for row in step.rows]
+        moved = remask_(
+            step.window,
+            step.candidates,
+            step.confidence,
+            mask_id=step.mask_id,
+            num_transfer=least[0] if len(set(least)) == 1 else _on_device(least, step.window),
+            risk=self.threshold,
+        )
+        return moved, None
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """dInfer's hierarchical decoding (Ma et al. 2025, arXiv 2510.08666): the masks of a block are split from inside.
+
+    Of each run of neighbouring masks the best candidate, if its c > low; every candidate with c > threshold; and always
+    the best candidate of the block. Ties go to the lowest position.
+    """
+
+    threshold: float | None
+    low: float
+    revokes = False
+
+    def count(self, row: Row) -> int | None:
+        return None
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        masked = step.window == step.mask_id
+        confidence = step.confidence.masked_fill(~masked | step.confidence.isnan(), -torch.inf)
+        before = torch.nn.functional.pad(masked, (1, 0))[:, :-1]
+        runs = (masked & ~before).cumsum(1)  # the number of each position's run; those of other positions are not used
+        chosen = masked & _first_best(confidence, runs, masked) & (confidence > self.low)
+        if self.threshold is not None:
+            chosen |= confidence > self.threshold
+        chosen |= _first_best(confidence, torch.zeros_like(runs), masked)
+        step.window.copy_(torch.where(chosen, step.candidates, step.window))
+        return chosen.sum(1, dtype=torch.int32), None
+
+
+def _first_best(values: Tensor, group: Tensor, live: Tensor) -> Tensor:
+    """Whether each position has the largest value of its group and row, the first of equal ones; bool [R, B].
+
+    values [R, B]; group int64 [R, B], from 0 to B; live: bool [R, B], the positions that count.
+    """
+    rows, length = values.shape
+    best = values.new_full((rows, length + 1), -torch.inf).scatter_reduce(1, group, values, "amax")
+    position = torch.arange(length, device=values.device).expand(rows, -1)
+    at_best = torch.where(live & (values == best.gather(1, group)), position, length)
+    first = torch.full_like(group[:, :1], length).repeat(1, length + 1).scatter_reduce(1, group, at_best, "amin")
+    return live & (position == first.gather(1, group))
+
+
+def _on_device(counts: list[int], like: Tensor) -> Tensor:
+    """One number a row, int32 [R]; pinned, so that the copy does not wait for the device."""
+    table = torch.tensor(counts, dtype=torch.int32, pin_memory=like.device.type == "cuda")
+    return table.to(like.device, non_blocking=True)

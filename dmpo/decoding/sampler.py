@@ -23,12 +23,15 @@ class Sampler:
     def __init__(
         self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int], *, fixed: bool
     ) -> None:
-        """eos_ids: the tokens that end a row early; empty without early_stop.
+        """eos_ids: the tokens that end a row; with early_stop, early.
 
         fixed: the seeds are tensors on the device, so that the compiled code of a step serves every seed. The draws are
         the same.
         """
-        self.canvas, self.options, self.row_ids, self.eos_ids = canvas, options, row_ids, eos_ids
+        self.canvas, self.options, self.row_ids = canvas, options, row_ids
+        self.eos_ids = tuple(eos_ids) if options.early_stop else ()
+        self._ranked_last = tuple(eos_ids) if options.confidence_eos_eot_inf else ()
+        self._forbidden = (canvas.mask_id, *(eos_ids[:1] if options.logits_eos_inf else ()))
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -45,7 +48,8 @@ class Sampler:
         """Draw a token at each of `positions` of the flattened window (None: at all of them).
 
         hidden [R, B, H]; index int64 [R], the rows; span int64 [R, B], the window's positions on the canvas.
-        Returns token int64, probability float32 and rank float32, [R, B] each; 0 where nothing was drawn.
+        Returns token int64, probability float32 and rank float32, [R, B] each; 0 where nothing was drawn. The rank is
+        the probability or a random number; -inf for an EOS that is ranked last.
         """
         options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
@@ -61,19 +65,21 @@ class Sampler:
             options.temperature,
             seed=self._draw_key if self.changes is None else 0,
             row_ids=draws if self.changes is None else with_seed_zero(draws, self.changes[0]),
-            forbid=(self.canvas.mask_id,),
+            forbid=self._forbidden,
             bias=self.bias,
         )
         if positions is not None:
             ids = ids.new_zeros(span.numel()).scatter(0, positions, ids)
             confidence = confidence.new_zeros(span.numel()).scatter(0, positions, confidence)
         candidates, confidence = ids.view(span.shape), confidence.view(span.shape)
-        if not options.ranks_at_random:
-            return candidates, confidence, confidence
-        if self.changes is None:
-            ranking = uniforms(self._rank_key, counter, length).gather(1, position)
-        else:
-            ranking = uniforms_of_change(self.changes[1], counter, position)
+        ranking = confidence
+        if options.ranks_at_random:
+            if self.changes is None:
+                ranking = uniforms(self._rank_key, counter, length).gather(1, position)
+            else:
+                ranking = uniforms_of_change(self.changes[1], counter, position)
+        if self._ranked_last:
+            ranking = ranking.masked_fill(one_of(candidates, self._ranked_last), -torch.inf)
         return candidates, confidence, ranking.float()
 
     def verify(self, hidden: Tensor, window: Tensor, positions: Tensor) -> Tensor:

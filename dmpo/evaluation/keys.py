@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from ..config.decoding import Decoder, DecodingOptions, DecodingRules, default_of, is_read, readers_of
 from ..config.errors import checked_config
+from ..config.names import is_own_name
 from ..config.token_ids import TokenIds
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -67,7 +68,7 @@ class EvalConfig(DecodingRules, TokenIds):
     gen_lengths: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [256])
     """tokens of a completion"""
     decoders: Annotated[list[Decoder], BeforeValidator(listed)] = field(default_factory=lambda: ["topk"])
-    """as in `dmpo.generate`"""
+    """as in `dmpo.generate`; or your own as `module:name`"""
     block_length: int | None = None
     """tokens of a block; null for 32, or gen_length where that is shorter"""
     tokens_per_step: int = 2
@@ -102,7 +103,8 @@ class EvalConfig(DecodingRules, TokenIds):
         for k in self.pass_at:
             if not 1 <= k <= self.samples:
                 raise ValueError(f"pass_at must be 1 to samples {self.samples}, got {k}")
-        random = self.temperature > 0 or self.remasking == "random" or self.decoders == ["random_order"]
+        at_random = [decoder == "random_order" or is_own_name(decoder) for decoder in self.decoders]
+        random = self.temperature > 0 or self.remasking == "random" or all(at_random)
         if self.samples > 1 and not random:
             raise ValueError(f"temperature must be above 0 for {self.samples} samples, which would be all the same")
         self._check_options()

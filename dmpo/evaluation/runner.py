@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..config.files import config_values
+from ..decoding.factory import make_policy
 from ..distributed.ranks import check_launch, end_together, together
 from ..models.published import read_model_config
 from ..models.tokenizer import load_tokenizer
@@ -47,6 +48,8 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     check_launch(accelerator)
+    for cell in cells(config):
+        make_policy(config.decoding(cell.gen_length, cell.decoder))  # a decoder of the user's own may be unusable
     source = find_source(config)
     options = trained_options(config)
     tasks = {name: load_task(name, **options.get(name, {})) for name in config.tasks}

@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config.checks import ONE_STEP
+from ..config.checks import masks_whole_completions
 from ..config.keys import DMPOConfig
 from ..distributed.ranks import largest, rank_rows, summed
 from ..losses.weights import ImportanceWeights
 from ..models.masked_lm import special_ids
+from ..rewards import find_object
 from ..rollouts.batch import Batch
 from ..rollouts.chunks import Chunk, chunks, view_order
 from ..rollouts.likelihood import apply_head_to_views, kept_positions
@@ -37,8 +38,17 @@ class StepResult:
 
 
 def objective_of(config: DMPOConfig) -> Objective:
-    """The objective that the config key `loss` names."""
-    return OBJECTIVES[config.loss]
+    """The objective that the config key `loss` names: one of `OBJECTIVES`, or the user's own `module:name`.
+
+    Raises:
+        ValueError: the module cannot be imported, or the name is no `Objective`.
+    """
+    if config.loss in OBJECTIVES:
+        return OBJECTIVES[config.loss]
+    own = find_object(config.loss, "loss")
+    if not isinstance(own, Objective):
+        raise ValueError(f"loss {config.loss!r} must be an Objective of dmpo.objectives.step, got {type(own).__name__}")
+    return own
 
 
 def group_weights(batch: Batch, config: DMPOConfig) -> tuple[ImportanceWeights, Tensor]:
@@ -89,7 +99,7 @@ def _micro_batches(terms: Terms, batch: Batch, config: DMPOConfig) -> list[Chunk
     """The views of this rank by micro-batches of at most as many tokens as `micro_batch_size` of the longest views."""
     scored = torch.ones_like(terms.masks) if terms.scored is None else terms.scored
     size = config.micro_batch_size or len(scored)
-    limits = pass_limits(config, size, whole=config.loss in ONE_STEP)
+    limits = pass_limits(config, size, whole=masks_whole_completions(config.loss))
     order = view_order(len(batch.completions), config.replicates)
     return chunks(terms.rows.prompt_mask, scored.sum(-1), scored.shape[1], limits, order)
 

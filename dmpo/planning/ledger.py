@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..config.checks import ONE_STEP, SCORED_ONE_STEP
+from ..config.checks import masks_whole_completions
 from ..config.keys import DMPOConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
@@ -125,7 +125,7 @@ class Ledger:
     def score(self) -> dict[str, int]:
         """The peak of scoring: in the pass over views, or in the head after it."""
         config, arch, block = self.config, self.arch, self.block
-        whole = config.loss in SCORED_ONE_STEP  # one-step views mask whole completions
+        whole = masks_whole_completions(config.loss, scoring=True)
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
         masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
@@ -141,7 +141,7 @@ class Ledger:
         """
         config, arch, block = self.config, self.arch, self.block
         tokens, queries, e = views * self.length, views * config.gen_length, block.e
-        rows = self._masked(views, whole=config.loss in ONE_STEP)
+        rows = self._masked(views, whole=masks_whole_completions(config.loss))
         head = self.head(arch, config, self.device, rows)
         last = block.last_saved(tokens, queries, rows)
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)

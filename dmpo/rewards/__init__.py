@@ -6,7 +6,7 @@ as `module:function`; `RewardPool` runs it.
 
 from __future__ import annotations
 
-from .call import Reward, load_object, score
+from .call import Reward, find_object, load_object, score
 from .countdown_reward import countdown
 from .entries import RewardEntry, chosen_rewards
 from .errors import RewardError
@@ -29,6 +29,7 @@ __all__ = [
     "chosen_rewards",
     "countdown",
     "exact_answer",
+    "find_object",
     "format",
     "gsm8k",
     "is_sudoku",

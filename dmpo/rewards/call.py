@@ -19,21 +19,30 @@ Call = Callable[[list[str], Columns], Outcome]
 
 
 def load_object(name: str, what: str) -> Any:
-    """The callable named `module:name`. Error messages start with `what`, for example "reward" or "task".
+    """The callable named `module:name`, as `find_object`.
 
     Raises:
-        ValueError: the name has another form, or the module or the callable does not exist.
+        ValueError: as `find_object`, or the object is no callable.
+    """
+    loaded = find_object(name, what)
+    if not callable(loaded):
+        raise ValueError(f"{what} {name!r} must be a function or a class, got {type(loaded).__name__}")
+    return loaded
+
+
+def find_object(name: str, what: str) -> Any:
+    """The object named `module:name`. Error messages start with `what`, for example "reward" or "task".
+
+    Raises:
+        ValueError: the name has another form, or the module or the object does not exist.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise ValueError(f"{what} must be named 'module:name', got {name!r}")
     try:
-        loaded = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
-    if not callable(loaded):
-        raise ValueError(f"{what} {name!r} must be a function or a class, got {type(loaded).__name__}")
-    return loaded
 
 
 def load_reward(name: str, options: Mapping[str, Any]) -> Reward:

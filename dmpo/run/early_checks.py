@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterable
 
 from ..config.embedded import keys_of_model
 from ..config.files import read_values
 from ..config.keys import DMPOConfig
+from ..config.names import is_own_name
 from ..models.files import local_checkpoint
 from ..models.refused import check_name
 from ..rewards.entries import source_of
@@ -22,7 +24,9 @@ log = logging.getLogger("dmpo")
 
 
 def check_run(config: DMPOConfig, source: str) -> None:
-    """Raise ValueError for a task, reward, model or output_dir that cannot be used; `source` names the config.
+    """Raise ValueError for a task, reward, loss, decoder, model or output_dir that cannot be used.
+
+    source: names the config.
 
     A Hub id is not looked up, and no data set is read.
     """
@@ -35,6 +39,8 @@ def check_run(config: DMPOConfig, source: str) -> None:
     check_task_options(config.task, config.task_options, has_reward=bool(own_rewards))
     for reward in own_rewards:
         _check_module(source_of(reward), "reward")
+    check_own_modules("loss", [config.loss])
+    check_own_modules("decoder", [config.decoder])
     check_model_path(config.model)
     check_output_dir(config, {})
 
@@ -55,6 +61,13 @@ def check_model_path(model: str) -> None:
         check_name(model)
     except ValueError as error:
         raise ValueError(f"model: {error}") from None
+
+
+def check_own_modules(what: str, names: Iterable[str]) -> None:
+    """Raise ValueError unless the module of each name `module:name` can be found; `what` is the config key."""
+    for name in names:
+        if is_own_name(name):
+            _check_module(name, what)
 
 
 def _check_module(name: str, what: str) -> None:

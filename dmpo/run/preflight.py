@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config.checks import unread_keys
 from ..config.keys import DMPOConfig
+from ..decoding.factory import make_policy
 from ..distributed.ranks import check_launch
 from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap
 from ..models.merged_adapters import check_mergeable
 from ..models.tokenizer import encode_prompts
+from ..objectives.gradient import objective_of
 from ..planning.plan import GB, WITH_ZERO3, Sharding, check_fp8_sharding, check_optimizer_sharding, largest_micro_batch
 from ..rewards import RewardPool
 from ..rollouts.rollout import training_row
@@ -56,6 +58,12 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(
             f"report_to: unknown or not installed: {', '.join(sorted(missing))}; install it, or leave it out"
         )
+
+
+def check_own_names(config: DMPOConfig) -> None:
+    """Raise ValueError unless a loss and a decoder of the user's own can be imported and are of the right kind."""
+    objective_of(config)
+    make_policy(config)
 
 
 def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:

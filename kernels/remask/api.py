@@ -55,12 +55,17 @@ def _check_bound(op: str, name: str, bound: float) -> None:
         raise ValueError(f"{op}: {name} must be finite, got {bound}")
 
 
-def _check_one_rule(num_transfer: int | Tensor | None, threshold: float | None, factor: float | None) -> None:
-    rules = {"num_transfer": num_transfer, "threshold": threshold, "factor": factor}
+def _check_one_rule(
+    num_transfer: int | Tensor | None, threshold: float | None, factor: float | None, risk: float | None
+) -> None:
+    rules = {"num_transfer": num_transfer, "threshold": threshold, "factor": factor, "risk": risk}
     given = [name for name, value in rules.items() if value is not None]
-    if len(given) != 1:
+    if len(given) != 1 and given != ["num_transfer", "risk"]:
         got = " and ".join(given) or "none of them"
-        raise ValueError(f"remask_: give exactly one of num_transfer, threshold and factor, got {got}")
+        raise ValueError(
+            f"remask_: give exactly one of num_transfer, threshold, factor and risk, got {got} (num_transfer may stand "
+            "beside risk)"
+        )
 
 
 def _refuse_negative(op: str, name: str, counts: int | Tensor | None) -> None:
@@ -87,6 +92,7 @@ def remask_(
     num_transfer: int | Tensor | None = None,
     threshold: float | None = None,
     factor: float | None = None,
+    risk: float | None = None,
 ) -> Tensor:
     """Unmask the most confident masked positions of each row, in place; returns how many, int32 [B].
 
@@ -97,7 +103,10 @@ def remask_(
     - `num_transfer`, an int or an integer tensor [B]: that many, or all masks if there are fewer;
     - `threshold`: every position with confidence >= threshold, and always the best one;
     - `factor` f: the longest prefix c_(1) >= c_(2) >= ... with c_(n) >= 1 - f / (n + 1), and always the best one
-      (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618).
+      (Fast-dLLM, Wu et al. 2025, arXiv 2505.22618);
+    - `risk` τ: the longest prefix with c_(n) > τ and Σ_{i≤n} (1 - c_(i)) <= 1 - τ, and always the best one (SLIM-RL,
+      arXiv 2607.00208: the sum bounds the chance of a wrong token in the step). `num_transfer` beside it says how many
+      are chosen at least. The sum is a float64 sum, best first.
 
     A row without masks stays the same and returns 0. A candidate equal to `mask_id` is written and counted like any
     other candidate: forbid the mask token when sampling.
@@ -117,18 +126,20 @@ def remask_(
         ValueError: a wrong shape, device, count or bound, or not exactly one rule.
     """
     _check_rows("remask_", tokens, mask_id, confidence, candidates)
-    _check_one_rule(num_transfer, threshold, factor)
+    _check_one_rule(num_transfer, threshold, factor, risk)
     if num_transfer is not None:
         _check_count("remask_", "num_transfer", num_transfer, tokens)
-    for name, bound in (("threshold", threshold), ("factor", factor)):
+    for name, bound in (("threshold", threshold), ("factor", factor), ("risk", risk)):
         if bound is not None:
             _check_bound("remask_", name, bound)
     if factor is not None and factor < 0:
         raise ValueError(f"remask_: factor must not be negative, got {factor}")
+    if risk is not None and not 0 <= risk <= 1:
+        raise ValueError(f"remask_: risk must be in [0, 1], got {risk}")
     confidence = _comparable(confidence)
     if usable("remask_"):
         count, counts = _one_or_each(num_transfer)
-        rule = {"count": count, "counts": counts, "threshold": threshold, "factor": factor}
+        rule = {"count": count, "counts": counts, "threshold": threshold, "factor": factor, "risk": risk}
         return run_in_place("remask_", tokens, candidates, confidence, mask_id, **rule)
     _refuse_negative("remask_", "num_transfer", num_transfer)
     return reference.remask_(
@@ -139,6 +150,7 @@ def remask_(
         num_transfer=num_transfer,
         threshold=threshold,
         factor=factor,
+        risk=risk,
     )
 
 

@@ -58,6 +58,8 @@ def _load() -> tuple[ModuleType | None, str]:
     built = module.build_info()
     if missing := [name for name in _OPERATORS if not hasattr(torch.ops.dmpo, name)]:
         return None, f"dmpo._C is older than its sources (it has no {' and no '.join(missing)}); {hint}"
+    if (remask := getattr(torch.ops.dmpo, "remask_", None)) and "risk" not in str(remask.default._schema):
+        return None, f"dmpo._C is older than its sources (its remask_ has no risk); {hint}"
     if "oldest_torch" not in built:
         return None, f"dmpo._C is older than its sources (it was built for torch {built['torch']} alone); {hint}"
     if _version(torch.__version__) < _version(built["oldest_torch"]):
@@ -121,6 +123,7 @@ if _module is not None:
         counts: Tensor | None = None,
         threshold: float | None = None,
         factor: float | None = None,
+        risk: float | None = None,
     ) -> Tensor:
         return tokens.new_empty((tokens.shape[0],), dtype=torch.int32)
 

@@ -10,7 +10,7 @@ import pickle
 import typing
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ import yaml
 import dmpo
 from dmpo import generate
 from dmpo.config import DMPOConfig, GenerateConfig
-from dmpo.config.checks import ONE_STEP
+from dmpo.config.checks import LOSSES, ONE_STEP, masks_whole_completions, unread_keys
 from dmpo.config.decoding import (
     DECODERS,
     OPTIONS,
@@ -96,7 +96,7 @@ def test_meanings_of_inherited_keys_are_those_of_the_options() -> None:
         ("wino_threshold=0.5", "wino_threshold must be left at 0.6, got 0.5: it belongs to wino, not to 'topk'"),
         ("replicates=3", "replicates must be even"),
         ("mask_rate_min=0.95", "mask_rate_min"),
-        ("decoder=topp", "config key 'decoder'.*'topp'"),
+        ("decoder=topp", "unknown decoder 'topp', did you mean 'topk'"),
         ("max_steps=0", "max_steps must be ≥ 1"),
         ("seed.x=1", "'seed.x'|seed"),
         ("seed", "expected key=value"),
@@ -188,7 +188,35 @@ def test_keys_of_shipped_configs_that_a_loss_leaves_unread_are_logged(
 def test_prompt_masks_need_not_come_in_pairs() -> None:
     for loss in ONE_STEP:
         assert load(f"loss={loss}", "replicates=1").replicates == 1
-    assert set(OBJECTIVES) == set(get_args(typing.get_type_hints(DMPOConfig)["loss"]))
+    assert set(OBJECTIVES) == set(LOSSES)
+
+
+def test_a_loss_of_ones_own_may_read_every_key() -> None:
+    keys = ("kl_beta=0.1", "wddo_alpha=2.0", "prompt_mask_rate=0.5", "ess_target=0.5", "strength=0.5", "replicates=3")
+    config = load("loss=mine.losses:BEST", *keys)
+    assert (config.loss, config.kl_beta, config.replicates) == ("mine.losses:BEST", 0.1, 3)
+    assert unread_keys(config) == []
+    assert masks_whole_completions(config.loss), "memory is planned for the largest views"
+    assert masks_whole_completions(config.loss, scoring=True)
+
+
+def test_a_decoder_of_ones_own_may_read_every_rule() -> None:
+    rules: dict[str, Any] = {"threshold": 0.5, "factor": 0.5, "wino_threshold": 0.1, "wino_threshold_back": 0.2}
+    for kind, required in ((DMPOConfig, REQUIRED), (GenerateConfig, [])):
+        words = [*required, "decoder=mine:LeftToRight", *(f"{name}={value}" for name, value in rules.items())]
+        assert {name: getattr(load_config(kind, None, words), name) for name in rules} == rules
+        with pytest.raises(ValueError, match=r"compiled must be left at False.*not to 'mine:LeftToRight'"):
+            load_config(kind, None, [*words, "compiled=true"])
+    evaluation = ["model=m", "tasks=t", "output_dir=o", "decoders=[topk, 'mine:LeftToRight']", "threshold=0.5"]
+    config = load_config(EvalConfig, None, evaluation)
+    assert [config.decoding(256, name).threshold for name in config.decoders] == [None, 0.5]
+
+
+@pytest.mark.parametrize("value", ["mine:", ":LeftToRight", "a b:c", "a:b:c", "a..b:c", "topk:"])
+@pytest.mark.parametrize("key", ["loss", "decoder"])
+def test_a_name_of_another_form_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be named 'module:name', got '{value}'"):
+        load(f"{key}='{value}'")
 
 
 PASSED: list[tuple[str, Any]] = [("decoder", name) for name in DECODERS]
@@ -258,7 +286,9 @@ def test_options_are_read_only() -> None:
 
 def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation() -> None:
     assert {name: readers_of(name) for name in OPTIONS if readers_of(name)} == {
-        **dict.fromkeys(("threshold", "factor"), ("parallel", "prefix_cache", "dual_cache")),
+        "threshold": ("parallel", "prefix_cache", "dual_cache", "risk", "hierarchy"),
+        "factor": ("parallel", "prefix_cache", "dual_cache"),
+        "low_threshold": ("hierarchy",),
         **dict.fromkeys(("wino_threshold", "wino_threshold_back"), ("wino",)),
         "compiled": ("dual_cache",),
     }

@@ -11,11 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-
-from dmpo.objectives import OBJECTIVES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -30,8 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    with mock.patch.dict(OBJECTIVES):
-        yield tmp_path
+    yield tmp_path
     for path in EXAMPLES.glob("*.py"):
         sys.modules.pop(path.stem, None)
 

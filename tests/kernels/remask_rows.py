@@ -26,6 +26,11 @@ REMASK_RULES: list[dict[str, Any]] = [
     {"factor": 1.0},
     {"factor": 2.9},
     {"factor": 1e6},
+    {"risk": 0.0},
+    {"risk": 0.6},
+    {"risk": 0.75},
+    {"risk": 1.0},
+    {"risk": 0.75, "num_transfer": 3},
 ]
 REVOKE_RULES: list[dict[str, Any]] = [
     {"threshold": 0.9, "limit": 0},
@@ -62,11 +67,12 @@ def operator_calls(grid: list[tuple[int, int]]) -> Iterator[tuple[str, Tensor, t
     for rows, length in grid:
         each = torch.arange(rows) * length // max(1, rows - 1)
         counts = ({"count": 1}, {"count": 5}, {"count": length // 2}, {"count": length + 1}, {"counts": each})
+        risks = ({"risk": 0.6}, {"risk": 0.75, "count": 2}, {"risk": 0.25, "counts": each})
         for masked in (0.0, 0.6, 1.0):
             seed = length + round(10 * masked)
             dtype = (torch.float32, torch.float64)[seed % 2]
             tokens, candidates, confidence = make_rows(rows, length, seed, dtype, masked)
-            for rule in (*counts, {"threshold": 0.7}, {"threshold": 2.0}, {"factor": 1.5}):
+            for rule in (*counts, {"threshold": 0.7}, {"threshold": 2.0}, {"factor": 1.5}, *risks):
                 yield "remask_", tokens, (candidates, confidence, MASK), rule
             for limit in ({"limit": 2}, {"limit": length // 2}, {"limits": each}):
                 yield "revoke_", tokens, (confidence, MASK, 0.6), limit

@@ -66,7 +66,9 @@ def test_counts_per_row(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.cpu_only("threads")
-@pytest.mark.parametrize("rule", [{"num_transfer": 5}, {"threshold": 0.8}, {"factor": 1.0}], ids=rule_name)
+@pytest.mark.parametrize(
+    "rule", [{"num_transfer": 5}, {"threshold": 0.8}, {"factor": 1.0}, {"risk": 0.7}], ids=rule_name
+)
 def test_many_rows_in_parallel(rule: dict[str, Any]) -> None:
     rows = make_rows(1100, 150, seed=3)  # above the work at which rows are shared between threads
     threads = torch.get_num_threads()
@@ -91,6 +93,7 @@ CONFIDENCES = st.one_of(
         st.fixed_dictionaries({"num_transfer": st.integers(0, 45)}),
         st.fixed_dictionaries({"threshold": st.floats(-1, 2)}),
         st.fixed_dictionaries({"factor": st.floats(0, 40)}),
+        st.fixed_dictionaries({"risk": st.floats(0, 1)}, optional={"num_transfer": st.integers(0, 45)}),
     ),
 )
 def test_the_choice_is_the_longest_admitted_prefix(confidence: list[float], masked: int, rule: dict[str, Any]) -> None:
@@ -108,6 +111,15 @@ def test_the_choice_is_the_longest_admitted_prefix(confidence: list[float], mask
     assert sorted(ranking[:moved]) == chosen
     after = [j if j in chosen else token for j, token in enumerate(before)]
     assert tokens[0].tolist() == after
+    if "risk" in rule:
+        tau, spent, least = rule["risk"], 0.0, max(1, rule.get("num_transfer", 0))
+        within = []
+        for j in ranking:
+            spent += 1 - values[j]
+            within.append(values[j] > tau and spent <= 1 - tau)
+        prefix = within.index(False) if False in within else len(within)
+        assert moved == min(max(prefix, least), len(ranking))
+        return
     if "num_transfer" in rule:
         assert moved == min(rule["num_transfer"], len(ranking))
         return
@@ -127,7 +139,9 @@ def test_nan_ranks_last_and_ties_go_to_the_lowest_position() -> None:
     assert order == [1, 3, 4, 0, 2]
 
 
-@pytest.mark.parametrize("rule", [{"num_transfer": 2}, {"threshold": 0.0}, {"factor": 5.0}], ids=rule_name)
+@pytest.mark.parametrize(
+    "rule", [{"num_transfer": 2}, {"threshold": 0.0}, {"factor": 5.0}, {"risk": 0.5}], ids=rule_name
+)
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0), (3, 5)], ids=str)
 def test_nothing_to_unmask(shape: tuple[int, int], rule: dict[str, Any]) -> None:
     tokens = torch.zeros(shape, dtype=torch.int64)
@@ -192,6 +206,8 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "threshold-type": ({"num_transfer": None, "threshold": "0.9"}, TypeError, "threshold must be a float"),
     "threshold-nan": ({"num_transfer": None, "threshold": NAN}, ValueError, "threshold must be finite"),
     "factor-inf": ({"num_transfer": None, "factor": INF}, ValueError, "factor must be finite"),
+    "risk-range": ({"num_transfer": None, "risk": 1.5}, ValueError, r"risk must be in \[0, 1\], got 1.5"),
+    "risk-and-factor": ({"risk": 0.5, "factor": 1.0}, ValueError, "exactly one.*num_transfer and factor and risk"),
     "factor-negative": ({"num_transfer": None, "factor": -1}, ValueError, "factor must not be negative"),
 }
 
@@ -226,6 +242,10 @@ def test_overlapping_tokens_are_refused() -> None:
         ({"threshold": 0.5}, ValueError),
         ({"count": None, "threshold": NAN}, ValueError),
         ({"count": None, "factor": -1.0}, ValueError),
+        ({"risk": -0.1}, ValueError),
+        ({"risk": NAN}, ValueError),
+        ({"risk": 0.5, "threshold": 0.5}, ValueError),
+        ({"risk": 0.5, "counts": torch.ones(3).long()}, ValueError),
         ({"count": None, "counts": torch.ones(3)}, ValueError),
         ({"count": None, "counts": torch.ones(3, 1).long()}, ValueError),
         ({"count": None, "counts": torch.tensor([0, 0, -1])}, ValueError),
@@ -244,10 +264,12 @@ OPERATOR_RULES: list[dict[str, Any]] = [
     {"counts": torch.tensor([1, 0, 9])},
     {"threshold": 0.5},
     {"factor": 1.0},
+    {"risk": 0.5},
+    {"risk": 0.5, "counts": torch.tensor([1, 0, 9])},
 ]
 
 
-@pytest.mark.parametrize("rule", OPERATOR_RULES, ids=lambda rule: next(iter(rule)))
+@pytest.mark.parametrize("rule", OPERATOR_RULES, ids="-".join)
 def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
     tokens, candidates, confidence = make_rows(3, 20)
     torch.library.opcheck(
@@ -257,7 +279,13 @@ def test_opcheck(rule: dict[str, Any], device: torch.device) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [{"num_transfer": 3}, {"num_transfer": torch.tensor([1, 0, 9])}, {"threshold": 0.5}, {"factor": 1.0}],
+    [
+        {"num_transfer": 3},
+        {"num_transfer": torch.tensor([1, 0, 9])},
+        {"threshold": 0.5},
+        {"factor": 1.0},
+        {"risk": 0.5},
+    ],
     ids=lambda rule: f"{next(iter(rule))}-{type(next(iter(rule.values()))).__name__}",
 )
 def test_compiles_into_one_graph(rule: dict[str, Any], device: torch.device) -> None:

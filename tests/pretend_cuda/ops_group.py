@@ -119,6 +119,7 @@ def remask(case: Case, ops: Any, x: Tensors) -> dict[str, Tensor]:
         "counts": {"num_transfer": x["counts"]},
         "threshold": {"threshold": 0.5},
         "factor": {"factor": 1.0},
+        "risk": {"risk": 0.5, "num_transfer": x["counts"]},
     }
     rule = rules[case.rule]
     unmasked = ops.remask_(x["tokens"], x["targets"], x["confidence"], mask_id=case.vocab, **rule)
@@ -160,7 +161,7 @@ def _cases() -> dict[str, Case]:
         for t in (0.0, 0.3)
         for bias, limit in ((False, None), (True, SMALL))
     ]
-    rules = [Case("remask_", rule=rule) for rule in ("count", "counts", "threshold", "factor")]
+    rules = [Case("remask_", rule=rule) for rule in ("count", "counts", "threshold", "factor", "risk")]
     rules += [Case("revoke_", rule=rule) for rule in ("count", "counts")]
     return {name_of(case): case for case in [*linear, *logits, *draws, *rules]}
 

@@ -35,12 +35,15 @@ print(status, *(name for name in ("torch", "transformers", "datasets", "huggingf
         (["train", "sudoku-tiny", "reward=judge"], "module:name"),
         (["train", "sudoku-tiny", "rewards=[json:tool, {function: no_such_module:f}]"], "no module 'no_such_module'"),
         (["train", "sudoku-tiny", "rewards=[json:tool, os:tool]"], "rewards has 2 rewards named 'tool'"),
+        (["train", "sudoku-tiny", "loss=no_such_module:LOSS"], "no module 'no_such_module'"),
+        (["train", "sudoku-tiny", "decoder=no_such_module:Policy"], "no module 'no_such_module'"),
         (["plan", "sudoku-tiny", "model=no/such/folder"], "no/such/folder"),
         (["eval", "no/such/folder", "tasks=gsm8k", "output_dir=absent"], "no/such/folder"),
         (["eval", "sudoku-tiny", "tasks=sudoku4", "output_dir=absent", "limt=3"], "did you mean 'limit'?"),
         (["eval", "--rescore", "no-such-file.json", "task=gsm8k"], "no-such-file.json"),
         (["generate", "no/such/folder", "1234"], "no/such/folder"),
         (["generate", "sudoku-tiny", "1234", "decoder=magic"], "decoder"),
+        (["generate", "sudoku-tiny", "1234", "decoder=no_such_module:Policy"], "no module 'no_such_module'"),
         (["merge", "no/such/folder", "--output", "absent"], "no/such/folder"),
         (["pretrain", "no-such-model", "output_dir=absent"], "no-such-model"),
         (["config-file", "fsdp"], "choose one of ddp"),
@@ -68,6 +71,12 @@ def test_a_used_folder_and_a_moved_run(tmp_path: Path) -> None:
 
 
 def test_what_is_right_passes(tmp_path: Path) -> None:
-    for changes in ({}, {"model": "owner/name"}, {"task": "json:tool"}, {"reward": "json:loads"}):
+    for changes in (
+        {},
+        {"model": "owner/name"},
+        {"task": "json:tool"},
+        {"reward": "json:loads"},
+        {"loss": "json:loads"},
+    ):
         config: DMPOConfig = settings(tmp_path / "absent", **({"model": "sudoku-tiny"} | changes))
         check_run(config, "sudoku-tiny")

@@ -54,7 +54,9 @@ class Opened:
     def close(self) -> None:
         """Close the page; it must have loaded nothing but itself, and said nothing."""
         self.tab.close()
-        assert {url for url in self.requests if not url.startswith(("data:", "blob:"))} == {self.path.resolve().as_uri()}
+        assert {url for url in self.requests if not url.startswith(("data:", "blob:"))} == {
+            self.path.resolve().as_uri()
+        }
         assert self.messages == []
 
 

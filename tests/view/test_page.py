@@ -78,7 +78,9 @@ def test_the_policy_names_each_script_and_forbids_the_rest(tmp_path: Path) -> No
 
 def test_scripts_make_no_html_of_text() -> None:
     for path in ASSETS.glob("*.js"):
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|</script", path.read_text())
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|</script", path.read_text()
+        )
 
 
 def test_plotly_without_its_wrapper() -> None:
@@ -93,10 +95,16 @@ def test_plotly_without_its_wrapper() -> None:
     ("name", "message"),
     [
         ("absent", "no such run or file"),
-        ("empty", "is not the folder of a run, because it has neither config.yaml nor metrics.jsonl; give the output_dir"),
+        (
+            "empty",
+            "is not the folder of a run, because it has neither config.yaml nor metrics.jsonl; give the output_dir",
+        ),
         ("run/checkpoints/step-2", "did you mean the run"),
         ("run/summary.json", "neither the folder of a run nor a file .jsonl"),
-        ("run/metrics.jsonl", "is no file of results of an evaluation: its lines have no 'task'; to look at a run, give"),
+        (
+            "run/metrics.jsonl",
+            "is no file of results of an evaluation: its lines have no 'task'; to look at a run, give",
+        ),
         ("text.jsonl", "it has no line that is a JSON object"),
         ("uneven.jsonl", "examples have 1 to 2 completions; wait for the evaluation to end"),
     ],
@@ -145,7 +153,10 @@ def test_damaged_files_cost_their_part_of_the_page(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("a: [")
     (run / "summary.json").write_text("nonsense")
     content = content_of(write_page([run]))
-    assert [remark.split(" is ")[0] for remark in content["remarks"]] == [str(run / "config.yaml"), str(run / "summary.json")]
+    assert [remark.split(" is ")[0] for remark in content["remarks"]] == [
+        str(run / "config.yaml"),
+        str(run / "summary.json"),
+    ]
     assert content["settings"] == []
     assert content["curves"]
 
@@ -170,7 +181,9 @@ def test_results_of_an_evaluation(tmp_path: Path) -> None:
     cells = content["cells"]
     assert cells["header"] == ["file", "task", "gen_length", "decoder", "examples", "pass@1", "pass@2", "answered"]
     assert [row[3] for row in cells["rows"]] == ["topk", "dual_cache"]
-    assert [bar["label"] for bar in cells["bars"]] == [f"{d} · pass@{k}" for d in ("topk", "dual_cache") for k in (1, 2)]
+    assert [bar["label"] for bar in cells["bars"]] == [
+        f"{d} · pass@{k}" for d in ("topk", "dual_cache") for k in (1, 2)
+    ]
     assert cells["bars"][0]["value"] == pytest.approx(4.5 / 6, rel=1e-5)
     groups = gallery(content)["groups"]
     assert [group["heading"] for group in groups[:2]] == ["sudoku4 example 0", "sudoku4 example 1"]

@@ -71,7 +71,9 @@ def test_a_reward_of_several_takes_the_meaning_of_its_kind(monkeypatch: pytest.M
 
 def test_gaps_and_what_is_no_number(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=3)
-    write_lines(run / "metrics.jsonl", [{"step": s, "loss": v, "kind": "text"} for s, v in ((1, 0.5), (2, None), (3, 1))])
+    write_lines(
+        run / "metrics.jsonl", [{"step": s, "loss": v, "kind": "text"} for s, v in ((1, 0.5), (2, None), (3, 1))]
+    )
     content = page(run)
     assert curve(content, "loss")["series"][0]["y"] == [0.5, None, 1]
     assert "kind" not in {one["name"] for group in content["curves"] for one in group["curves"]}
@@ -94,7 +96,11 @@ def test_completions_of_a_group_stand_beside_each_other(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     lines = lines_of(run, "completions.jsonl")
     shown = gallery(page(run))
-    assert [group["heading"] for group in shown["groups"]] == ["step 5 · group 8", "step 3 · group 4", "step 1 · group 0"]
+    assert [group["heading"] for group in shown["groups"]] == [
+        "step 5 · group 8",
+        "step 3 · group 4",
+        "step 1 · group 0",
+    ]
     newest = [line for line in lines if line["step"] == 5]
     for card, line in zip(shown["groups"][0]["cards"], newest, strict=True):
         assert card["numbers"] == pytest.approx([line["reward"], line["weight"], line["log_ratio"]], rel=1e-4)
@@ -131,7 +137,9 @@ def test_files_of_earlier_runs_have_no_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"order": [0]}, {"tokens": "text"}, {"log_probs": None}, {"order": ["a"] * 2}, {"order": [0.5, 1]}], ids=str
+    "change",
+    [{"order": [0]}, {"tokens": "text"}, {"log_probs": None}, {"order": ["a"] * 2}, {"order": [0.5, 1]}],
+    ids=str,
 )
 def test_tokens_that_do_not_fit_together_are_left_out(change: dict[str, Any]) -> None:
     line = {"completion": "ab", "tokens": ["a", "b"], "order": [1, 0], "log_probs": [-0.1, None]}
@@ -177,7 +185,9 @@ def test_seconds_of_the_phases(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=4)
     phases = {row["phase"]: row["seconds"] for row in page(run)["phases"]}
     assert phases["update"] == [6]
-    assert phases["rollout"][0] == pytest.approx(sum(line["rollout"] for line in lines_of(run, "timings.jsonl")), rel=1e-5)
+    assert phases["rollout"][0] == pytest.approx(
+        sum(line["rollout"] for line in lines_of(run, "timings.jsonl")), rel=1e-5
+    )
 
 
 def test_the_state_of_a_run(tmp_path: Path) -> None:
@@ -204,7 +214,8 @@ def test_a_line_that_is_not_whole_is_left_out_with_a_word(tmp_path: Path) -> Non
             file.write('{"step": 7, "rew')
     content = page(run)
     assert content["remarks"] == [
-        f"the last line of {run / name} is not whole, and is left out" for name in ("metrics.jsonl", "completions.jsonl")
+        f"the last line of {run / name} is not whole, and is left out"
+        for name in ("metrics.jsonl", "completions.jsonl")
     ]
     assert curve(content, "reward")["series"][0]["x"] == [1, 2, 3, 4, 5, 6]
     path = tmp_path / "broken.jsonl"
