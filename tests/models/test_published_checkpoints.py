@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 
 import dmpo.trainer
 from dmpo.cli import main
+from dmpo.config import DMPOConfig
 from dmpo.models import load_adapter, load_model
+from dmpo.models.masked_lm import special_ids
 from dmpo.models.merge import merge_adapter
 from dmpo.models.model_types import CLASSES, MASK_IDS
 from dmpo.models.published import read_model_config
+from dmpo.rollouts.policy import make_policy
 from tests.models.published_checkpoints import EOS, MASK, PUBLISHED_KEYS, TOKENS, published_checkpoint
 from tests.small_runs import lines
-from tests.tiny_models import edit_config
+from tests.tiny_models import edit_config, tiny
 
 KEYS: dict[str, Any] = {
     "task": "tests.small_runs:CountOnes",
@@ -129,6 +132,24 @@ def test_the_mask_token_of_a_known_type(tmp_path: Path) -> None:
         load_model(tmp_path / "sdar")
     with pytest.raises(ValueError, match="mask_id and eos_id must differ, got 2 for both"):
         load_model(folder, mask_id=EOS)
+
+
+def test_the_keys_reach_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In generation, in a plan and in a run, also of a model that a script gives."""
+    folder = tmp_path / "sdar"
+    published_checkpoint(folder, "sdar")
+    options = ["gen_length=4", "block_length=4", "steps=2", "early_stop=false"]
+    assert main(["generate", str(folder), "12", *options, f"mask_id={MASK}", "eos_id=[2,4]"]) == 0
+    assert main(["generate", str(folder), "12", *options]) == 2
+    assert "mask_token_id must be in [0, 12), the vocabulary, got 151669" in capsys.readouterr().err
+    keys = [f"model={folder}", f"mask_id={MASK}", "eos_id=2"]
+    assert main(["plan", "llada-8b-gsm8k", *keys]) == 0
+    given: Any = tiny()
+    values = KEYS | {"model": "tiny", "output_dir": str(tmp_path / "run"), "mask_id": 7, "eos_id": [8, 9], "lora_r": 0}
+    policy: Any = make_policy(DMPOConfig(**values), "cpu", given)
+    assert special_ids(policy) == special_ids(given) == (7, (8, 9))
+    with pytest.raises(ValueError, match=r"eos_token_id must be in \[0, 48\), the vocabulary, got 99"):
+        make_policy(DMPOConfig(**values | {"eos_id": 99}), "cpu", given)
 
 
 @pytest.mark.parametrize(
