@@ -25,7 +25,8 @@ MASK = 3
 @cache
 def sdar(size: int, attention: str = "sdpa") -> Any:
     """Random parameters in float64, also inside the norms, which transformers narrows."""
-    config = SDARConfig(**PLAIN, block_size=size)
+    fields: dict[str, Any] = PLAIN | {"block_size": size}
+    config = SDARConfig(**fields)
     config._attn_implementation = attention
     make_bidirectional(config, MASK)
     model = SDAR(config).double().eval()
