@@ -46,8 +46,8 @@ def config(**changes: Any) -> DMPOConfig:
     return DMPOConfig(model="", task="", output_dir="", num_generations=SIZE, alpha=0.5, strength=0.7, **changes)
 
 
-def gradients(settings: DMPOConfig, batch: Batch) -> tuple[float, list[torch.Tensor]]:
-    model = tiny().double()
+def gradients(settings: DMPOConfig, batch: Batch, **sizes: Any) -> tuple[float, list[torch.Tensor]]:
+    model = tiny(**sizes).double()
     result = accumulate_gradient(devices.accelerator(), model, model, batch, settings, step=5)
     return result.loss, [p.grad for p in model.parameters() if p.grad is not None]
 

@@ -117,6 +117,7 @@ def generate(
     for name in ("early_stop", "logits_eos_inf", "confidence_eos_eot_inf"):
         if getattr(options, name) and not eos_ids:
             raise ValueError(f"{name} needs eos_id, and the model's config has none: give eos_id, or {name}=False")
+    check_block_causal(model, options)
     config = unwrap(model).config
     prompts, of_prompts = _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
@@ -157,6 +158,22 @@ def generate(
     tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given
     drawn = loop.sampler
     return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, drawn.log_probs, drawn.order, drawn.steps)
+
+
+def check_block_causal(model: nn.Module, options: DecodingOptions) -> None:
+    """Raise ValueError for options with which a block-causal model is not decoded."""
+    size = unwrap(model).block_size
+    if size is None:
+        return
+    if options.decoder in ("prefix_cache", "dual_cache", "wino"):
+        raise ValueError(
+            f"decoder must be topk, parallel or random_order for a block-causal model, got {options.decoder!r}, whose "
+            "passes would not see the blocks as the model was trained to"
+        )
+    if options.block_length % size:
+        raise ValueError(
+            f"block_length must be a multiple of the model's block_size {size}, got {options.block_length}"
+        )
 
 
 def _options(options: DecodingOptions | None, keys: Mapping[str, Any]) -> DecodingOptions:

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from .files import check_weight_shapes, checkpoint_folder, read_json, read_weight_shapes
 from .llada_layout import LLADA_KEY_MAPPING, llama_to_llada_name
 from .masked_lm import MaskedLM
 from .model_config import bidirectional_config
-from .model_types import CLASSES, SDAR
+from .model_types import CLASSES
 from .placement import check_nf4_rows, nf4_config, parse_device, parse_dtype
 from .refused import check_name
 
@@ -76,6 +77,8 @@ def load_model(
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     config._attn_implementation = attn_implementation or "sdpa"
+    if getattr(config, "block_size", None):
+        _check_block_causal(config, "block_size" in fields, folder / "config.json")
     model_class = CLASSES[config.model_type]
     llada_layout = fields["model_type"] == "llada"
 
@@ -109,17 +112,26 @@ def load_model(
         raise ValueError(
             f"checkpoint {folder}: {sorted(report['missing_keys'])} are missing: the checkpoint is incomplete"
         )
-    if isinstance(model, SDAR):
-        log.warning(
-            "checkpoint %s is of type sdar, which was trained with block-causal attention; here every token attends to "
-            "every other, so its results differ from those of its authors",
-            folder,
-        )
     _untie(model, folder)
     # What an adapter will call its base: a Hub id or embedded name as it is, a folder wherever one stands.
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else str(path)
     model._weight_conversions = None  # with it, save_pretrained would write LLaDA's names beside a Llama config
     return model
+
+
+def _check_block_causal(config: PreTrainedConfig, stated: bool, file: Path) -> None:
+    """Raise ValueError for an attention without masks; warn where the size of the blocks is not stated."""
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attn_implementation must be sdpa or eager for block-causal attention, got {config._attn_implementation!r}"
+        )
+    if not stated:
+        log.warning(
+            "%s names no block_size: attention is block-causal with blocks of %d, the usual size of its type; a "
+            "checkpoint with other blocks (SDAR's -b8 to -b64) needs block_size in its config.json",
+            file,
+            config.block_size,
+        )
 
 
 def _untie(model: MaskedLM, folder: Path) -> None:

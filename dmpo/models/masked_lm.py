@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from .block_causal import block_causal_mask
 from .last_layer import HeadRows, read_rows_only
 
 T = TypeVar("T")
@@ -89,6 +90,8 @@ class MaskedLM(PreTrainedModel):
             raise ValueError("labels: a masked model has no next-token loss; apply dmpo.WDCELoss to the logits")
         if rows is not None:
             kwargs["head_rows"] = rows.shifted(self.prediction_shift)
+        if self.block_size and input_ids is not None:
+            attention_mask = self._block_causal(input_ids, attention_mask, kwargs.get("past_key_values"))
         output = self.model(
             input_ids=input_ids,
             attention_mask=self._additive_if_eager(attention_mask),
@@ -110,6 +113,26 @@ class MaskedLM(PreTrainedModel):
             attentions=output.attentions,
         )
         return result.to_tuple() if return_dict is False else result
+
+    @property
+    def block_size(self) -> int | None:
+        """The tokens of a block where attention is block-causal; None where every token attends to every other."""
+        size: int | None = getattr(self.config, "block_size", None)
+        return size
+
+    def _block_causal(self, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        """The block-causal mask of all columns. A mask [N, 1, L, L] that differs between its queries is taken as it is:
+        `two_copies` made it."""
+        if cache is not None:
+            raise ValueError("a block-causal model takes no past_key_values: decode without a cache")
+        assert self.block_size is not None
+        if mask is None:
+            mask = torch.ones_like(input_ids)
+        if mask.ndim == 4:
+            if mask.shape[2] > 1 and mask.stride(2) != 0:
+                return mask
+            mask = mask[:, 0, 0]
+        return block_causal_mask(mask.bool(), self.block_size)
 
     def _additive_if_eager(self, mask: Tensor | None) -> Tensor | None:
         # Eager attention adds a ready-made [N, 1, L, S] mask to the scores; as 0 and 1 it would mask nothing.

@@ -10,14 +10,15 @@ from transformers import PreTrainedConfig
 
 from .llada_layout import llama_config_from_llada
 from .masked_lm import make_bidirectional
-from .model_types import CLASSES, MASK_IDS, OLD_KEYS
+from .model_types import BLOCK_SIZES, CLASSES, MASK_IDS, OLD_KEYS
 from .placement import parse_dtype
 from .refused import find_refused
 
 # What the code of a type computes, and the class here does not: such a field must have one of these values, or be
 # absent. iLLaDA with `layer_norm_eps` has LayerNorm in place of RMSNorm.
 _UNSUPPORTED_UNLESS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "illada": {"layer_norm_eps": (None,), "resid_pdrop": (0, None), "rope_scaling": (None,)}
+    "illada": {"layer_norm_eps": (None,), "resid_pdrop": (0, None), "rope_scaling": (None,)},
+    "Dream": {"block_size": (None,)},  # DreamReasoner: block-causal, and its predictions are not shifted
 }
 
 
@@ -46,16 +47,25 @@ def bidirectional_config(
         config = config_class.from_dict({"bos_token_id": None, "eos_token_id": None} | named)
     else:
         raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(CLASSES)}")
+    if model_type in BLOCK_SIZES:
+        config.block_size = _block_size(fields.get("block_size"), BLOCK_SIZES[model_type])
     make_bidirectional(config, mask_id, eos_id, usual_mask_id=MASK_IDS.get(str(model_type)))
     return config
 
 
+def _block_size(stated: Any, usual: int | None) -> int | None:
+    if stated is not None and (isinstance(stated, bool) or not isinstance(stated, int) or stated < 1):
+        raise ValueError(f"block_size must be a positive integer, got {stated!r}")
+    return usual if stated is None else stated
+
+
 def config_json(config: PreTrainedConfig) -> str:
     """The text of a model's config.json, with the keys that the code of its type reads."""
-    text = config.to_json_string()
+    fields = json.loads(config.to_json_string())
+    if fields.get("block_size") is None:
+        fields.pop("block_size", None)
     if config.model_type not in OLD_KEYS:
-        return text
-    fields = json.loads(text)
+        return json.dumps(fields, indent=2, sort_keys=True)
     rope = dict(fields.pop("rope_parameters"))
     fields["rope_theta"] = rope.pop("rope_theta")
     fields["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope

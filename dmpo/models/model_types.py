@@ -31,7 +31,7 @@ class SDARConfig(Qwen3Config):
 
 
 class SDAR(MaskedLM, Qwen3ForCausalLM):
-    """SDAR (arXiv 2510.06303) and TraDo: a Qwen3 that was trained with block-causal attention."""
+    """SDAR (arXiv 2510.06303) and TraDo: a Qwen3 with block-causal attention."""
 
     config_class = SDARConfig
     official_architecture = "SDARForCausalLM"
@@ -52,3 +52,8 @@ MASK_IDS = {"Dream": 151666, "illada": 5, "sdar": 151669}
 
 # Types whose config.json is read by code that was written for transformers 4: `rope_theta`, `torch_dtype`.
 OLD_KEYS = ("Dream", "illada", "sdar")
+
+# The types that may have block-causal attention, with the tokens of a block where config.json names no `block_size`.
+# SDAR: 4, the authors' README; its published config.json files may lack the field. Qwen3: then every token attends to
+# every other.
+BLOCK_SIZES: dict[str, int | None] = {"sdar": 4, "qwen3": None}

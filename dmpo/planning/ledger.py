@@ -38,6 +38,10 @@ class Ledger:
         self.config, self.arch, self.gpus, self.sharding, self.device = config, arch, gpus, sharding, device
         self.length = config.max_prompt_length + config.gen_length
         self.block = BlockMemory(arch, config, device, self.length)
+        self.view_length, self.view_block = self.length, self.block  # of a view in scoring and in an update
+        if arch.block_size:  # a view has the completion twice: `models.block_causal.two_copies`
+            self.view_length += config.gen_length + min(arch.block_size - 1, config.max_prompt_length)
+            self.view_block = BlockMemory(arch, config, device, self.view_length)
         self.completions = -(-config.num_prompts * config.num_generations // gpus)
         self.views = config.replicates * self.completions
         whole_weights = sharding not in ("zero3", "fsdp")
@@ -124,13 +128,13 @@ class Ledger:
 
     def score(self) -> dict[str, int]:
         """The peak of scoring: in the pass over views, or in the head after it."""
-        config, arch, block = self.config, self.arch, self.block
+        config, arch, block = self.config, self.arch, self.view_block
         whole = masks_whole_completions(config.loss, scoring=True)
         views = max(config.score_views, config.replicates) if whole else config.score_views
         rows = min(config.rollout_batch_size, views * self.completions)
         masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
         return self._larger(
-            self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.length),
+            self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.view_length),
             self._resident(whole=True, logits=max(masked.scoring, masked.entropy)),
         )
 
@@ -139,8 +143,8 @@ class Ledger:
 
         Gradients of earlier micro-batches are in memory.
         """
-        config, arch, block = self.config, self.arch, self.block
-        tokens, queries, e = views * self.length, views * config.gen_length, block.e
+        config, arch, block = self.config, self.arch, self.view_block
+        tokens, queries, e = views * self.view_length, views * config.gen_length, block.e
         rows = self._masked(views, whole=masks_whole_completions(config.loss))
         head = self.head(arch, config, self.device, rows)
         last = block.last_saved(tokens, queries, rows)

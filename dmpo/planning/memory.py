@@ -42,6 +42,7 @@ class Architecture:
     tied: bool  # embeddings and head share their weight
     biases: int  # all biases of one block together
     normed_heads: bool  # Qwen3 normalises queries and keys head by head
+    block_size: int | None = None  # of block-causal attention
 
     @classmethod
     def of(cls, config: Any) -> Architecture:
@@ -62,8 +63,10 @@ class Architecture:
         if getattr(config, "mlp_bias", False):
             biases += 2 * mlp + hidden
         tied, layers = config.tie_word_embeddings, config.num_hidden_layers
-        normed = kind in ("qwen3", "sdar")
-        return cls(layers, hidden, mlp, queries, keys, heads, head_size, config.vocab_size, tied, biases, normed)
+        normed, blocks = kind in ("qwen3", "sdar"), getattr(config, "block_size", None)
+        return cls(
+            layers, hidden, mlp, queries, keys, heads, head_size, config.vocab_size, tied, biases, normed, blocks
+        )
 
     @property
     def linears(self) -> list[tuple[int, int]]:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..kernels import linear_token_logprobs
 from ..losses.views import mean_log_prob
+from ..models.block_causal import two_copies
 from ..models.last_layer import HeadRows
-from ..models.masked_lm import HeadFunction, T, apply_head, without_dropout
+from ..models.masked_lm import HeadFunction, T, apply_head, unwrap, without_dropout
 from ..models.tokenizer import padding
 from .batch import Completions, spaced
 from .chunks import Chunk, PassLimits, chunks, view_order
@@ -28,7 +29,8 @@ def apply_head_to_views(
 ) -> T:
     """`head(hidden, weight, bias)` on the completion positions of each view, inside the model's forward.
 
-    The queries of the last layer run on the completions alone, and what follows them on the positions kept.
+    The queries of the last layer run on the completions alone, and what follows them on the positions kept. A
+    block-causal model predicts each block with masks from the earlier blocks without masks, in the same pass.
 
     Args:
         mask: bool [N, L], the positions that each view masks.
@@ -43,8 +45,14 @@ def apply_head_to_views(
     blank, padded = padding(rows.prompt_mask) if chunk is None else (chunk.blank, chunk.padded)
     prompt_ids, prompt_mask = rows.prompt_ids[:, blank:], rows.prompt_mask[:, blank:]
     input_ids = torch.cat([prompt_ids, view], 1)  # [N, P+L]
-    attention_mask = torch.cat([prompt_mask, torch.ones_like(mask)], 1) if padded else None
-    positions = torch.arange(prompt_ids.shape[1], input_ids.shape[1], device=view.device)
+    attended, width = torch.cat([prompt_mask, torch.ones_like(mask)], 1), prompt_ids.shape[1]
+    if size := unwrap(model).block_size:
+        both = two_copies(torch.cat([prompt_ids, rows.tokens], 1), input_ids, attended.bool(), width, size)
+        return apply_head(
+            model, head, both.input_ids, both.mask, both.position_ids, rows=HeadRows(both.positions, kept)
+        )
+    attention_mask = attended if padded else None
+    positions = torch.arange(width, input_ids.shape[1], device=view.device)
     return apply_head(model, head, input_ids, attention_mask, rows=HeadRows(positions, kept))
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..config.checks import unread_keys
 from ..config.keys import DMPOConfig
 from ..decoding.factory import make_policy
+from ..decoding.generation import check_block_causal
 from ..distributed.ranks import check_launch
 from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap
@@ -119,6 +120,7 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
     for name in ("early_stop", "truncate_at_eos"):
         if getattr(config, name) and not eos_ids:
             raise ValueError(f"{name} needs an EOS token, and the model's config names none: set {name}=false")
+    check_block_causal(policy, config)
     if config.merge_adapters:
         check_mergeable(policy)
     if not config.lora_r and config.dtype != "float32":

@@ -98,6 +98,10 @@ def test_meanings_of_inherited_keys_are_those_of_the_options() -> None:
         ("mask_rate_min=0.95", "mask_rate_min"),
         ("decoder=topp", "unknown decoder 'topp', did you mean 'topk'"),
         ("max_steps=0", "max_steps must be ≥ 1"),
+        ("mask_id=-1", "^mask_id must be a token id, an integer ≥ 0, got -1$"),
+        ("mask_id=true", "^mask_id must be a token id, an integer ≥ 0, got True$"),
+        ("eos_id=[2, x]", r"^eos_id must be a token id, an integer ≥ 0, or a list of token ids, got \[2, 'x'\]$"),
+        ("eos_id=[]", "^eos_id must be a token id"),
         ("seed.x=1", "'seed.x'|seed"),
         ("seed", "expected key=value"),
         ("seed=[", "not valid YAML"),
@@ -230,6 +234,17 @@ def test_every_option_of_generate_passes_through(name: str, value: Any) -> None:
         assert type(options) is DecodingOptions
         assert getattr(options, name) == value
         assert options.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "required"),
+    [(DMPOConfig, REQUIRED), (GenerateConfig, []), (EvalConfig, ["model=a", "tasks=b", "output_dir=c"])],
+)
+def test_token_ids_are_keys(kind: type, required: list[str]) -> None:
+    config: Any = load_config(kind, None, [*required, "mask_id=5", "eos_id=[2, 7]"])
+    assert (config.mask_id, config.eos_id) == (5, [2, 7])
+    config = load_config(kind, None, [*required, "eos_id=2"])
+    assert (config.mask_id, config.eos_id) == (None, 2)
 
 
 def test_rules_pass_through() -> None:

@@ -24,7 +24,13 @@ def test_a_run_gives_its_task_length_decoder_and_options(tmp_path: Path) -> None
     keys = keys_of_run(None, [f"model={run}"])
     assert {'tasks=["sudoku4"]', "gen_lengths=[8]", 'decoders=["parallel"]', "tokens_per_step=2"} < set(keys)
     assert {"block_length=4", "threshold=0.8", "cfg_scale=0.5", "early_stop=false"} < set(keys)
-    assert not any(key.startswith(("wino_threshold", "compiled", "temperature")) for key in keys)
+    assert not any(key.startswith(("wino_threshold", "compiled", "temperature", "mask_id", "eos_id")) for key in keys)
+
+
+def test_a_run_gives_its_token_ids(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, mask_id=5, eos_id=[2, 4])
+    assert {"mask_id=5", "eos_id=[2, 4]"} < set(keys_of_run(None, [f"model={run}"]))
+    assert "mask_id=5" not in keys_of_run(None, [f"model={run}", "mask_id=6"])
 
 
 def test_given_keys_have_precedence(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 
 import dmpo.trainer
 from dmpo.cli import main
-from dmpo.models import load_adapter, load_model
+from dmpo.config import DMPOConfig
+from dmpo.models import load_adapter, load_model, save_model
+from dmpo.models.masked_lm import special_ids
 from dmpo.models.merge import merge_adapter
 from dmpo.models.model_types import CLASSES, MASK_IDS
 from dmpo.models.published import read_model_config
+from dmpo.rollouts.policy import make_policy
 from tests.models.published_checkpoints import EOS, MASK, PUBLISHED_KEYS, TOKENS, published_checkpoint
 from tests.small_runs import lines
-from tests.tiny_models import edit_config
+from tests.tiny_models import edit_config, plain_checkpoint, tiny
 
 KEYS: dict[str, Any] = {
     "task": "tests.small_runs:CountOnes",
@@ -110,7 +113,35 @@ def test_every_weight_is_the_files(kind: str, tmp_path: Path, caplog: pytest.Log
     config = model.config
     assert (config.mask_token_id, config.eos_token_id, config.is_causal) == (MASK, EOS, False)
     assert config.rope_parameters["rope_theta"] == PUBLISHED_KEYS[kind]["rope_theta"]
-    assert ("block-causal attention" in caplog.text) == (kind == "sdar")
+    assert ("attention is block-causal with blocks of 4" in caplog.text) == (kind == "sdar")
+    assert model.block_size == (4 if kind == "sdar" else None)
+
+
+def test_the_size_of_a_block(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As config.json says, and saved; of a Qwen3 only if config.json says so."""
+    folder = tmp_path / "sdar"
+    published_checkpoint(folder, "sdar")
+    edit_config(folder, block_size=8)
+    model = load_model(folder, mask_id=MASK)
+    assert model.block_size == 8
+    assert not caplog.messages
+    save_model(model, tmp_path / "saved")
+    assert load_model(tmp_path / "saved").block_size == 8
+    plain_checkpoint(tmp_path / "qwen3", "qwen3", mask_token_id=3)
+    assert load_model(tmp_path / "qwen3").block_size is None
+    edit_config(tmp_path / "qwen3", block_size=2)
+    assert load_model(tmp_path / "qwen3").block_size == 2
+    for wrong in (0, "4", True):
+        edit_config(folder, block_size=wrong)
+        with pytest.raises(ValueError, match=r"config\.json: block_size must be a positive integer"):
+            load_model(folder, mask_id=MASK)
+    edit_config(folder, block_size=4)
+    with pytest.raises(ValueError, match="attn_implementation must be sdpa or eager for block-causal attention"):
+        load_model(folder, mask_id=MASK, attn_implementation="flash_attention_2")
+    published_checkpoint(tmp_path / "reasoner", "Dream")
+    edit_config(tmp_path / "reasoner", block_size=32)
+    with pytest.raises(ValueError, match=r"config\.json: Dream config: block_size must be None, got 32"):
+        load_model(tmp_path / "reasoner")
 
 
 def test_the_mask_token_of_a_known_type(tmp_path: Path) -> None:
@@ -129,6 +160,24 @@ def test_the_mask_token_of_a_known_type(tmp_path: Path) -> None:
         load_model(tmp_path / "sdar")
     with pytest.raises(ValueError, match="mask_id and eos_id must differ, got 2 for both"):
         load_model(folder, mask_id=EOS)
+
+
+def test_the_keys_reach_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In generation, in a plan and in a run, also of a model that a script gives."""
+    folder = tmp_path / "sdar"
+    published_checkpoint(folder, "sdar")
+    options = ["gen_length=4", "block_length=4", "steps=2", "early_stop=false"]
+    assert main(["generate", str(folder), "12", *options, f"mask_id={MASK}", "eos_id=[2,4]"]) == 0
+    assert main(["generate", str(folder), "12", *options]) == 2
+    assert "mask_token_id must be in [0, 12), the vocabulary, got 151669" in capsys.readouterr().err
+    keys = [f"model={folder}", f"mask_id={MASK}", "eos_id=2"]
+    assert main(["plan", "llada-8b-gsm8k", *keys]) == 0
+    given: Any = tiny()
+    values = KEYS | {"model": "tiny", "output_dir": str(tmp_path / "run"), "mask_id": 7, "eos_id": [8, 9], "lora_r": 0}
+    policy: Any = make_policy(DMPOConfig(**values), "cpu", given)
+    assert special_ids(policy) == special_ids(given) == (7, (8, 9))
+    with pytest.raises(ValueError, match=r"eos_token_id must be in \[0, 48\), the vocabulary, got 99"):
+        make_policy(DMPOConfig(**values | {"eos_id": 99}), "cpu", given)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,28 @@ def test_gradient_is_that_of_the_loss(baseline: Any, micro_batch_size: int) -> N
         torch.testing.assert_close(ours, theirs, **devices.float64_tolerance(1e-10, 1e-12))
 
 
+@pytest.mark.parametrize("micro_batch_size", [0, 7])
+def test_gradient_of_a_tied_head(micro_batch_size: int) -> None:
+    """The weight is the embedding and the head: autograd adds up both parts, and so do the micro-batches."""
+    sizes: dict[str, Any] = {"tie_embeddings": True, "num_kv_heads": 1}
+    batch, model = rollouts(), tiny(**sizes).double()
+    loss, got = gradients(config(baseline="negative", micro_batch_size=micro_batch_size), batch, **sizes)
+    views = sample_views(batch.completions.eligible, 4, key=derive_key(0, "views", 5), row_ids=batch.row_ids)
+    rows = batch.completions.repeat(4)
+    logits = model(torch.cat([rows.prompt_ids, rows.tokens.masked_fill(views, MASK)], 1)).logits[:, PROMPT:]
+    cur = batch.log_prob_cur
+    weights = importance_weights(batch.rewards, batch.log_prob_ref, cur, alpha=0.5)
+    expected = WDCELoss("negative", strength=0.7, replicates=4)(
+        logits, rows.tokens, views, weights.positive, weights.negative, cur
+    )
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=devices.float64_tolerance(1e-10, 0)["rtol"])
+    named = dict(model.named_parameters())
+    assert "lm_head.weight" not in named
+    for ours, theirs in zip(got, named.values(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad, **devices.float64_tolerance(1e-10, 1e-12))
+
+
 @pytest.mark.parametrize("micro_batch_size", [0, 5])
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_wddo_gradient_is_that_of_the_loss(antithetic: bool, micro_batch_size: int) -> None:

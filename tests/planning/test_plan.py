@@ -53,6 +53,26 @@ def test_update_is_as_measured(changes: dict[str, Any], widths: dict[str, int]) 
     check(plan(config, model_config, device="cpu"), "update", got)
 
 
+@pytest.mark.parametrize("lora_r", [0, 8])
+def test_a_block_causal_model_is_as_measured(lora_r: int) -> None:
+    """Its views have the completion twice."""
+    config = small(mask_rate_min=0.9, antithetic=False, lora_r=lora_r)
+    policy, model_config = policy_of(config)
+    model_config.block_size = 4
+    batch, accelerator = batch_of(config), Accelerator(cpu=True)
+    planned = plan(config, model_config, device="cpu")
+    check(planned, "update", measured(lambda: accumulate_gradient(accelerator, policy, policy, batch, config, 0)))
+    views = torch.ones(2 * len(batch.completions.tokens), config.gen_length).bool()
+
+    def score() -> None:
+        sequence_log_prob(policy, batch.completions, views, mask_id=3, batch_size=config.rollout_batch_size)
+
+    measured_score = measured(score)
+    policy_alone, model_config.block_size = beside_weights(planned, "score"), None
+    assert policy_alone > beside_weights(plan(config, model_config, device="cpu"), "score")
+    assert measured_score < 1.08 * policy_alone
+
+
 @pytest.mark.parametrize(("lora_r", "vocab"), [(8, 512), (8, 40), (0, 40)])
 def test_score_is_as_measured(lora_r: int, vocab: int) -> None:
     """The logits of the entropy, or the pass, have the peak. It is in a block between the first and the last."""
