@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = {  # from the top, with what the map says of a room
     "cli": "the commands",
+    "view": "dmpo view, the page",
     "trainer": "the training loop",
     "pretrain": "makes embedded models",
     "run": "folder, checkpoints, signals",
