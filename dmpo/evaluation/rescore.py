@@ -86,7 +86,7 @@ def rescore(config: RescoreConfig) -> dict[str, Any]:
                 where |= {name: record[name] for name in where if name in record}
             verdicts.append(verdict := judge(task, text if own else without_special_tokens(text), row))
             line = {**where, "prompt": prompt, "completion": text, "answer": verdict.answer}
-            lines.append({**line, "score": float(verdict.solved), "failure": verdict.failure})
+            lines.append({**line, "score": float(bool(verdict.solved)), "failure": verdict.failure})
     if not lines:
         raise ValueError(f"file {config.file} holds no completion of task {config.task}")
     if all(verdict.failure == "exception" for verdict in verdicts):

@@ -109,7 +109,7 @@ def _line(
         **prompt,
         "completion": attempt.completion,
         "answer": attempt.answer,
-        "score": float(attempt.solved),
+        "score": float(bool(attempt.solved)),
         "failure": attempt.failure,
         "tokens": attempt.tokens,
         "steps": attempt.steps,
