@@ -16,7 +16,7 @@ WAIT = 10.0  # seconds; only a failing test waits so long
 class JudgeServer(ThreadingHTTPServer):
     """Answers a completion with the number of its ones. Other texts: see `answer`.
 
-    asked: requests by completion. most: the most requests at one time. hold: requests wait until so many are in flight.
+    asked: requests by completion. most: the most requests at one time. hold: requests wait until so many are in flight, and a little for one more.
     """
 
     daemon_threads = True
@@ -41,6 +41,7 @@ class JudgeServer(ThreadingHTTPServer):
             self.change.notify_all()
             if self.hold:
                 self.change.wait_for(lambda: self.most >= self.hold, WAIT)
+                self.change.wait_for(lambda: self.most > self.hold, 0.1)  # one more would come now
         try:
             if text == "slow":
                 self.released.wait(WAIT)
