@@ -16,7 +16,8 @@ WAIT = 10.0  # seconds; only a failing test waits so long
 class JudgeServer(ThreadingHTTPServer):
     """Answers a completion with the number of its ones. Other texts: see `answer`.
 
-    asked: requests by completion. most: the most requests at one time. hold: requests wait until so many are in flight, and a little for one more.
+    asked: requests by completion. most: the most requests at one time. hold: requests wait until so many are in
+    flight, and a little for one more.
     """
 
     daemon_threads = True
