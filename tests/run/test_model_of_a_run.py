@@ -141,7 +141,7 @@ def test_an_upload_has_the_model_and_a_card(tmp_path: Path, lora_r: int) -> None
 def test_a_card_before_the_end_has_no_results_and_names_a_base_of_the_hub() -> None:
     config = settings(Path("run"), model="GSAI-ML/LLaDA-8B-Instruct", mask_id=126336)
     card = model_card(config, {}, repo_id="me/one", is_adapter=True, steps=7, objects={"reward": "judge.score"})
-    assert card.data.base_model == "GSAI-ML/LLaDA-8B-Instruct"
+    assert card.data.to_dict()["base_model"] == "GSAI-ML/LLaDA-8B-Instruct"
     assert "Results" not in card.text
     assert "for 7 gradient steps." in card.text
     assert "reward `judge.score`" in card.text
