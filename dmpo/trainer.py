@@ -27,7 +27,7 @@ from .rewards import Reward, RewardEntry, RewardPool, chosen_rewards
 from .rollouts.buffer import ReplayBuffer
 from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
-from .run.callbacks import Callbacks
+from .run.callbacks import Callbacks, check_callbacks
 from .run.epochs import epochs
 from .run.folder import RunFolder
 from .run.interruption import Interrupted, SignalWatch
@@ -89,6 +89,7 @@ class DMPOTrainer(ModelOfRun):
         main = self.accelerator.is_main_process
         check_ranks(config, self.accelerator)
         check_own_names(config)
+        check_callbacks(self.accelerator, callbacks)
         warn_unread_keys(config, enabled=main)
         zero.configure(self.accelerator, dtype=config.dtype, max_grad_norm=config.max_grad_norm)
         own_reward = chosen_rewards(reward, rewards)
@@ -159,8 +160,7 @@ class DMPOTrainer(ModelOfRun):
 
     def _train(self) -> dict[str, Any]:
         config, self.start = self.config, time.perf_counter()
-        if self.run.checkpoint:
-            self._resume()
+        self._restore()
         self.run.start(config, self.step, self.objects)
         self.step_log.start()
         self.callbacks.begin(self.step)
@@ -292,7 +292,10 @@ class DMPOTrainer(ModelOfRun):
         assert self.before is not None
         return {"seconds": self._seconds(), "before": self.before.counts()}
 
-    def _resume(self) -> None:
+    def _restore(self) -> None:
+        """Load, once, the checkpoint from which the run continues."""
+        if self.run.checkpoint is None or self.before is not None:
+            return
         state = self.saver.load()
         self.step, self.seconds_before = state["step"], state["seconds"]
         count = rows_of_evaluation(self.task, "test", self.config.eval_prompts)

@@ -63,8 +63,8 @@ def settings(folder: Path, **changes: Any) -> DMPOConfig:
 def trainer(config: DMPOConfig, reward: Reward | None = None, **objects: Any) -> DMPOTrainer:
     # token ids of the character tokenizer: 0 EOS, 1 mask, 2 '.', 3 to 6 the digits
     model = tiny(vocab_size=7, mask_id=1, eos_id=0, max_length=32)
-    objects = {"tokenizer": character_tokenizer(), "task": CountOnes(), "reward": reward} | objects
-    return DMPOTrainer(config, model=model, **objects)
+    usual: dict[str, Any] = {"tokenizer": character_tokenizer(), "task": CountOnes(), "reward": reward}
+    return DMPOTrainer(config, model=model, **usual | objects)
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..config.checks import masks_whole_completions
 from ..config.keys import DMPOConfig
@@ -86,7 +87,8 @@ class Ledger:
         weights are merged and quantised."""
         config, arch, block, merged = self.config, self.arch, self.block, self.config.merge_adapters
         if merged:  # passes are passes of a model without adapters
-            plain = replace(config, merge_adapters=False, load_in_4bit=False, lora_r=0)
+            none: dict[str, Any] = {"merge_adapters": False, "load_in_4bit": False, "lora_target_modules": "all-linear"}
+            plain = replace(config, **none, lora_r=0)
             block = replace(block, config=plain)
         rows = min(config.rollout_batch_size, self.completions)
         passes = rows * (2 if config.cfg_scale else 1)

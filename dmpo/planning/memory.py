@@ -98,7 +98,16 @@ class Architecture:
         return self.layers * (self.block_linear + self.block_other) + self.outer
 
     def adapted(self, targets: list[str] | str) -> list[tuple[int, int]]:
-        """The (inputs, outputs) of the linear layers of a block that `lora_target_modules` names."""
+        """The (inputs, outputs) of the linear layers of a block that `lora_target_modules` names.
+
+        Raises:
+            ValueError: the blocks have no layer of one of the names.
+        """
+        if targets != "all-linear" and (unknown := [name for name in targets if name not in LINEAR_NAMES]):
+            raise ValueError(
+                f"lora_target_modules: no linear layer {', '.join(unknown)} in the blocks; choose from "
+                f"{', '.join(LINEAR_NAMES)}"
+            )
         named = zip(LINEAR_NAMES, self.linears, strict=True)
         return [sizes for name, sizes in named if targets == "all-linear" or name in targets]
 

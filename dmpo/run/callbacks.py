@@ -8,7 +8,7 @@ transformers', except that `args` is the `DMPOConfig` of the run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -28,6 +28,29 @@ EVENTS = ("on_train_begin", "on_step_end", "on_round_end", "on_evaluate", "on_lo
 _DECISIONS = ("should_training_stop", "should_save", "should_evaluate", "should_log")
 
 
+def check_callbacks(accelerator: Accelerator, callbacks: Sequence[Any]) -> None:
+    """Name, in a warning, the events of callbacks that a run does not call. All ranks call it together.
+
+    Raises:
+        TypeError: a callback is no `TrainerCallback`.
+        ValueError: the ranks have different numbers of callbacks.
+    """
+    together(lambda: _check(callbacks, warns=accelerator.is_main_process))
+    if largest(accelerator, len(callbacks)) != -largest(accelerator, -len(callbacks)):
+        raise ValueError("callbacks: every rank must give the same callbacks; let them look at the rank instead")
+
+
+def _check(callbacks: Sequence[Any], *, warns: bool) -> None:
+    events = [name for name in vars(TrainerCallback) if name.startswith("on_")]
+    for callback in callbacks:
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, TrainerCallback):
+            raise TypeError(f"callbacks must extend transformers.TrainerCallback, got {kind.__name__}")
+        uncalled = [name for name in events if name not in EVENTS and _has_own(kind, name)]
+        if uncalled and warns:
+            log.warning("callback %s: a run does not call %s", kind.__name__, ", ".join(uncalled))
+
+
 class Callbacks:
     """The callbacks of a run, with transformers' state and control. All ranks make each call together.
 
@@ -35,13 +58,9 @@ class Callbacks:
     the config asks for is set before the callbacks are called, so a callback may also clear it, on all ranks.
 
     Args:
-        callbacks: objects or classes that extend transformers' `TrainerCallback`; the same ones on every rank.
+        callbacks: objects or classes that extend transformers' `TrainerCallback`, checked by `check_callbacks`.
         config: becomes `args` of every event.
         task: `state.epoch` follows from the number of its training rows.
-
-    Raises:
-        TypeError: a callback is no `TrainerCallback`.
-        ValueError: the ranks have different numbers of callbacks.
     """
 
     def __init__(
@@ -55,9 +74,6 @@ class Callbacks:
         optimizer: Optimizer,
         task: Task,
     ) -> None:
-        together(lambda: _check(callbacks))
-        if largest(accelerator, len(callbacks)) != -largest(accelerator, -len(callbacks)):
-            raise ValueError("callbacks: every rank must give the same callbacks; let them look at the rank instead")
         self.accelerator, self.config, self.task = accelerator, config, task
         self._any = bool(callbacks)
         self._handler = _Handler([_Schedule(), *callbacks], model, tokenizer, optimizer, None)
@@ -158,16 +174,6 @@ class _Handler(CallbackHandler):
         finally:
             self.callbacks = every
         return result
-
-
-def _check(callbacks: Iterable[Any]) -> None:
-    for callback in callbacks:
-        kind = callback if isinstance(callback, type) else type(callback)
-        if not issubclass(kind, TrainerCallback):
-            raise TypeError(f"callbacks must extend transformers.TrainerCallback, got {kind.__name__}")
-        events = [name for name in vars(TrainerCallback) if name.startswith("on_")]
-        if uncalled := [name for name in events if name not in EVENTS and _has_own(kind, name)]:
-            log.warning("callback %s: a run does not call %s", kind.__name__, ", ".join(uncalled))
 
 
 def _has_own(callback: Any, event: str) -> bool:

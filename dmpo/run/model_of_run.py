@@ -1,7 +1,11 @@
-"""What a script does with the model of a run, before, during and after the training: evaluate, save and upload it."""
+"""What a script does with the model of a run, before, during and after the training: evaluate, save and upload it.
+
+With `resume` the model is that of the newest checkpoint, so a script may upload a run that ended in another process.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ class ModelOfRun:
         Returns, on every rank: sampled_accuracy and greedy_accuracy (or sampled_reward and greedy_reward), each with
         its 95 % interval, and rows.
         """
+        self._restore()
         evaluation = self._evaluate(split)
         self.callbacks.evaluated(evaluation.metrics())
         return evaluation.facts()
@@ -61,6 +66,7 @@ class ModelOfRun:
         Raises:
             ValueError: the folder holds other files.
         """
+        self._restore()
         path = Path(folder) if folder is not None else self.run.path / model_name(self.model)
         write_model(self.model, self.tokenizer, path, main=self.accelerator.is_main_process)
         return path
@@ -71,12 +77,25 @@ class ModelOfRun:
         All ranks call it together, at any time. See `dmpo.run.hub.push_to_hub` for the options and the errors.
         """
 
+        self._restore()
+
         def card(whole_id: str) -> ModelCard:
             is_adapter = model_name(self.model) == "adapter"
             of_run: dict[str, Any] = {"steps": self.step, "objects": self.objects}
-            return model_card(self.config, self.summary, repo_id=whole_id, is_adapter=is_adapter, **of_run)
+            return model_card(self.config, self._summary(), repo_id=whole_id, is_adapter=is_adapter, **of_run)
 
         return push_to_hub(self.accelerator, self.model, self.tokenizer, card, repo_id, **options)
 
+    def _summary(self) -> dict[str, Any]:
+        """The content of summary.json if the run has ended, also in another process; else empty."""
+        path = self.run.path / "summary.json"
+        if self.summary or not path.exists():
+            return self.summary
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return summary if summary["steps"] == self.step else {}
+
     def _evaluate(self, split: str) -> Evaluation:
+        raise NotImplementedError
+
+    def _restore(self) -> None:
         raise NotImplementedError

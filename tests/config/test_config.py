@@ -78,6 +78,10 @@ def test_meanings_of_inherited_keys_are_those_of_the_options() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("lora_target_modules=[]", r"lora_target_modules must be all-linear or a list of names, got \[\]"),
+        ("lora_target_modules=[q_proj,q_proj]", "lora_target_modules must be without repeats"),
+        ("logging_steps=0", "logging_steps must be ≥ 1, got 0"),
+        ("optim=sgd", "'optim': Input should be 'adamw', 'adamw_torch', 'adamw_8bit' or 'adamw_bnb_8bit', got 'sgd'"),
         ("learning_rat=1", "unknown config key 'learning_rat', did you mean 'learning_rate'"),
         ("zzz=1", "unknown config key 'zzz'; valid keys"),
         ("seed=abc", "config key 'seed'.*'abc'"),

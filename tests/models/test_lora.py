@@ -79,3 +79,21 @@ def test_saved_and_merged_as_any_adapter_of_peft(dtype: torch.dtype) -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
     merged = [copy.deepcopy(model).merge_and_unload().state_dict() for model in (ours, theirs)]
     assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[1])
+
+
+def test_adapters_on_chosen_layers_alone() -> None:
+    model = add_lora(tiny(), rank=2, alpha=4, dropout=0.0, targets=["q_proj", "down_proj"])
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, peft.tuners.lora.LoraLayer)
+    }
+    assert layers == {"q_proj", "down_proj"}
+    assert sum("lora_A" in name for name, _ in model.named_parameters()) == 4, "of two blocks"
+
+
+@pytest.mark.parametrize("targets", [["q_prj"], ["q_proj", "lm_head"], ["embed_tokens"], ["layers.0.self_attn.q_proj"]])
+def test_a_layer_that_the_blocks_lack_is_refused_with_those_there_are(targets: list[str]) -> None:
+    there = "choose from q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or give all-linear"
+    with pytest.raises(ValueError, match=f"no linear layer {targets[-1]}; {there}"):
+        add_lora(tiny(), rank=2, alpha=4, dropout=0.0, targets=targets)

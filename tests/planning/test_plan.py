@@ -161,6 +161,30 @@ def test_weights_and_moments_are_exact(kind: str, lora_r: int, tmp_path: Path) -
     assert (found["gradients"], found["reference"]) == (trained, 0 if lora_r else trained)
 
 
+@pytest.mark.parametrize("changes", [{}, {"merge_adapters": True}, {"merge_adapters": True, "fp8_rollouts": True}])
+def test_adapters_on_chosen_layers_are_counted_exactly_and_their_activations_at_most(changes: dict[str, Any]) -> None:
+    config = small(lora_target_modules=["q_proj", "down_proj"], **changes)
+    policy, model = policy_of(config)
+    planned = plan(config, model, device="cpu")
+    assert planned.phases["update"]["adapters"] == sum(p.nbytes for p in policy.parameters() if p.requires_grad)
+    before = {id(parameter) for parameter in policy.parameters()}
+    with rollout_model(policy, config) as whole:
+        copies = sum(p.nbytes for p in whole.parameters() if id(p) not in before)
+    rollout, score = planned.phases["rollout"], planned.phases["score"]
+    assert rollout["weights"] + rollout["merged weights"] - score["weights"] == copies
+    batch, accelerator = batch_of(config), Accelerator(cpu=True)
+    got = measured(lambda: accumulate_gradient(accelerator, policy, policy, batch, config, 0))
+    every = plan(small(**changes), model, device="cpu")
+    assert got <= beside_weights(planned, "update") <= beside_weights(every, "update")
+
+
+def test_a_plan_knows_the_names_of_layers() -> None:
+    with pytest.raises(
+        ValueError, match="lora_target_modules: no linear layer q_prj in the blocks; choose from q_proj, "
+    ):
+        plan(small(lora_target_modules=["q_prj"]), simulated.llada_8b(layers=1))
+
+
 def paper(**changes: Any) -> DMPOConfig:
     """LLaDA-8B with LoRA r=128, bfloat16, prompts of 200 and completions of 256 tokens, 4 views at a time."""
     return DMPOConfig(model="", task="", output_dir="", num_prompts=1, num_generations=2, **changes)

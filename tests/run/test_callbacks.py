@@ -106,7 +106,7 @@ def test_a_callback_saves_and_evaluates_at_a_step_of_its_own(tmp_path: Path) -> 
 
 
 def test_a_callback_may_clear_what_the_config_asks_for(tmp_path: Path) -> None:
-    cleared = {"should_save": False, "should_evaluate": False}
+    cleared: dict[str, Any] = {"should_save": False, "should_evaluate": False}
     run(tmp_path, Decides(2, **cleared), save_steps=2, eval_steps=2).train()
     assert ["greedy_accuracy" in line for line in lines(tmp_path)] == [False, False, False, True]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-4"]

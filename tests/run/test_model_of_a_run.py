@@ -68,6 +68,23 @@ def test_evaluations_before_and_after_are_those_of_the_summary(tmp_path: Path) -
     assert run.evaluate("validation").keys() == before.keys()
 
 
+def test_a_script_of_another_process_has_the_trained_model(tmp_path: Path) -> None:
+    """Without training again: the checkpoint is loaded before the model is used."""
+    run = trainer(settings(tmp_path / "run", lora_r=2, **SHORT))
+    summary = run.train()
+    again = trainer(settings(tmp_path / "run", lora_r=2, resume=True, **SHORT))
+    with hub_stub() as hub:
+        again.push_to_hub("counts", token="hf_secret", endpoint=hub.address)
+    card = hub.files["me/counts"]["README.md"].decode()
+    assert f"{summary['greedy_accuracy_after']:.1%} (" in card
+    assert "for 2 gradient steps" in card
+    for name in ("evaluate", "save_model"):
+        again = trainer(settings(tmp_path / "run", lora_r=2, resume=True, **SHORT))
+        getattr(again, name)()
+        with torch.no_grad():
+            assert torch.equal(hidden_states(again.policy.eval(), IDS), hidden_states(run.policy.eval(), IDS))
+
+
 def use_on_ranks(folder: Path) -> dict[str, Any]:
     """A script that goes on after the training."""
     import dmpo.trainer
@@ -124,7 +141,7 @@ def test_an_upload_has_the_model_and_a_card(tmp_path: Path, lora_r: int) -> None
 def test_a_card_before_the_end_has_no_results_and_names_a_base_of_the_hub() -> None:
     config = settings(Path("run"), model="GSAI-ML/LLaDA-8B-Instruct", mask_id=126336)
     card = model_card(config, {}, repo_id="me/one", is_adapter=True, steps=7, objects={"reward": "judge.score"})
-    assert card.data.base_model == "GSAI-ML/LLaDA-8B-Instruct"
+    assert card.data.to_dict()["base_model"] == "GSAI-ML/LLaDA-8B-Instruct"
     assert "Results" not in card.text
     assert "for 7 gradient steps." in card.text
     assert "reward `judge.score`" in card.text
