@@ -196,6 +196,7 @@ def test_every_file_is_packaged_once(tmp_path: Path) -> None:
     modules = {path for path in files("dmpo", ".py") if not path.startswith("dmpo/kernels/")}
     kernels = files("kernels", ".py", ".json")
     data = files("dmpo/config/shipped", ".yaml") | files("dmpo/models/embedded", ".safetensors", ".json")
+    data |= files("dmpo/view/assets", ".html", ".css", ".js")
     data |= {"dmpo/run/tested_versions.json", "dmpo/py.typed"}
     assert modules
     assert kernels

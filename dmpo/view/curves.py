@@ -15,7 +15,7 @@ MOST_POINTS = 4_000  # of a metric, over all runs
 GROUPS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     (
         "At a glance",
-        ("reward", "reward/.*", "sampled_accuracy", "greedy_accuracy", "ess", "loss", "entropy"),
+        ("reward", "reward/.*", "sampled_(accuracy|reward)", "greedy_(accuracy|reward)", "ess", "loss", "entropy"),
         True,
     ),
     (

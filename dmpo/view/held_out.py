@@ -9,7 +9,7 @@ from .completions import Prompts, body
 from .run_files import Run
 from .values import whole_of
 
-CHANGES = ("wrong → right", "right → wrong", "wrong → wrong", "right → right", "right", "wrong")
+CHANGES = ("wrong → right", "right → wrong", "wrong → wrong", "right → right", "right", "wrong", "not judged")
 
 
 def held_out_gallery(runs: Sequence[Run], most: int) -> dict[str, Any]:
@@ -64,7 +64,10 @@ def why_no_held_out(runs: Sequence[Run]) -> list[str]:
 
 
 def _change(lines: Sequence[Mapping[str, Any]]) -> str:
-    words = ["right" if line.get("solved") else "wrong" for line in (lines[0], lines[-1])]
+    verdicts = [line.get("solved") for line in (lines[0], lines[-1])]
+    if None in verdicts:  # the task cannot say what is right
+        return "not judged"
+    words = ["right" if verdict else "wrong" for verdict in verdicts]
     return " → ".join(words) if len(lines) > 1 else words[0]
 
 
@@ -74,4 +77,6 @@ def _held_out_card(line: dict[str, Any], run: Run, name: str) -> dict[str, Any]:
     if step and line.get("split") == "test" and run.is_finished:
         when = f"after, step {step}"
     heading = " · ".join(filter(None, (name, when)))
-    return {"heading": heading, "verdict": bool(line.get("solved")), "numbers": [], "notes": [], **body(line)}
+    solved = line.get("solved")
+    verdict = None if solved is None else bool(solved)
+    return {"heading": heading, "verdict": verdict, "numbers": [], "notes": [], **body(line)}

@@ -12,7 +12,7 @@ _MORE = re.compile(r" {8,}(\S.*)$")
 
 
 def metric_meaning(name: str) -> str:
-    """One line; empty for a metric that the docstring does not describe. `reward/NAME` there describes reward/format."""
+    """One line; empty for a metric without a description. The description of `reward/NAME` goes for reward/format."""
     meanings = metric_meanings()
     prefix, slash, _ = name.partition("/")
     return meanings.get(name) or (meanings.get(f"{prefix}/NAME", "") if slash else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ def settings_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     meanings, defaults = key_meanings(DMPOConfig), _defaults()
     keys = list(dict.fromkeys([*meanings, *(str(key) for run in runs for key in run.config)]))
     keys = [key for key in keys if any(key in run.config for run in runs)]
-    head, rest = [], []
+    head: list[dict[str, Any]] = []
+    rest: list[dict[str, Any]] = []
     for key in keys:
         values = [_shown(run.config[key]) if key in run.config else _ABSENT for run in runs]
         row = {"key": key, "meaning": meanings.get(key, ""), "values": values}
@@ -46,21 +48,23 @@ def phase_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def run_card(run: Run) -> dict[str, Any]:
-    """{name, path, status, is_running, accuracies, facts} of a run; facts are pairs of a name and a text."""
-    accuracies = []
-    for kind in ("greedy", "sampled"):
-        values = [number_of(run.summary.get(f"{kind}_accuracy_{when}")) for when in ("before", "after")]
+    """{name, path, status, is_running, measures, facts} of a run; facts are pairs of a name and a text."""
+    measures = []
+    for name in ("greedy_accuracy", "sampled_accuracy", "greedy_reward", "sampled_reward"):
+        values = [number_of(run.summary.get(f"{name}_{when}"), 4) for when in ("before", "after")]
         if None not in values:
-            intervals = [run.summary.get(f"{kind}_accuracy_{when}_interval") for when in ("before", "after")]
-            accuracies.append({"name": f"{kind} accuracy", "values": values, "intervals": intervals})
+            intervals = [run.summary.get(f"{name}_{when}_interval") for when in ("before", "after")]
+            measures.append({"name": name.replace("_", " "), "values": values, "intervals": intervals})
     rewards = [value for line in run.metrics if (value := number_of(line.get("reward"))) is not None]
     if rewards:
         fifth = max(1, len(rewards) // 5)
         ends = [number_of(sum(part) / len(part), 3) for part in (rewards[:fifth], rewards[-fifth:])]
-        accuracies.append({"name": "reward", "values": ends, "intervals": [None, None]})
-    facts = [(key, _shown(run.config[key])) for key in ("model", "task", "loss", "seed") if key in run.config]
+        measures.append({"name": "reward of rollouts", "values": ends, "intervals": [None, None]})
+    facts: list[tuple[str, str]] = [
+        (key, _shown(run.config[key])) for key in ("model", "task", "loss", "seed") if key in run.config
+    ]
     for key, value in run.summary.items():
-        if "accuracy" in key or key in ("seed", "output_dir", "seconds"):
+        if re.search("_(before|after)(_|$)", key) or key in ("seed", "output_dir", "seconds"):
             continue
         if isinstance(value, dict):
             facts += [(f"{key} {name}", _shown(inner)) for name, inner in value.items()]
@@ -73,7 +77,7 @@ def run_card(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "status": run.status,
         "is_running": run.is_running and not run.is_finished,
-        "accuracies": accuracies,
+        "measures": measures,
         "facts": [(str(name).replace("_", " "), value) for name, value in facts],
     }
 

@@ -29,7 +29,8 @@ def write_run(
     metrics: int = 0,
     words: tuple[str, ...] = ("1", "2", "3", "4"),
     finished: bool = True,
-    **config: Any,
+    keys: dict[str, Any] | None = None,
+    **more_keys: Any,
 ) -> Path:
     """A run with `logged` completions a round in groups of 4, of `length` tokens; `metrics` further numbers a step."""
     numbers = random.Random(seed)
@@ -65,9 +66,9 @@ def write_run(
         for step, outcomes in ((0, (True, False, True, False)), (steps, (True, True, False, False)))
         for index, solved in enumerate(outcomes[:logged])
     ]
-    keys = {"model": "sudoku-tiny", "task": "sudoku4", "output_dir": str(folder), "max_steps": steps, "seed": seed}
-    keys |= {"num_generations": 4, "log_completions": logged, **config}
-    (folder / "config.yaml").write_text(json.dumps(keys))  # JSON is YAML, too
+    config = {"model": "sudoku-tiny", "task": "sudoku4", "output_dir": str(folder), "max_steps": steps, "seed": seed}
+    config |= {"num_generations": 4, "log_completions": logged, **more_keys, **(keys or {})}
+    (folder / "config.yaml").write_text(json.dumps(config))  # JSON is YAML, too
     write_lines(folder / "metrics.jsonl", lines)
     write_lines(folder / "timings.jsonl", timings)
     if logged:

@@ -1,4 +1,4 @@
-"""If these fail, the page does not work in a browser: it loads something, shows text as HTML, or its controls do nothing.
+"""If these fail, the page loads something, shows text as HTML, or its controls do nothing.
 
 Chromium opens the pages from the disk. The tests are skipped where there is no Chromium.
 """
@@ -112,7 +112,7 @@ def test_smoothing_draws_a_second_curve(page: Opened) -> None:
 
 
 def test_the_slider_masks_what_was_unmasked_later(page: Opened, run: Path) -> None:
-    line = [line for line in lines_of(run, "completions.jsonl") if line["step"] == 19][0]
+    line = next(line for line in lines_of(run, "completions.jsonl") if line["step"] == 19)
     group = page["#completions .group"].first
     slider, tokens = group.locator("input.decoding"), group.locator(".card").first.locator(".token")
     assert texts(tokens) == line["tokens"]
@@ -131,7 +131,7 @@ def test_the_slider_masks_what_was_unmasked_later(page: Opened, run: Path) -> No
 
 
 def test_a_token_tells_its_step_and_its_confidence(page: Opened, run: Path) -> None:
-    line = [line for line in lines_of(run, "completions.jsonl") if line["step"] == 19][0]
+    line = next(line for line in lines_of(run, "completions.jsonl") if line["step"] == 19)
     strip = page["#completions .tokens"].first
     strip.locator(".token").nth(2).hover()
     expect(page["#tooltip"]).to_contain_text("token 3 of 8")
@@ -145,7 +145,7 @@ def test_a_token_tells_its_step_and_its_confidence(page: Opened, run: Path) -> N
 
 
 def test_early_tokens_are_shaded_most(page: Opened, run: Path) -> None:
-    line = [line for line in lines_of(run, "completions.jsonl") if line["step"] == 19][0]
+    line = next(line for line in lines_of(run, "completions.jsonl") if line["step"] == 19)
     tokens = page["#completions .card"].first.locator(".token")
     colours = tokens.evaluate_all("spans => spans.map(span => getComputedStyle(span).backgroundColor)")
     by_step = dict(zip(line["order"], colours, strict=True))

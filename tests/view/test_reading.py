@@ -41,7 +41,7 @@ def test_every_number_of_the_metrics_is_a_curve_with_its_values(tmp_path: Path) 
     points, ends = curve(content, "greedy_accuracy")["series"]
     assert (points["shape"], points["x"]) == ("points", [2, 4, 6])
     assert (ends["shape"], ends["x"], ends["y"]) == ("ends", [0, 6], [0.25, 0.75])
-    assert [group["title"] for group in content["curves"]][0] == "At a glance"
+    assert next(group["title"] for group in content["curves"]) == "At a glance"
     assert content["curves"][0]["curves"][0]["name"] == "reward"
 
 

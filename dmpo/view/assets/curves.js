@@ -170,7 +170,7 @@ class Curves {
       height: CHART_HEIGHT,
       hovermode: "x unified",
       xaxis: { ...axis, hoverformat: "d", unifiedhovertitle: { text: "step %{x}" }, tickformat: "~s", nticks: 6 },
-      yaxis: { ...axis, nticks: 5, tickformat: share ? ".0%" : null, exponentformat: "power" },
+      yaxis: { ...axis, nticks: 5, tickformat: share ? ".0%" : null, ...(share && { minallowed: -0.02, maxallowed: 1.02 }), exponentformat: "power" },
       uirevision: "same", // zoom survives smoothing
     };
   }

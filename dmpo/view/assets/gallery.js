@@ -151,16 +151,18 @@ class Gallery {
     const shown = cards.map((card) => this.#card(card, group, steps, strips));
     const heading = element("h3", {}, visibleText(group.heading));
     if (group.source !== undefined && this.sources.length > 1) heading.prepend(sourceMark(group.source));
-    const prompt = foldedText(this.prompts[group.prompt], "prompt", 600);
-    const head = element("div", { class: "group-head" }, heading);
+    const text = this.prompts[group.prompt];
+    const isShort = text.length <= 60 && !text.includes("\n");
+    const prompt = isShort ? element("code", { class: "prompt" }, visibleText(text)) : foldedText(text, "prompt", 600);
+    const head = element("div", { class: "group-head" }, element("div", {}, heading, isShort && prompt));
     if (steps > 0) head.append(decodingSlider(`${this.id}-step-${number}`, steps, strips));
-    return element("article", { class: "group" }, head, prompt, element("div", { class: "cards" }, shown));
+    return element("article", { class: "group" }, head, !isShort && prompt, element("div", { class: "cards" }, shown));
   }
 
   #card(card, group, steps, strips) {
     const top = element("div", { class: "card-top" });
     const { verdict } = card;
-    if (verdict !== undefined) {
+    if (verdict != null) {
       top.append(element("span", { class: `verdict ${verdict ? "right" : "wrong"}` }, verdict ? "✓ right" : "✗ wrong"));
     }
     if (card.heading) top.append(element("span", { class: "card-heading" }, visibleText(card.heading)));

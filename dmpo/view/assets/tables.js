@@ -6,13 +6,13 @@ function overviewSection(sources) {
 
 function runCard(run, number, runs) {
   const heading = element("h3", {}, runs.length > 1 && sourceMark(number), visibleText(run.name));
-  const numbers = run.accuracies.map(({ name, values, intervals }) => {
-    const shown = name === "reward" ? shortNumber : percent;
+  const numbers = run.measures.map(({ name, values, intervals }) => {
+    const shown = name.endsWith("accuracy") ? percent : shortNumber;
     const interval = (bounds) => (bounds ? ` [${bounds.map(shown).join(", ")}]` : "");
     const meaning =
-      name === "reward"
+      name === "reward of rollouts"
         ? "mean reward of rollouts, in the first and in the last fifth of the steps"
-        : `test rows solved, before${interval(intervals[0])} and after${interval(intervals[1])} training; 95 % intervals`;
+        : `of the test rows, before${interval(intervals[0])} and after${interval(intervals[1])} training; 95 % intervals`;
     const change = element("dd", {}, shown(values[0]), element("span", { class: "arrow" }, " → "), element("b", {}, shown(values[1])));
     return element("div", { title: meaning }, element("dt", {}, name), change);
   });
