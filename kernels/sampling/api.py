@@ -112,5 +112,5 @@ def _(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = logits.shape[0]
-    floats = (logits.new_empty(rows, dtype=torch.float32) for _ in range(2))
-    return logits.new_empty(rows, dtype=torch.int64), *floats
+    confidence, entropy = (logits.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return logits.new_empty(rows, dtype=torch.int64), confidence, entropy

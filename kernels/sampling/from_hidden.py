@@ -173,15 +173,15 @@ def _sample_with_entropy_op(
 @_sample_with_entropy_op.register_fake
 def _(hidden: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     rows = hidden.shape[0]
-    floats = (hidden.new_empty(rows, dtype=torch.float32) for _ in range(2))
-    return hidden.new_empty(rows, dtype=torch.int64), *floats
+    confidence, entropy = (hidden.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return hidden.new_empty(rows, dtype=torch.int64), confidence, entropy
 
 
 class RowChunks:
     """Draws with the kernels of `triton_kernels`, from as many whole rows of logits as the limit allows."""
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float, entropy: bool
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float, entropy: bool = False
     ) -> None:
         self.weight, self.bias = weight, None if bias is None else bias.to(weight.dtype)
         self.rows = max(1, limit // (len(weight) * weight.itemsize))
@@ -193,7 +193,7 @@ class RowChunks:
         seed: int,
         row_ids: Tensor,
         forbid: list[int],
-        entropy: Tensor | None,
+        entropy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         from . import triton_kernels
 
@@ -206,7 +206,7 @@ class TilePass:
     passes share."""
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float, entropy: bool
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, limit: int, temperature: float, entropy: bool = False
     ) -> None:
         dtype, number = accumulation_dtype(hidden.dtype), buffers(temperature, entropy)
         self.head, self.tiles, self.limit = Head(weight, bias, dtype), -(-len(weight) // TILE), limit
@@ -227,7 +227,7 @@ class TilePass:
         seed: int,
         row_ids: Tensor,
         forbid: list[int],
-        entropy: Tensor | None,
+        entropy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw for one row chunk [m, H]; confidence NaN marks rows that need the definition."""
         m = len(hidden)

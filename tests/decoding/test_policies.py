@@ -191,5 +191,6 @@ def test_entropy_decodes_the_positions_of_least_entropy() -> None:
 def test_eos_flags_need_an_eos() -> None:
     model = tiny_models.tiny(eos_id=None)
     for flag in ("logits_eos_inf", "confidence_eos_eot_inf"):
+        options: dict[str, Any] = {"decoder": "topk", "gen_length": 4, "block_length": 4, "steps": 4, flag: True}
         with pytest.raises(ValueError, match=f"{flag} needs eos_id"):
-            generate(model, tokens(1, 4), decoder="topk", gen_length=4, block_length=4, steps=4, **{flag: True})
+            generate(model, tokens(1, 4), **options)

@@ -1,8 +1,9 @@
-"""If these fail, the entropy that a draw returns is not the entropy of its row, or costs a second read of the logits."""
+"""If these fail, the entropy that a draw returns is not its row's, or costs a second read of the logits."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_one_pass_over_the_logits(path: str, temperature: float) -> None:
 def test_from_hidden_states(path: str, temperature: float, limit: int | None) -> None:
     draw = torch.Generator().manual_seed(0)
     hidden, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((20, 16), (1000, 16), (1000,)))
-    named = {"seed": 3, "forbid": [1, 999], "bias": bias, "max_logits_bytes": limit}
+    named: dict[str, Any] = {"seed": 3, "forbid": [1, 999], "bias": bias, "max_logits_bytes": limit}
     ids, confidence, entropy = linear_sample_tokens_with_entropy(hidden, weight, temperature, **named)
     wanted = linear_sample_tokens(hidden, weight, temperature, **named)
     assert torch.equal(ids, wanted[0])
