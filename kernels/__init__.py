@@ -10,10 +10,16 @@ if __name__ != "kernels":
     from .linear_ce import linear_token_logprobs, linear_weighted_ce
     from .masked_ce import masked_token_logprobs, weighted_masked_ce
     from .remask import remask_, revoke_
-    from .sampling import linear_sample_tokens, sample_tokens
+    from .sampling import (
+        linear_sample_tokens,
+        linear_sample_tokens_with_entropy,
+        sample_tokens,
+        sample_tokens_with_entropy,
+    )
 
     __all__ = [
         "linear_sample_tokens",
+        "linear_sample_tokens_with_entropy",
         "linear_token_logprobs",
         "linear_weighted_ce",
         "masked_token_logprobs",
@@ -21,5 +27,6 @@ if __name__ != "kernels":
         "remask_",
         "revoke_",
         "sample_tokens",
+        "sample_tokens_with_entropy",
         "weighted_masked_ce",
     ]

@@ -154,6 +154,23 @@ def sample_tokens(
     return ids, probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float()
 
 
+def sample_tokens_with_entropy(
+    logits: Tensor, temperature: float, *, seed: int, row_ids: Tensor | None = None, forbid: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample_tokens`, and `row_entropy`."""
+    drawn = sample_tokens(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)
+    return *drawn, row_entropy(logits, forbid)
+
+
+def row_entropy(logits: Tensor, forbid: Sequence[int] = ()) -> Tensor:
+    """-Σ p log p in nats of p = softmax(logits) over the allowed tokens; float32 [M]. Infinities as in `sample_tokens`,
+    NaN where that gives a probability NaN."""
+    logits = widened(logits).clamp(max=torch.finfo(widened(logits).dtype).max)
+    logits[:, list(forbid)] = float("-inf")
+    log_probs = (logits - logits.amax(-1, keepdim=True)).log_softmax(-1)
+    return -(log_probs.exp() * log_probs.masked_fill(log_probs == float("-inf"), 0.0)).sum(-1).float()
+
+
 def revoke_(tokens: Tensor, confidence: Tensor, *, mask_id: int, threshold: float, limit: int | Tensor) -> Tensor:
     """Mask tokens below the threshold again, the least confident first, at most `limit` of a row; int32 [B]."""
     revoked = torch.zeros(tokens.shape[0], dtype=torch.int32, device=tokens.device)
@@ -182,3 +199,20 @@ def linear_sample_tokens(
     hidden = widened(hidden)
     logits = torch.nn.functional.linear(hidden, widened(weight), None if bias is None else bias.to(hidden.dtype))
     return sample_tokens(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)
+
+
+def linear_sample_tokens_with_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    temperature: float,
+    *,
+    seed: int,
+    row_ids: Tensor | None = None,
+    forbid: Sequence[int] = (),
+    bias: Tensor | None = None,
+    max_logits_bytes: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample_tokens_with_entropy` of `hidden @ weight.T + bias`."""
+    hidden = widened(hidden)
+    logits = torch.nn.functional.linear(hidden, widened(weight), None if bias is None else bias.to(hidden.dtype))
+    return sample_tokens_with_entropy(logits, temperature, seed=seed, row_ids=row_ids, forbid=forbid)

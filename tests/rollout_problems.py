@@ -23,6 +23,7 @@ RULES: dict[str, dict[str, Any]] = {
     "prefix_cache": {"factor": 1.0},
     "dual_cache": {"threshold": 0.25},
     "risk": {"threshold": 0.4},
+    "entropy": {"entropy_bound": 1.0},
     "hierarchy": {"threshold": 0.6, "low_threshold": 0.25},
     "wino": {"wino_threshold": 0.3, "wino_threshold_back": 0.5},
 }

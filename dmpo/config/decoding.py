@@ -20,7 +20,7 @@ Remasking = Literal["low_confidence", "random"]
 
 DECODERS: tuple[Decoder, ...] = (
     *("topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"),
-    *("risk", "hierarchy"),
+    *("risk", "entropy", "hierarchy"),
 )
 
 _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
@@ -57,6 +57,7 @@ _WINO = Only(("wino",))
 _BY_PROBABILITY = {  # decoders that need the probability of a candidate, and for what
     "wino": "it verifies by probability what it unmasks",
     "risk": "it adds up the probability of mistakes",
+    "entropy": "it ranks by entropy",
     "hierarchy": "it compares probabilities with thresholds",
 }
 
@@ -72,6 +73,8 @@ class DecodingRules:
     risk: τ, see `dmpo.generate`, and null is the published 0.9"""
     factor: Annotated[float | None, _NOT_NEGATIVE, _PARALLEL] = None
     """unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one"""
+    entropy_bound: Annotated[float, _NOT_NEGATIVE, Only(("entropy",))] = 0.1
+    """γ of entropy, in nats: the sum of the entropies unmasked together, without the largest, is at most this"""
     low_threshold: Annotated[float, _SHARE, Only(("hierarchy",))] = 0.4
     """hierarchy unmasks the best candidate of each run of masks if it is more probable; the default is dInfer's"""
     cfg_scale: Annotated[float, _FINITE] = 0.0
@@ -111,8 +114,8 @@ class DecodingOptions(DecodingRules):
     block_length: int = 32
     """tokens of a block; blocks are filled from left to right"""
     steps: int = 128
-    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino, random_order
-    and hierarchy; of risk the most"""
+    """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino, random_order,
+    entropy and hierarchy; of risk the most"""
 
     def __post_init__(self) -> None:
         for name, check in _checks().items():

@@ -9,7 +9,7 @@ from .cached_step import CachedStep
 from .canvas import Canvas
 from .compiled_step import CompiledStep
 from .passes import CachedPass, FullPass, ShadowPass
-from .policies import BoundedRisk, Confident, Hierarchy, Policy, Schedule, WideInNarrowOut
+from .policies import BoundedRisk, Confident, EntropyBound, Hierarchy, Policy, Schedule, WideInNarrowOut
 from .sampler import Sampler
 
 RISK_THRESHOLD = 0.9  # the published τ (SLIM-RL, arXiv 2607.00208)
@@ -31,6 +31,8 @@ def make_policy(options: DecodingOptions) -> Policy:
     schedule = Schedule(options.block_length, options.steps // options.blocks)
     if options.decoder == "risk":
         return BoundedRisk(RISK_THRESHOLD if options.threshold is None else options.threshold, schedule)
+    if options.decoder == "entropy":
+        return EntropyBound(options.entropy_bound)
     if options.decoder == "hierarchy":
         return Hierarchy(options.threshold, options.low_threshold)
     if options.threshold is not None or options.factor is not None:

@@ -78,6 +78,8 @@ def generate(
             arXiv 2507.18578). Needs sdpa or eager attention.
         risk: the most confident tokens whose chances of being wrong, 1 − c, sum to at most 1 − `threshold`, and never
             fewer than topk unmasks (SLIM-RL's bounded risk, arXiv 2607.00208).
+        entropy: the tokens of least entropy H whose ΣH without the largest is at most `entropy_bound` (EB-Sampler,
+            Ben-Hamu et al. 2025, arXiv 2505.24857).
         hierarchy: the best token of each run of neighbouring masks if its probability is above `low_threshold`, and
             with `threshold` all tokens above it (dInfer, Ma et al. 2025, arXiv 2510.08666).
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact

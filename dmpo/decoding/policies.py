@@ -164,6 +164,28 @@ class BoundedRisk:
 
 
 @dataclass(frozen=True)
+class EntropyBound:
+    """EB-Sampler (Ben-Hamu et al. 2025, arXiv 2505.24857): the longest prefix of ascending entropies with
+    Σ_{i≤n} H_(i) − H_(n) ≤ γ, which is always one at least. The sum bounds the mutual information of the tokens.
+
+    `Step.confidence` is −H here.
+    """
+
+    bound: float
+    revokes = False
+
+    def count(self, row: Row) -> int | None:
+        return None
+
+    def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        ranked = step.confidence.masked_fill((step.window != step.mask_id) | step.confidence.isnan(), -torch.inf)
+        ascending = -ranked.double().sort(1, descending=True).values
+        before = torch.nn.functional.pad(ascending.cumsum(1), (1, 0))[:, :-1]  # the sum without the own entropy
+        count = (before <= self.bound).sum(1)
+        return remask_(step.window, step.candidates, step.confidence, mask_id=step.mask_id, num_transfer=count), None
+
+
+@dataclass(frozen=True)
 class Hierarchy:
     """dInfer's hierarchical decoding (Ma et al. 2025, arXiv 2510.08666): the masks of a block are split from inside.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..config.decoding import DecodingOptions
-from ..kernels import linear_sample_tokens, linear_token_logprobs
+from ..kernels import linear_sample_tokens, linear_sample_tokens_with_entropy, linear_token_logprobs
 from ..models.masked_lm import head_weight, one_of
 from ..randomness import derive_key, seed_change, uniforms, uniforms_of_change, with_seed_zero
 from .canvas import Canvas
@@ -49,7 +49,8 @@ class Sampler:
 
         hidden [R, B, H]; index int64 [R], the rows; span int64 [R, B], the window's positions on the canvas.
         Returns token int64, probability float32 and rank float32, [R, B] each; 0 where nothing was drawn. The rank is
-        the probability or a random number; -inf for an EOS that is ranked last.
+        the probability, a random number, or for decoder "entropy" the entropy of the position with a minus, of the
+        untempered distribution in nats; -inf for an EOS that is ranked last.
         """
         options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
@@ -59,7 +60,10 @@ class Sampler:
         rows = hidden.flatten(0, 1)
         if positions is not None:
             rows, draws = rows[positions], draws[positions]
-        ids, confidence = linear_sample_tokens(
+        draw: Callable[..., tuple[Tensor, ...]] = linear_sample_tokens
+        if options.decoder == "entropy":
+            draw = linear_sample_tokens_with_entropy
+        drawn = draw(
             rows.to(self.weight.dtype),
             self.weight,
             options.temperature,
@@ -69,10 +73,9 @@ class Sampler:
             bias=self.bias,
         )
         if positions is not None:
-            ids = ids.new_zeros(span.numel()).scatter(0, positions, ids)
-            confidence = confidence.new_zeros(span.numel()).scatter(0, positions, confidence)
-        candidates, confidence = ids.view(span.shape), confidence.view(span.shape)
-        ranking = confidence
+            drawn = tuple(values.new_zeros(span.numel()).scatter(0, positions, values) for values in drawn)
+        candidates, confidence, *entropy = (values.view(span.shape) for values in drawn)
+        ranking = -entropy[0] if entropy else confidence
         if options.ranks_at_random:
             if self.changes is None:
                 ranking = uniforms(self._rank_key, counter, length).gather(1, position)

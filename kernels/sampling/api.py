@@ -51,18 +51,44 @@ def sample_tokens(
     return torch.ops.dmpo.sample_tokens(logits.detach(), float(temperature), seed, row_ids, forbid, mode)
 
 
+def sample_tokens_with_entropy(
+    logits: Tensor, temperature: float, *, seed: int, row_ids: Tensor | None = None, forbid: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sample_tokens`, and the entropy of each row from the same pass over the logits.
+
+    Arguments and errors as of `sample_tokens` -> ids int64 [M], confidence float32 [M], entropy float32 [M] in nats: of
+    softmax(logits) over the allowed tokens, whatever the temperature; NaN where the confidence is.
+    """
+    check_floating("logits", logits, "MV")
+    forbid, seed = check_draw(logits, logits.shape[1], temperature, seed, row_ids, forbid)
+    return torch.ops.dmpo.sample_tokens_with_entropy(logits.detach(), float(temperature), seed, row_ids, forbid)
+
+
 @torch.library.custom_op("dmpo::sample_tokens", mutates_args=())
 def _sample_op(
     logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
 ) -> tuple[Tensor, Tensor]:
+    return _sample(logits, temperature, seed, row_ids, forbid, mode, None)
+
+
+def _sample(
+    logits: Tensor,
+    temperature: float,
+    seed: int,
+    row_ids: Tensor | None,
+    forbid: list[int],
+    mode: str,
+    entropy: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """ids [M] and confidence [M]; `entropy`, float32 [M], gets the entropies."""
     if uses_triton(logits):
         from . import triton_kernels
 
         if logits.stride(1) != 1 and logits.shape[1] > 1:
             logits = logits.contiguous()
         row_ids = None if row_ids is None else row_ids.contiguous()
-        return triton_kernels.sample(logits, temperature, seed, row_ids, forbid, mode)
-    return plain.sample(logits, temperature, seed, row_ids, forbid, mode)
+        return triton_kernels.sample(logits, temperature, seed, row_ids, forbid, mode, entropy)
+    return plain.sample(logits, temperature, seed, row_ids, forbid, mode, entropy)
 
 
 @_sample_op.register_fake
@@ -71,3 +97,20 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     rows = logits.shape[0]
     return logits.new_empty(rows, dtype=torch.int64), logits.new_empty(rows, dtype=torch.float32)
+
+
+@torch.library.custom_op("dmpo::sample_tokens_with_entropy", mutates_args=())
+def _sample_with_entropy_op(
+    logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    entropy = logits.new_empty(len(logits), dtype=torch.float32)
+    return *_sample(logits, temperature, seed, row_ids, forbid, "cdf", entropy), entropy
+
+
+@_sample_with_entropy_op.register_fake
+def _(
+    logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = logits.shape[0]
+    confidence, entropy = (logits.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return logits.new_empty(rows, dtype=torch.int64), confidence, entropy

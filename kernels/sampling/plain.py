@@ -19,9 +19,18 @@ SMALLEST = -80.0  # lower exponents are raised to it: e^-80 adds nothing to 1, a
 
 
 def sample(
-    logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
+    logits: Tensor,
+    temperature: float,
+    seed: int,
+    row_ids: Tensor | None,
+    forbid: list[int],
+    mode: str,
+    entropy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`api.sample_tokens` of validated arguments, one row chunk at a time."""
+    """`api.sample_tokens` of validated arguments, one row chunk at a time.
+
+    entropy: float32 [M], gets the entropy of each row (not in mode "gumbel").
+    """
     rows, vocab = logits.shape
     if row_ids is None:
         row_ids = torch.arange(rows, device=logits.device)
@@ -35,17 +44,27 @@ def sample(
         if by_definition:
             odd = torch.arange(len(ids[chunk]), device=ids.device)
         else:
-            ids[chunk], confidence[chunk] = _draw(logits[chunk], temperature, seed, row_ids[chunk], forbid, scratch)
+            out = None if entropy is None else entropy[chunk]
+            drawn = _draw(logits[chunk], temperature, seed, row_ids[chunk], forbid, scratch, out)
+            ids[chunk], confidence[chunk] = drawn
             odd = confidence[chunk].isnan().nonzero().flatten()
         if len(odd):
             ids[chunk][odd], confidence[chunk][odd] = reference.sample_tokens(
                 logits[chunk][odd], temperature, seed=seed, row_ids=row_ids[chunk][odd], forbid=forbid, mode=mode
             )
+            if entropy is not None:
+                entropy[chunk][odd] = reference.row_entropy(logits[chunk][odd], forbid)
     return ids, confidence
 
 
 def _draw(
-    logits: Tensor, temperature: float, seed: int, row_ids: Tensor, forbid: list[int], scratch: list[Tensor]
+    logits: Tensor,
+    temperature: float,
+    seed: int,
+    row_ids: Tensor,
+    forbid: list[int],
+    scratch: list[Tensor],
+    entropy: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Draw for one row chunk [m, V]; confidence NaN marks rows that need the definition. `scratch` keeps buffers."""
     m, vocab = logits.shape
@@ -53,12 +72,16 @@ def _draw(
     width = -(-vocab // tiles)
     if not scratch:
         dtype = accumulation_dtype(logits.dtype)
-        scratch += [logits.new_empty(m, tiles * width, dtype=dtype) for _ in range(buffers(temperature))]
+        number = buffers(temperature, entropy is not None)
+        scratch += [logits.new_empty(m, tiles * width, dtype=dtype) for _ in range(number)]
     work = scratch[0][:m]
     work[:, :vocab] = logits
     work[:, vocab:] = float("-inf")
     work[:, forbid] = float("-inf")
-    sums = tile_sums(work.view(m, tiles, width), temperature, scratch[-1][:m].view(m, tiles, width))
+    spare = scratch[-1][:m].view(m, tiles, width)
+    sums = tile_sums(work.view(m, tiles, width), temperature, spare, entropy=entropy is not None)
+    if entropy is not None:
+        entropy.copy_(entropy_of(sums))
     tile, rest, mass = choose_tile(sums, temperature, uniform(seed, row_ids).unsqueeze(-1))
     at = tile * width + torch.arange(width, device=tile.device)  # [m, width]
     x = logits.gather(-1, at.clamp(max=vocab - 1)).to(work.dtype)
@@ -75,22 +98,40 @@ def barred(at: Tensor, vocab: int, forbid: list[int]) -> Tensor:
     return outside
 
 
-def buffers(temperature: float) -> int:
+def buffers(temperature: float, entropy: bool) -> int:
     """How many buffers of logits `tile_sums` needs."""
-    return 1 if temperature in (0, 1) else 2
+    return 1 if temperature in (0, 1) and not entropy else 2
 
 
-def tile_sums(x: Tensor, temperature: float, spare: Tensor) -> tuple[Tensor, ...]:
-    """The largest logit of every tile, Σ exp(l - top) and, if T is neither 0 nor 1, Σ exp((l - top) / T).
+def tile_sums(x: Tensor, temperature: float, spare: Tensor, *, entropy: bool) -> tuple[Tensor, ...]:
+    """The largest logit of every tile, Σ exp(l - top), if T is neither 0 nor 1 Σ exp((l - top) / T), and with `entropy`
+    Σ (l - top) exp(l - top).
 
-    x float32 or float64 [m, n, k], overwritten; spare, of the same shape, overwritten if T is neither 0 nor 1 -> two or
-    three tensors [m, n]. The top of a tile with NaN or +inf is NaN or +inf. The top of a tile with -inf alone is -inf,
-    and its sums are not used.
+    x float32 or float64 [m, n, k], overwritten; spare, of the same shape, overwritten if T is neither 0 nor 1 and with
+    `entropy` -> two to four tensors [m, n]. The top of a tile with NaN or +inf is NaN or +inf. The top of a tile with
+    -inf alone is -inf, and its sums are not used.
     """
     tops = x.amax(-1)
     x.sub_(tops.clamp(min=torch.finfo(x.dtype).min).unsqueeze(-1))
-    tempered = () if buffers(temperature) == 1 else (_powers(torch.mul(x, 1 / temperature, out=spare)).sum(-1),)
-    return (tops, _powers(x).sum(-1), *tempered)
+    tempered = () if temperature in (0, 1) else (_powers(torch.mul(x, 1 / temperature, out=spare)).sum(-1),)
+    if not entropy:
+        return (tops, _powers(x).sum(-1), *tempered)
+    powers = torch.exp(x.clamp_(min=SMALLEST), out=spare)
+    return (tops, powers.sum(-1), *tempered, x.mul_(powers).sum(-1))
+
+
+def entropy_of(sums: tuple[Tensor, ...]) -> Tensor:
+    """The entropy in nats of each row's untempered distribution, float64 [m]; sums as of `tile_sums` with `entropy`.
+
+    With the gap d of a tile's top to the row's, S = Σ e^d·Σ exp(l - top) and W = Σ e^d·(Σ (l - top)·exp(l - top)
+    + d·Σ exp(l - top)): H = log S - W / S, whose two terms are not negative. NaN where `choose_tile` gives NaN.
+    """
+    tops = sums[0].double()
+    gaps = tops - tops.amax(-1, keepdim=True)
+    mass = _scaled(sums[1], gaps)
+    total = mass.sum(-1)
+    moment = _scaled(sums[-1], gaps) + (gaps * mass).masked_fill_(mass == 0, 0.0)
+    return total.log() - moment.sum(-1) / total
 
 
 def _powers(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ..launch import LaunchConfig, ProductionKernel, launch_config, on_device, p
 from ..random_numbers import seed_key
 
 ARGMAX, PLAIN, TEMPERED, GUMBEL = 0, 1, 2, 3  # T = 0; T = 1; any other T; per-element oracle
-STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers stored for a tile
+STATS = {ARGMAX: 2, PLAIN: 2, TEMPERED: 3, GUMBEL: 4}  # float32 numbers stored for a tile; with entropy one more
 RUN = 64  # tokens; the draw inside a tile takes a run of this length, then a token of the run
 
 BY_VALUE = 4  # forbidden ids that are arguments of a launch; further ones are in a table on the device
@@ -88,9 +88,9 @@ def _tile(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _of_row(stats, row, tiles, MODE: constexpr):  # type: ignore[no-untyped-def]
-    """The address of a row's figures: STATS[MODE] figures for each tile."""
-    return stats + row * tiles * (2 if MODE < _TEMPERED else MODE + 1)
+def _of_row(stats, row, tiles, MODE: constexpr, ENTROPY: constexpr):  # type: ignore[no-untyped-def]
+    """The address of a row's figures: STATS[MODE] figures for each tile, and with ENTROPY one more."""
+    return stats + row * tiles * ((2 if MODE < _TEMPERED else MODE + 1) + ENTROPY)
 
 
 @triton.jit
@@ -112,7 +112,7 @@ def _pick(weights, u, SIZE: constexpr):  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _tile_stats(  # type: ignore[no-untyped-def]
     logits, stride, stats, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, row_ids, key, inv_t, vocab,
-    MODE: constexpr, BLOCK: constexpr,
+    MODE: constexpr, BLOCK: constexpr, ENTROPY: constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(vocab, BLOCK)
     program = tl.program_id(0)
@@ -120,9 +120,13 @@ def _tile_stats(  # type: ignore[no-untyped-def]
     x = _tile(logits, stride, row, tile, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, vocab, BLOCK)
     top = tl.max(x, 0)
     shifted = x - tl.where(top > float("-inf"), top, 0.0)
-    out = _of_row(stats, row, tiles, MODE) + tile
+    out = _of_row(stats, row, tiles, MODE, ENTROPY) + tile
     tl.store(out, top)
-    tl.store(out + tiles, tl.sum(tl.exp(shifted), 0))
+    powers = tl.exp(shifted)
+    tl.store(out + tiles, tl.sum(powers, 0))
+    if ENTROPY:
+        moment = tl.sum(tl.where(powers > 0, shifted * powers, 0.0), 0)  # -inf * 0 is NaN
+        tl.store(out + (2 if MODE < _TEMPERED else MODE + 1) * tiles, moment)
     if MODE == _TEMPERED:
         tl.store(out + 2 * tiles, tl.sum(tl.exp(shifted * inv_t), 0))
     if MODE == _GUMBEL:
@@ -137,19 +141,26 @@ def _tile_stats(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _draw(  # type: ignore[no-untyped-def]
     logits, stride, stats, forbid_0, forbid_1, forbid_2, forbid_3, more, n_more, row_ids, key, inv_t, vocab,
-    ids, confidence, fallback,
-    MODE: constexpr, BLOCK: constexpr, TILES: constexpr, RUN: constexpr,
+    ids, confidence, entropy, fallback,
+    MODE: constexpr, BLOCK: constexpr, ENTROPY: constexpr, TILES: constexpr, RUN: constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(vocab, BLOCK)
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, TILES)
     live = lane < tiles
-    at = _of_row(stats, row, tiles, MODE) + lane
+    at = _of_row(stats, row, tiles, MODE, ENTROPY) + lane
     tops = tl.load(at, mask=live, other=float("-inf"))
     sums = tl.load(at + tiles, mask=live, other=0.0)
     top = tl.max(tops, 0)
     shifted = tl.where(live & (tops > float("-inf")), tops - top, float("-inf"))
     total = tl.sum(sums * tl.exp(shifted), 0)  # NaN if the row has a NaN: NaN * 0 is NaN
+    if ENTROPY:
+        # H = log S - W / S over the row, as `plain.entropy_of`
+        scales = tl.exp(shifted)
+        masses = sums * scales
+        moments = tl.load(at + (2 if MODE < _TEMPERED else MODE + 1) * tiles, mask=live, other=0.0)
+        moment = tl.sum(tl.where(masses > 0, moments * scales + shifted * masses, 0.0), 0)
+        tl.store(entropy + row, tl.where(total > 0, tl.log(total) - moment / total, float("nan")))
     u = ((_row_state(row_ids, row, key) >> 11).to(tl.float64)) * 1.1102230246251565e-16
 
     if MODE == _ARGMAX:
@@ -172,7 +183,7 @@ def _draw(  # type: ignore[no-untyped-def]
     if MODE == _ARGMAX:
         token = tl.min(tl.where(x == tile_top, lanes, BLOCK - 1), 0)
     elif MODE == _GUMBEL:
-        token = tl.load(_of_row(stats, row, tiles, MODE) + 3 * tiles + tile).to(tl.int32)
+        token = tl.load(_of_row(stats, row, tiles, MODE, ENTROPY) + 3 * tiles + tile).to(tl.int32)
     else:
         weights = x - tl.where(tile_top > float("-inf"), tile_top, 0.0)
         if MODE == _TEMPERED:
@@ -190,9 +201,18 @@ def _draw(  # type: ignore[no-untyped-def]
 
 
 def sample(
-    logits: Tensor, temperature: float, seed: int, row_ids: Tensor | None, forbid: list[int], mode: str
+    logits: Tensor,
+    temperature: float,
+    seed: int,
+    row_ids: Tensor | None,
+    forbid: list[int],
+    mode: str,
+    entropy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Launch both kernels on validated arguments. logits float32, float16 or bfloat16 [M, V], last stride 1."""
+    """Launch both kernels on validated arguments. logits float32, float16 or bfloat16 [M, V], last stride 1.
+
+    entropy: float32 [M], gets the entropy of each row; None: the kernels compute none.
+    """
     rows, vocab = logits.shape
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
@@ -201,18 +221,18 @@ def sample(
     kind = ARGMAX if temperature == 0 else GUMBEL if mode == "gumbel" else PLAIN if temperature == 1 else TEMPERED
     config = launch_config("sample_tiles", vocab, logits.dtype)
     tiles = triton.cdiv(vocab, config.block)
-    stats = torch.empty(rows, STATS[kind], tiles, dtype=torch.float32, device=logits.device)
+    stats = torch.empty(rows, STATS[kind] + (entropy is not None), tiles, dtype=torch.float32, device=logits.device)
     fallback = min(set(range(len(forbid) + 1)) - set(forbid))
     by_value = (*forbid[:BY_VALUE], *[None] * (BY_VALUE - len(forbid)))
     more = _table(tuple(forbid[BY_VALUE:]), logits.device) if len(forbid) > BY_VALUE else None
     key, inv_t = seed_key(seed), 0.0 if temperature == 0 else 1.0 / temperature
     beyond = max(0, len(forbid) - BY_VALUE)
     shared = (logits, logits.stride(0), stats, *by_value, more, beyond, row_ids, key, inv_t, vocab)
-    first, second = _constexprs(kind, config, tiles)
+    first, second = _constexprs(kind, config, tiles, entropy is not None)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with on_device(logits):
         _tile_stats[(rows * tiles,)](*shared, **first, **options)
-        _draw[(rows,)](*shared, ids, confidence, fallback, **second, **options)
+        _draw[(rows,)](*shared, ids, confidence, entropy, fallback, **second, **options)
     return ids, confidence
 
 
@@ -222,10 +242,10 @@ def _table(forbid: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(forbid, dtype=torch.int64, device=device)
 
 
-def _constexprs(kind: int, config: LaunchConfig, tiles: int) -> tuple[dict[str, int], dict[str, int]]:
+def _constexprs(kind: int, config: LaunchConfig, tiles: int, entropy: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Compile-time arguments of `_tile_stats` (the same for T = 0 and T = 1) and of `_draw`."""
-    block, padded = config.block, triton.next_power_of_2(tiles)
-    return {"MODE": kind or PLAIN, "BLOCK": block}, {"MODE": kind, "BLOCK": block, "TILES": padded, "RUN": RUN}
+    both, padded = {"BLOCK": config.block, "ENTROPY": int(entropy)}, triton.next_power_of_2(tiles)
+    return {"MODE": kind or PLAIN, **both}, {"MODE": kind, **both, "TILES": padded, "RUN": RUN}
 
 
 def production(arch: int) -> list[ProductionKernel]:
@@ -233,6 +253,7 @@ def production(arch: int) -> list[ProductionKernel]:
 
     "_odd": vocabulary and stride are no multiples of 16, so no load has 16 bytes. "_no_ids": random numbers without row
     ids. One id is forbidden, as in decoding; "_0", "_2" and so on: that number of ids by value; "_more": with a table.
+    "_entropy": with the entropy of each row.
     """
     kernels = []
     for dtype, short in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
@@ -240,9 +261,10 @@ def production(arch: int) -> list[ProductionKernel]:
             if kind == GUMBEL and dtype != torch.bfloat16:
                 continue
             config = launch_config("sample_tiles", _LLADA_VOCAB, dtype, arch)
-            first, second = _constexprs(kind, config, triton.cdiv(_LLADA_VOCAB, config.block))
+            tiles = triton.cdiv(_LLADA_VOCAB, config.block)
+            first, second = _constexprs(kind, config, tiles, False)
             constexprs: dict[str, Any]
-            for fn, constexprs in ((_tile_stats, first), (_draw, second)):
+            for fn, constexprs in ((_tile_stats, first), (_draw, {**second, "entropy": None})):
                 if fn is _tile_stats and kind == ARGMAX:
                     continue  # the same code as for T = 1
                 name, types = f"sample{fn.__name__}_{mode}_{short}", {**_TYPES, "logits": f"*{short}"}
@@ -254,6 +276,10 @@ def production(arch: int) -> list[ProductionKernel]:
                         kernels.append(make(f"{name}_{count}", constexprs=few, unaligned=_UNALIGNED))
                 constexprs = {**constexprs, **dict.fromkeys((*_FORBID[1:], "more"))}
                 kernels.append(make(name, constexprs=constexprs, unaligned=_UNALIGNED))
+                if kind != GUMBEL:
+                    asked = dict(zip((_tile_stats, _draw), _constexprs(kind, config, tiles, True), strict=True))[fn]
+                    asked = {**asked, **dict.fromkeys((*_FORBID[1:], "more"))}
+                    kernels.append(make(f"{name}_entropy", constexprs=asked, unaligned=_UNALIGNED))
                 odd = (*_UNALIGNED, "stride", "vocab")
                 kernels.append(make(f"{name}_odd", constexprs=constexprs, unaligned=odd, wide_loads=False))
                 if kind != ARGMAX and (fn is _tile_stats) == (kind == GUMBEL):
@@ -275,5 +301,6 @@ _TYPES = {
     "vocab": "i32",
     "ids": "*i64",
     "confidence": "*fp32",
+    "entropy": "*fp32",
     "fallback": "i32",
 }

@@ -307,6 +307,7 @@ def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation()
     assert {name: readers_of(name) for name in OPTIONS if readers_of(name)} == {
         "threshold": ("parallel", "prefix_cache", "dual_cache", "risk", "hierarchy"),
         "factor": ("parallel", "prefix_cache", "dual_cache"),
+        "entropy_bound": ("entropy",),
         "low_threshold": ("hierarchy",),
         **dict.fromkeys(("wino_threshold", "wino_threshold_back"), ("wino",)),
         "compiled": ("dual_cache",),

@@ -30,8 +30,9 @@ CASES: list[dict[str, Any]] = [
     {"decoder": "wino", "wino_threshold": 0.3, "wino_threshold_back": 0.6},
     {"decoder": "wino", "wino_threshold": 0.3, "wino_threshold_back": 0.6, "cfg_scale": 0.5},
     {"decoder": "random_order"},
-    {"decoder": "risk", "threshold": 0.3},
-    {"decoder": "risk", "threshold": 0.5, "cfg_scale": 0.5},
+    {"decoder": "risk", "threshold": 0.3, "steps": 12},
+    {"decoder": "risk", "threshold": 0.3, "cfg_scale": 0.5, "steps": 12},
+    {"decoder": "entropy", "entropy_bound": 2.0},
     {"decoder": "hierarchy", "threshold": 0.5, "low_threshold": 0.2},
     {"decoder": "topk", "confidence_eos_eot_inf": True},
     {"decoder": "topk", "logits_eos_inf": True},
@@ -80,7 +81,7 @@ def test_a_row_does_not_see_its_neighbours(make: Any, case: dict[str, Any], temp
     assert whole.row_forwards == sum(r.row_forwards for r in alone) - shared
     if "threshold" in case or "factor" in case or case["decoder"] == "wino":
         assert len({r.row_forwards for r in alone}) > 1, "all rows need the same number of steps"
-    if case["decoder"] in ("parallel", "wino", "topk", "random_order", "risk", "hierarchy"):
+    if case["decoder"] in ("parallel", "wino", "topk", "random_order", "risk", "entropy", "hierarchy"):
         assert whole.forwards == max(r.forwards for r in alone)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmpo import generate
-from dmpo.decoding.policies import BoundedRisk, Hierarchy, Policy, Row, Schedule, Step
+from dmpo.decoding.policies import BoundedRisk, EntropyBound, Hierarchy, Policy, Row, Schedule, Step
 from tests import tiny_models
 from tests.tiny_models import tokens
 
@@ -63,6 +63,17 @@ def risk(block: Block, tau: float, least: int) -> set[int]:
     return set(order[: max(count, least)])
 
 
+def entropy(block: Block, bound: float) -> set[int]:
+    """EB-Sampler, arXiv 2505.24857; the block has entropies with a minus."""
+    order, total, count = by_rank(block), 0.0, 0
+    for j in order:
+        total += -block[1][j]
+        if total - -block[1][j] > bound:
+            break
+        count += 1
+    return set(order[:count])
+
+
 def hierarchy(block: Block, threshold: float | None, low: float) -> set[int]:
     """dInfer, arXiv 2510.08666."""
     masked, confidence = block
@@ -86,6 +97,19 @@ def test_bounded_risk(block: Block, tau: float, steps: int, step: int) -> None:
     assert len(chosen) <= schedule.count(Row(0, 0, step=step)) or sum(1 - block[1][j] for j in chosen) <= 1 - tau
 
 
+# Multiples of 1/64, whose sums and differences are exact.
+ENTROPIES = st.integers(0, 256).map(lambda n: -n / 64)
+
+
+@settings(max_examples=200, deadline=None)
+@given(block=blocks(ENTROPIES), bound=st.integers(0, 512).map(lambda n: n / 64))
+def test_entropy_bound(block: Block, bound: float) -> None:
+    chosen = unmasked(EntropyBound(bound), block)
+    assert chosen == entropy(block, bound)
+    entropies = [-block[1][j] for j in chosen]
+    assert sum(entropies) - max(entropies) <= bound
+
+
 @settings(max_examples=200, deadline=None)
 @given(block=blocks(CONFIDENCES), threshold=st.none() | SHARES, low=SHARES)
 def test_hierarchy(block: Block, threshold: float | None, low: float) -> None:
@@ -106,7 +130,7 @@ def decoded(**options: Any) -> Any:
     return generate(model, tokens(24, 6), **shape | options)
 
 
-@pytest.mark.parametrize("decoder", ["topk", "dual_cache", "wino", "random_order", "risk", "hierarchy"])
+@pytest.mark.parametrize("decoder", ["topk", "dual_cache", "wino", "random_order", "risk", "entropy", "hierarchy"])
 def test_eos_is_never_drawn(decoder: str) -> None:
     """Of the ids 2 and 5 the first."""
     plain, never = (decoded(decoder=decoder, logits_eos_inf=flag).sequences[:, 6:] for flag in (False, True))
@@ -136,8 +160,37 @@ def test_eos_is_ranked_last(remasking: str) -> None:
             assert best <= set(first[row].nonzero().flatten().tolist())
 
 
+def test_entropy_decodes_the_positions_of_least_entropy() -> None:
+    """The first step, against entropies of the whole model in float64."""
+    model = tiny_models.tiny(init_std=0.7)
+    prompts, bound = tokens(8, 6), 2.0
+    canvas = torch.cat([prompts, torch.full((8, 12), 3)], 1)
+    with torch.no_grad():
+        logits = model(canvas).logits[:, 6:].double()
+    logits[..., 3] = -math.inf
+    entropies = torch.special.entr(logits.softmax(-1)).sum(-1)
+    made = generate(
+        model,
+        prompts,
+        decoder="entropy",
+        entropy_bound=bound,
+        gen_length=12,
+        block_length=12,
+        steps=12,
+        temperature=1.0,
+    )
+    sizes = set()
+    for row in range(8):
+        wanted = entropy(([True] * 12, (-entropies[row]).tolist()), bound)
+        assert set((made.order[row] == 0).nonzero().flatten().tolist()) == wanted
+        sizes.add(len(wanted))
+    assert max(sizes) > 1
+    assert made.forwards < 12
+
+
 def test_eos_flags_need_an_eos() -> None:
     model = tiny_models.tiny(eos_id=None)
     for flag in ("logits_eos_inf", "confidence_eos_eot_inf"):
+        options: dict[str, Any] = {"decoder": "topk", "gen_length": 4, "block_length": 4, "steps": 4, flag: True}
         with pytest.raises(ValueError, match=f"{flag} needs eos_id"):
-            generate(model, tokens(1, 4), decoder="topk", gen_length=4, block_length=4, steps=4, **{flag: True})
+            generate(model, tokens(1, 4), **options)
