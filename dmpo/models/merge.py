@@ -138,7 +138,10 @@ def _adds_bias(layer: BaseTunerLayer) -> bool:
 def _token_ids(trained: Path) -> dict[str, Any]:
     """`mask_id` and `eos_id` of the run that trained an adapter: its base may not name them."""
     path = run_config(trained)
-    keys = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        keys = {} if path is None else dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; the run's mask_id and eos_id may stand in it") from error
     return {name: keys.get(name) for name in ("mask_id", "eos_id")}
 
 

@@ -62,7 +62,9 @@ _ILLADA_8B = {
     "pad_token_id": 1,
     "torch_dtype": "bfloat16",
 }
-_DREAM_7B = {
+# Qwen2.5-7B with a mask token. Dream-Coder and DiffuCoder have the same shapes; what else their config.json files say
+# is left out. The tokenizer of DiffuCoder has another token for padding than its config.json, 151667.
+_DREAM_SHAPES = {
     "model_type": "Dream",
     "hidden_size": 3584,
     "intermediate_size": 18944,
@@ -70,17 +72,19 @@ _DREAM_7B = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "vocab_size": 152064,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
     "tie_word_embeddings": False,
     "mask_token_id": 151666,
-    "bos_token_id": 151643,
     "eos_token_id": 151643,
     "pad_token_id": 151643,
     "torch_dtype": "bfloat16",
 }
-# config.json of JetLM/SDAR-4B-Chat. The other two are Qwen3-1.7B and Qwen3-8B with a head of their own: so many bytes
+_DREAM_7B = _DREAM_SHAPES | {
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "bos_token_id": 151643,
+}
+# config.json of JetLM/SDAR-4B-Chat. The two others are Qwen3-1.7B and Qwen3-8B with a head of their own: so many bytes
 # have their files on the Hub (4.06 and 16.4 GB). Blocks of 4 tokens: the authors' README.
 _SDAR_4B = {
     "model_type": "sdar",
@@ -91,9 +95,6 @@ _SDAR_4B = {
     "num_key_value_heads": 8,
     "head_dim": 128,
     "vocab_size": 151936,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
     "attention_bias": False,
     "tie_word_embeddings": False,
     "bos_token_id": 151643,
@@ -116,9 +117,9 @@ PUBLISHED: Mapping[str, dict[str, Any]] = {
     "GSAI-ML/iLLaDA-8B-Instruct": _ILLADA_8B,
     "Dream-org/Dream-v0-Base-7B": _DREAM_7B,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM_7B,
-    "Dream-org/Dream-Coder-v0-Instruct-7B": _DREAM_7B | {"bos_token_id": 151665},
-    "apple/DiffuCoder-7B-Instruct": _DREAM_7B,
-    "apple/DiffuCoder-7B-cpGRPO": _DREAM_7B,
+    "Dream-org/Dream-Coder-v0-Instruct-7B": _DREAM_SHAPES | {"bos_token_id": 151665},
+    "apple/DiffuCoder-7B-Instruct": _DREAM_SHAPES,
+    "apple/DiffuCoder-7B-cpGRPO": _DREAM_SHAPES,
     "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
     "JetLM/SDAR-4B-Chat": _SDAR_4B,
     "JetLM/SDAR-8B-Chat": _SDAR_8B,

@@ -27,7 +27,7 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
     options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation} | ids
     load_on = device if config.load_in_4bit else "cpu"  # weights are packed into 4 bits where they are used
     policy: Any = model or load_model(config.model, device=load_on, load_in_4bit=config.load_in_4bit, **options)
-    if model is not None:
+    if model is not None and (config.mask_id is not None or config.eos_id is not None):
         make_bidirectional(unwrap(policy).config, **ids)
     if config.gradient_checkpointing:
         # transformers 5.23 deprecates the second name, which is the only one of earlier versions.

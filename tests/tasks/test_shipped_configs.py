@@ -6,6 +6,7 @@ schemas of the real data sets, with fewer and shorter completions.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from dmpo.cli import main
 from dmpo.config import DMPOConfig
 from dmpo.config.files import load_config, shipped_configs
 from dmpo.models import load_model, load_tokenizer
+from dmpo.models.published import PUBLISHED
 from dmpo.tasks import TASKS
 from tests.llada_checkpoint import llada_checkpoint
 from tests.tasks.data_files import countdown_rows, gsm8k_rows, math500_rows, math_rows, write
@@ -99,6 +101,12 @@ def test_a_config_has_the_papers_settings(name: str) -> None:
     assert config.task.startswith(name)
     assert config.output_dir == f"runs/llada-8b-{name}"
     assert (config.max_prompt_length == 200) == (name in ("countdown", "sudoku"))
+
+
+def test_illada_has_the_settings_of_llada() -> None:
+    ours, theirs = (dataclasses.asdict(load_config(DMPOConfig, f"{name}-8b-gsm8k")) for name in ("illada", "llada"))
+    assert {key for key in ours if ours[key] != theirs[key]} == {"model", "output_dir"}
+    assert ours["model"] in PUBLISHED
 
 
 def test_all_are_shipped() -> None:
