@@ -48,7 +48,7 @@ SLOWEST_FIRST = (
     "ranks/test_sharding.py",
     "test_devices.py",
     "decoding/test_decoders.py",
-    "test_cli.py",
+    "cli/test_commands.py",
     "kernels/test_coefficients.py",
     "kernels/test_ops.py",
     "ranks/test_gradients.py",
