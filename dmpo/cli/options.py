@@ -52,7 +52,7 @@ def arranged(words: list[str], own: Mapping[str, bool], keys: Iterable[Key], old
             given.append(f"{key}={value}")
         else:
             raise ValueError(_unknown(name, own, switches))
-    return [*options, "--", *rest, *given]
+    return [*options, *(["--"] if rest or given else []), *rest, *given]
 
 
 def _key(option: str) -> str:

@@ -21,7 +21,7 @@ from tests.evaluation.toys import checkpoint
 from tests.small_runs import lines, settings, trainer
 
 PUZZLE, SOLVED = "123434122143432.", "1234341221434321"
-TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<bot>"
+TEMPLATE = "4{% for m in messages %}{{ m['content'] }}{% endfor %}43"
 
 
 def output(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -110,7 +110,7 @@ def test_the_prompt_as_the_model_sees_it(tmp_path: Path, capsys: pytest.CaptureF
     shown = output([str(model), "1234", "--show-prompt", "gen_length=4"], capsys)
     count, text, _, completion = shown.splitlines()
     loaded = load_tokenizer(model)
-    assert text == prompt_text(loaded, {"prompt": "1234"}) == "<user>1234<bot>"
+    assert text == prompt_text(loaded, {"prompt": "1234"}) == "4123443"
     assert count == f"{len(encode_prompt(loaded, {'prompt': '1234'}, 99))} tokens:"
     assert completion == output([str(model), "1234", "gen_length=4"], capsys).rstrip("\n")
 

@@ -39,7 +39,8 @@ def words(*given: str) -> list[str]:
         (["c", "--gpus=8"], ["--gpus=8", "--", "c"]),
         (["c", "-3 + 4", "-5"], ["--", "c", "-3 + 4", "-5"]),
         (["c", "--", "--max_steps", "-h"], ["--", "c", "--max_steps", "-h"]),
-        ([], ["--"]),
+        ([], []),
+        (["--show"], ["--show"]),
     ],
 )
 def test_words_are_arranged(given: list[str], expected: list[str]) -> None:

@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (["tasks=nothing:Here"], "cannot be imported"),
         (["tasks=[]"], "task must name at least one"),
         (["tasks=[sudoku4,sudoku4]"], "task must name at least one, and none twice"),
-        (["taks=sudoku4"], "unknown config key 'taks', did you mean 'task'"),
+        (["tsk=sudoku4"], "unknown config key 'tsk', did you mean 'task'"),
         (["decoders=[topk,greedy]"], "unknown decoder 'greedy', choose one of topk"),
         (["decoders=[topk,nothing:Here]"], "decoder 'nothing:Here' cannot be imported"),
         (["decoders=builtins:str"], "decoder 'builtins:str' must return a policy"),
