@@ -50,7 +50,7 @@ QUICK_TESTS = (
     "tests/ranks/test_sharding.py",
     "tests/rewards/test_mathematics.py",
     "tests/config/test_config.py",
-    "tests/test_cli.py",
+    "tests/cli/test_commands.py",
 )
 
 

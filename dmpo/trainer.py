@@ -27,6 +27,7 @@ from .rewards import Reward, RewardEntry, RewardPool, chosen_rewards
 from .rollouts.buffer import ReplayBuffer
 from .rollouts.policy import ReferencePolicy, make_policy, rollout_model
 from .rollouts.rollout import collect
+from .run.banner import banner
 from .run.callbacks import Callbacks, check_callbacks
 from .run.epochs import epochs
 from .run.folder import RunFolder
@@ -164,11 +165,13 @@ class DMPOTrainer(ModelOfRun):
         self.run.start(config, self.step, self.objects)
         self.step_log.start()
         self.callbacks.begin(self.step)
+        self.reporter.banner(banner(config, self.accelerator, self.policy, self.task, self.step))
         if self.before is None:
             self.before = self._evaluate("test")
             self.reporter.accuracy(0, self.before)
             self.run.append("held_out.jsonl", *self.before.lines(0))
-        with self.reporter.progress, SignalWatch(prints=self.accelerator.is_main_process) as signals:
+        signals_of_main = SignalWatch(prints=self.accelerator.is_main_process)
+        with self.reporter.training.from_step(self.step), signals_of_main as signals:
             ends = False
             while self.step < config.max_steps and not ends:
                 self._refresh_reference()

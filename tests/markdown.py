@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import re
@@ -15,7 +16,8 @@ from unittest import mock
 
 import yaml
 
-from dmpo import cli
+from dmpo.cli import entry
+from dmpo.cli.generate import prompt_and_keys
 from dmpo.config import DMPOConfig, GenerateConfig
 from dmpo.config.files import build_config, launch_configs, load_config
 
@@ -121,24 +123,26 @@ def _parse(arguments: list[str]) -> None:
         load_config(DMPOConfig, given.config, given.overrides)
 
     def generate(given: Any) -> None:
-        load_config(GenerateConfig, None, given.overrides)
+        load_config(GenerateConfig, None, prompt_and_keys(given)[1])
 
     def keys_of_run(source: str | None, words: list[str]) -> list[str]:
         """As if every folder below runs/ were a run of Sudoku."""
         of_run = any(word.startswith('model="runs/') for word in words)
-        return [] if not of_run or any(word.startswith("tasks=") for word in words) else ["tasks=sudoku4"]
+        return [] if not of_run or any(word.startswith(("task=", "tasks=")) for word in words) else ["task=sudoku4"]
 
-    work: dict[str, Any] = {"_train": config, "_plan": config, "_generate": generate}
-    work |= {name: lambda given: None for name in ("_pretrain", "_merge", "_config_file", "_info")}
+    work: dict[str, Any] = dict.fromkeys(entry.COMMANDS, lambda given: None)
+    work |= {"train": config, "plan": config, "generate": generate, "config": entry.COMMANDS["config"].run}
+    work |= {"eval": entry.COMMANDS["eval"].run}
+    replaced = {name: dataclasses.replace(command, run=work[name]) for name, command in entry.COMMANDS.items()}
     with (
-        mock.patch.multiple(cli, **work),
+        mock.patch.dict(entry.COMMANDS, replaced),
         mock.patch("dmpo.evaluation.run_keys.keys_of_run", keys_of_run),
         mock.patch("dmpo.run.early_checks.check_model_path"),
         mock.patch("dmpo.evaluation.runner.evaluate_checkpoint"),
         mock.patch("dmpo.evaluation.rescore.rescore"),
         mock.patch.dict(os.environ, {"DMPO_TRACEBACK": "1"}),
     ):
-        assert cli.main(arguments) == 0, arguments
+        assert entry.main(arguments) == 0, arguments
 
 
 def links(page: str) -> list[str]:

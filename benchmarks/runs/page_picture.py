@@ -1,7 +1,7 @@
 """The picture of docs/view.md and of the README: a screenshot of the page of a run, by headless Chromium.
 
-    dmpo train sudoku-tiny log_completions=8 output_dir=runs/picture
-    python -m benchmarks.runs.page_picture runs/picture         # writes docs/view.png
+dmpo train sudoku-tiny log_completions=8 output_dir=runs/picture
+python -m benchmarks.runs.page_picture runs/picture         # writes docs/view.png
 """
 
 from __future__ import annotations

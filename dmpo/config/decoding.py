@@ -66,6 +66,7 @@ _BY_PROBABILITY = {  # decoders that need the probability of a candidate, and fo
 class DecodingRules:
     """The options that do not depend on the length of a completion."""
 
+    # Decoding
     temperature: Annotated[float, _TEMPERATURE] = 0.0
     """of the draw; 0 takes the most probable token"""
     threshold: Annotated[float | None, _SHARE, _THRESHOLD] = None
@@ -107,6 +108,7 @@ class DecodingOptions(DecodingRules):
             read differs from its default.
     """
 
+    # Decoding
     decoder: Annotated[Decoder, Names(DECODERS)] = "topk"
     """see `dmpo.generate`; or your own policy as `module:name`, which may read every option"""
     gen_length: int = 128

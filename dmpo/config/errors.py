@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from .other_names import hint
+from .spelling import OLDER_NAMES, required_keys, understood
 
 Kind = TypeVar("Kind", bound=type)
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the most similar known name, or all of them.
+def similar_names(name: str, known: Sequence[str]) -> list[str]:
+    """The known names that an unknown name may mean. Initials count, too: lr may mean learning_rate, or lora_r."""
+    initials = [key for key in known if "_" in key and "".join(word[:1] for word in key.split("_")) == name]
+    return initials or difflib.get_close_matches(name, known, n=1)
 
-    Initials are similar, too: lr may mean learning_rate, or lora_r.
-    """
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the most similar known name, or all of them."""
     known = list(names)
-    similar = [key for key in known if "_" in key and "".join(word[:1] for word in key.split("_")) == name]
-    similar = similar or difflib.get_close_matches(name, known, n=1)
+    similar = similar_names(name, known)
     return f", did you mean {' or '.join(map(repr, similar))}?" if similar else f"; valid keys: {', '.join(known)}"
 
 
@@ -39,8 +42,9 @@ def check_keys(kind: type, keys: Iterable[Any]) -> None:
     for key in keys:
         if key not in names:
             elsewhere = hint(str(key), names) if "max_steps" in names else None  # of a run
-            remedy = f": {elsewhere}" if elsewhere else nearest_name(str(key), names)
-            raise ValueError(f"unknown config key {key!r}{remedy}")
+            understood_too = [*names, *getattr(kind, OLDER_NAMES, {})]
+            nearest = nearest_name(str(key), similar_names(str(key), understood_too) or names)
+            raise ValueError(f"unknown config key {key!r}{f': {elsewhere}' if elsewhere else nearest}")
 
 
 def readable(error: ValidationError) -> str:
@@ -57,11 +61,6 @@ def readable(error: ValidationError) -> str:
     return "; ".join(problems)
 
 
-def as_list(value: Any) -> Any:
-    """A list of one for a single text, number or mapping; another value as it is."""
-    return [value] if isinstance(value, str | float | int | Mapping) else value
-
-
 def checked_config(kind: Kind) -> Kind:
     """Class decorator above pydantic's: keywords and later assignments are checked as the values of a file are.
 
@@ -72,11 +71,13 @@ def checked_config(kind: Kind) -> Kind:
 
     @functools.wraps(make)
     def initialise(self: Any, *values: Any, **keys: Any) -> None:
+        keys = understood(kind, keys)
         check_keys(kind, keys)
         if values:
             raise TypeError(f"{kind.__name__} takes keys, as in {kind.__name__}(seed=1), got {values[0]!r}")
+        empty = [key for key in required_keys(kind) if keys.get(key, "") is None]  # as `dmpo config` writes them
         try:
-            make(self, **keys)
+            make(self, **{key: value for key, value in keys.items() if key not in empty})
         except ValidationError as error:
             raise ValueError(readable(error)) from None
 

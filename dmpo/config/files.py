@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from .errors import check_keys, key_names, readable
+from .errors import check_keys, key_names
+from .spelling import name_of, understood
 
 Config = TypeVar("Config")
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -22,33 +23,42 @@ def load_config(kind: type[Config], source: str | None, overrides: list[str] | N
     Raises:
         ValueError: no such file, bad YAML, an unknown key (the message has the most similar key) or a bad value.
     """
-    return build_config(kind, read_values(source, overrides))
+    return build_config(kind, read_values(kind, source, overrides))
 
 
-def read_values(source: str | None, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The keys that a YAML file and `key=value` overrides give, not validated; errors as in `load_config`."""
-    values = {} if source is None else _read_yaml(source)
-    for item in overrides or []:
+def read_values(kind: type, source: str | None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The keys that a YAML file and `key=value` overrides give, by the names that `kind` has for them, not validated.
+
+    Errors are as in `load_config`.
+    """
+    values = {} if source is None else understood(kind, _read_yaml(source))
+    return values | understood(kind, _overrides(kind, overrides or [], values))
+
+
+def _overrides(kind: type, words: list[str], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of `key=value`, the last one of a key; `key.inner=value` changes what `values` has for the key."""
+    given: dict[str, Any] = {}
+    for item in words:
         key, separator, text = item.partition("=")
         if not separator or not key:
-            raise ValueError(f"expected key=value, got {item!r}")
-        *parents, last = key.split(".")
-        inner = values
+            raise ValueError(f"expected key=value, got {item!r}; `dmpo config` lists every key")
+        first, *deeper = key.split(".")
+        *parents, last = (name_of(kind, first), *deeper)
+        inner = given
+        if parents and parents[0] not in given:
+            given[parents[0]] = copy.deepcopy(values.get(parents[0], {}))
         for parent in parents:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise ValueError(f"config key {key!r}: {parent!r} has no keys of its own")
         inner[last] = _parse_yaml(text, f"value of {key}")
-    return values
+    return given
 
 
 def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
     """A validated config; errors as in `load_config`."""
-    check_keys(kind, values)
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise ValueError(readable(error)) from None
+    check_keys(kind, understood(kind, values))  # a key of a file may be no string
+    return kind(**values)
 
 
 def shipped_configs() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
@@ -13,7 +13,7 @@ from ..losses.baselines import Baseline
 from .checks import LOSSES, check_keys_of_run, usual_values
 from .decoding import DecodingOptions
 from .embedded import keys_of_model
-from .errors import as_list, checked_config
+from .errors import checked_config
 from .names import Names
 from .token_ids import TokenIds
 
@@ -67,10 +67,10 @@ class DMPOConfig(DecodingOptions, TokenIds):
     """arguments of the task"""
     reward: str | None = None
     """your function as `module:function`, in place of the task's reward; it runs in processes of its own"""
-    rewards: Annotated[list[str | dict[str, Any]], BeforeValidator(as_list)] = field(default_factory=list)
+    rewards: list[str | dict[str, Any]] = field(default_factory=list)
     """in place of `reward`, several: each as `module:function`, or as {function: module:function, name: of the metrics,
     options: {its keyword arguments}}. A completion gets their weighted sum"""
-    reward_weights: Annotated[list[float], BeforeValidator(as_list)] = field(default_factory=list)
+    reward_weights: list[float] = field(default_factory=list)
     """one weight for each of `rewards`; empty for weights of 1"""
     reward_timeout: float = 60.0
     """seconds of one call of a reward; a completion that takes longer, or crashes it, scores 0"""

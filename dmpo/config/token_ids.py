@@ -29,6 +29,7 @@ def _check_eos_id(value: Any) -> Any:
 class TokenIds:
     """Keys of runs, of evaluations and of `dmpo generate`. None keeps what the checkpoint says."""
 
+    # Model
     mask_id: Annotated[int | None, BeforeValidator(_check_mask_id)] = None
     """id of the mask token; null takes the checkpoint's"""
     eos_id: Annotated[int | list[int] | None, BeforeValidator(_check_eos_id)] = None

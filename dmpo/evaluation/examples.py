@@ -74,17 +74,17 @@ class TaskExamples:
 def load_examples(
     name: str, task: Task, tokenizer: PreTrainedTokenizerBase, config: EvalConfig, limit: int
 ) -> TaskExamples:
-    """The first `config.limit` rows of the split, each with the same shots.
+    """The first `config.eval_prompts` rows of the split, each with the same shots.
 
     Raises:
-        ValueError: a task that does not judge, a task without end and no limit, no rows, a prompt of more than `limit`
-            tokens, or no worked solutions for shots.
+        ValueError: a task that does not judge, a task without end and no eval_prompts, no rows, a prompt of more than
+            `limit` tokens, or no worked solutions for shots.
     """
     check_judges(name, task)
     size = size_of(task, config.split)
-    if size is None and config.limit is None:
-        raise ValueError(f"task {name} has no last row: set limit=N")
-    count = min(n for n in (size, config.limit) if n is not None)
+    if size is None and config.eval_prompts is None:
+        raise ValueError(f"task {name} has no last row: set eval_prompts=N")
+    count = min(n for n in (size, config.eval_prompts) if n is not None)
     if not 1 <= count <= MOST_EXAMPLES:
         raise ValueError(f"task {name} has {count} rows of {config.split}, must be 1 to {MOST_EXAMPLES}")
     shots = draw_shots(name, task, config)

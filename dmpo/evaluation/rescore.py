@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from ..config.errors import checked_config
 from ..rewards.answers import without_special_tokens
 from ..tasks import Row, scoring_task
 from ..tasks.record_columns import PROMPTS, field_of, row_of
 from ..tasks.records import Record
 from ..tasks.sources import read_each
 from ..tasks.verdict import Verdict, check_judges, judge, log_exceptions
-from .keys import listed
 from .results import show_table, summarise_cells, write_results
 from .saved import completions_of, read_records
 
 
+@checked_config
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
 class RescoreConfig:
     """Keys of `dmpo eval --rescore FILE`.
@@ -43,7 +44,7 @@ class RescoreConfig:
     """field of a record, null for the usual names (`record_columns.ANSWERS`)"""
     prompt: str | None = None
     """field of a record, null for the usual names (`record_columns.PROMPTS`)"""
-    pass_at: Annotated[list[int], BeforeValidator(listed)] = field(default_factory=lambda: [1])
+    pass_at: list[int] = field(default_factory=lambda: [1])
     """the k of every pass@k to report"""
     output_dir: str | None = None
     """where results.jsonl, .json, .md and .png go; null only prints"""

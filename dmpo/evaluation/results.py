@@ -109,13 +109,10 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 def show_table(cells: Sequence[dict[str, Any]], title: str) -> None:
     """Print the table, in its full width if the output is no terminal."""
-    console = make_console()
-    if not console.is_terminal:
-        console = make_console(width=200)
     header, *rows = table_rows(cells)
     table = Table(title=escape(title), title_justify="left")
     for name in header:
-        table.add_column(name, justify="left" if name in ("task", "decoder") else "right")
+        table.add_column(name, justify="left" if name in ("task", "decoder") else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    console.print(table)
+    make_console().print(table)

@@ -13,12 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from ..config.files import config_values
 from ..decoding.factory import make_policy
 from ..distributed.ranks import check_launch, end_together, together
+from ..models.placement import parse_device
 from ..models.published import read_model_config
 from ..models.tokenizer import load_tokenizer
 from ..storage.lock import FolderLock
@@ -33,8 +35,9 @@ from .work import Work, decode_missing
 
 # Keys that may change when an evaluation continues; the other keys are part of the fingerprint.
 _MAY_CHANGE = {
-    *("model", "adapter", "checkpoint", "output_dir", "limit", "max_prompt_length", "batch_size", "samples", "pass_at"),
-    *("tasks", "task_options", "gen_lengths", "decoders", "shots"),  # in each line, or compared task by task
+    *("model", "adapter", "checkpoint", "device", "output_dir", "eval_prompts", "max_prompt_length"),
+    *("rollout_batch_size", "samples", "pass_at"),
+    *("task", "task_options", "gen_length", "decoder", "shots"),  # in each line, or compared task by task
 }
 _WAIT = timedelta(days=7)  # for the slowest rank, at the end
 
@@ -45,14 +48,16 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
     Raises:
         ValueError: the config, the model, a task or output_dir is wrong. Raised before anything is decoded.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)])
+    waits = InitProcessGroupKwargs(timeout=_WAIT)
+    accelerator = Accelerator(cpu=config.device == "cpu", kwargs_handlers=[waits])
     rank, world, main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     check_launch(accelerator)
+    device = _device(config, accelerator)
     for cell in cells(config):
         make_policy(config.decoding(cell.gen_length, cell.decoder))  # a decoder of the user's own may be unusable
-    source = find_source(config)
+    source = find_source(config.model, config)
     options = trained_options(config)
-    tasks = {name: load_task(name, **options.get(name, {})) for name in config.tasks}
+    tasks = {name: load_task(name, **options.get(name, {})) for name in config.task}
     tokenizer = load_tokenizer(source.tokenizer)
     limit = _prompt_limit(config, source)
     examples = {name: load_examples(name, task, tokenizer, config, limit) for name, task in tasks.items()}
@@ -74,14 +79,23 @@ def evaluate_checkpoint(config: EvalConfig) -> dict[str, Any]:
 
         def decode() -> None:
             if work.left:
-                model = source.load(config, accelerator.device)
-                decode_missing(work, model, tokenizer, rank_lines, accelerator.device, visible=main)
+                model = source.load(config, device)
+                decode_missing(work, model, tokenizer, rank_lines, device, visible=main)
 
         together(decode)
         together(rank_lines.sync)
         summary = together(lambda: _report(config, source, examples, task_info, folder) if main else {})
     end_together(accelerator)
     return summary
+
+
+def _device(config: EvalConfig, accelerator: Accelerator) -> torch.device:
+    """The device of this rank. Raises ValueError for one that does not exist, or for one named to several ranks."""
+    if config.device in ("auto", "cpu"):
+        return accelerator.device
+    if accelerator.num_processes > 1:
+        raise ValueError(f"device must be auto or cpu for {accelerator.num_processes} ranks, got {config.device}")
+    return parse_device(config.device)
 
 
 def _finished(folder: Path, examples: dict[str, TaskExamples]) -> dict[Key, dict[str, Any]]:
@@ -151,11 +165,11 @@ def _prompt_limit(config: EvalConfig, source: Source) -> int:
     """Tokens that a prompt may have."""
     model_config = read_model_config(str(source.base), config.mask_id, config.eos_id)
     positions = model_config.max_position_embeddings
-    longest = max(config.gen_lengths)
+    longest = max(config.gen_length)
     room = positions - longest
     if room < 1:
         raise ValueError(
-            f"gen_lengths must leave room for a prompt in the {positions} tokens that the model takes, got {longest}"
+            f"gen_length must leave room for a prompt in the {positions} tokens that the model takes, got {longest}"
         )
     if config.max_prompt_length is None:
         return room

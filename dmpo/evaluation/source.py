@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from ..config.weights import WeightKeys
 from ..models.adapters import CONFIG, adapter_base, load_adapter
 from ..models.files import checkpoint_folder, read_json
 from ..models.loading import load_model
@@ -42,7 +43,7 @@ class Source:
             for file in sorted(folder.glob(pattern))
         }
 
-    def load(self, config: EvalConfig, device: torch.device) -> nn.Module:
+    def load(self, config: WeightKeys, device: torch.device) -> nn.Module:
         """The model in eval mode. Raises as `dmpo.load_model` and `dmpo.load_adapter` do."""
         model = load_model(
             self.base,
@@ -56,19 +57,17 @@ class Source:
         return model if self.adapter is None else load_adapter(model, self.adapter)
 
 
-def find_source(config: EvalConfig) -> Source:
-    """The folders that a config's `model`, `adapter` and `checkpoint` name.
+def find_source(model: str, config: WeightKeys) -> Source:
+    """The folders that `model`, and the `adapter` and `checkpoint` of a config, name.
 
     Raises:
         ValueError: a folder or Hub id does not exist; the run has no such checkpoint; `adapter` is given, but `model`
             is an adapter itself; there is no tokenizer.
     """
-    trained = _trained(config.model, config.checkpoint)
+    trained = _trained(model, config.checkpoint)
     if (trained / CONFIG).is_file():
         if config.adapter is not None:
-            raise ValueError(
-                f"adapter must be left out, got {config.adapter}: model {config.model} is an adapter itself"
-            )
+            raise ValueError(f"adapter must be left out, got {config.adapter}: model {model} is an adapter itself")
         adapter: Path | None = trained
         base = checkpoint_folder(adapter_base(read_json(trained / CONFIG)))
     else:

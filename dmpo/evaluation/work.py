@@ -44,15 +44,15 @@ class Work:
         return sum(map(len, self.todo.values()))
 
     def batches(self) -> Iterator[tuple[Cell, list[tuple[Example, int]]]]:
-        """Up to batch_size completions of one cell with prompts of one shape, the longest first: if any batch does not
-        fit into memory, the first one does not."""
+        """Up to rollout_batch_size completions of one cell with prompts of one shape, the longest first: if any batch
+        does not fit into memory, the first one does not."""
         for cell, todo in self.todo.items():
             by_shape = defaultdict(list)
             for example, sample in todo:
                 by_shape[example.shape].append((example, sample))
             for shape in sorted(by_shape, reverse=True):
-                for start in range(0, len(by_shape[shape]), self.config.batch_size):
-                    yield cell, by_shape[shape][start : start + self.config.batch_size]
+                for start in range(0, len(by_shape[shape]), self.config.rollout_batch_size):
+                    yield cell, by_shape[shape][start : start + self.config.rollout_batch_size]
 
 
 def decode_missing(

@@ -22,7 +22,12 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
 
 
 def parse_device(device: torch.device | str | None) -> torch.device:
-    """The device of a device or of its name; the CPU for None. Raises ValueError if this machine has no such device."""
+    """The device of a device or of its name; the CPU for None, and the GPU if there is one for "auto".
+
+    Raises ValueError if this machine has no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         parsed = torch.device("cpu" if device is None else device)
     except (RuntimeError, TypeError) as error:

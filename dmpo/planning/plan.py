@@ -138,9 +138,9 @@ def largest_micro_batch(
 def table(planned: Plan) -> Table:
     """The plan as a table for the terminal, in GB."""
     lines = Table(title=f"GB of each device, micro_batch_size {planned.micro_batch_size}")
-    lines.add_column("")
+    lines.add_column("", overflow="fold")
     for phase in PHASES:
-        lines.add_column(phase, justify="right")
+        lines.add_column(phase, justify="right", overflow="fold")
     for category in CATEGORIES:
         row = [planned.phases[phase][category] for phase in PHASES]
         if any(row):

@@ -47,7 +47,7 @@ def check_run(config: DMPOConfig, source: str) -> None:
 
 def _mention_keys_of_model(config: DMPOConfig, source: str) -> None:
     """Say in one line which keys a config leaves to its embedded model."""
-    left_out = keys_of_model(config.model).keys() - read_values(source).keys()
+    left_out = keys_of_model(config.model).keys() - read_values(DMPOConfig, source).keys()
     keys = {name: getattr(config, name) for name in keys_of_model(config.model) if name in left_out}
     if keys and int(os.environ.get("RANK", "0")) == 0:
         values = ", ".join(f"{name}={value}" for name, value in keys.items())

@@ -41,15 +41,15 @@ def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
         raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
     if config.eval_prompts < world:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
-    if config.merge_adapters and _sharding(accelerator) == "zero3":
+    if config.merge_adapters and sharding_of(accelerator) == "zero3":
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
-    if config.compile == "layers" and _sharding(accelerator) == "zero3":
+    if config.compile == "layers" and sharding_of(accelerator) == "zero3":
         raise ValueError(
             "compile 'layers' does not go with DeepSpeed ZeRO-3, which gathers weights inside a layer; use FSDP2, or "
             "compile=none"
         )
-    own_masters = accelerator.distributed_type == DistributedType.DEEPSPEED and _sharding(accelerator) == "ddp"
-    sharding = "zero2" if own_masters else _sharding(accelerator)  # stage 1 is as stage 2 here
+    own_masters = accelerator.distributed_type == DistributedType.DEEPSPEED and sharding_of(accelerator) == "ddp"
+    sharding = "zero2" if own_masters else sharding_of(accelerator)  # stage 1 is as stage 2 here
     check_fp8_sharding(config, sharding)
     check_optimizer_sharding(config, sharding)
     check_optimizer(config, accelerator.device)
@@ -140,7 +140,7 @@ def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelera
         unwrap(policy).config,
         int(config.memory_budget * GB),
         accelerator.num_processes,
-        sharding=_sharding(accelerator),
+        sharding=sharding_of(accelerator),
         device="cuda" if accelerator.device.type == "cuda" else "cpu",
     )
     if accelerator.is_main_process:
@@ -148,7 +148,8 @@ def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelera
     return dataclasses.replace(config, micro_batch_size=size)
 
 
-def _sharding(accelerator: Accelerator) -> Sharding:
+def sharding_of(accelerator: Accelerator) -> Sharding:
+    """The sharding of a launch, as `dmpo plan` names it."""
     kind = accelerator.distributed_type
     if kind == DistributedType.DEEPSPEED:
         shardings: dict[int, Sharding] = {2: "zero2", 3: "zero3"}

@@ -1,47 +1,45 @@
-"""The report of a run for people: progress, a closing table, one example before and after training, and plots."""
+"""The report of a run for people: banner, progress, a closing table, one example before and after, and plots."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..evaluation.held_out import Evaluation
 from ..evaluation.intervals import Accuracy
 from ..storage.terminal import make_console
 from ..tasks import Task, judges
+from .progress import Training
 
 PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
+_TITLE = 9  # the width of the titles of the banner
 
 
 class Reporter:
-    """Prints the progress bar and the messages. Only one rank is `visible`; the others print nothing."""
+    """Prints the banner, the progress and the messages. Only one rank is `visible`; the others print nothing."""
 
     def __init__(self, total: int, *, visible: bool = True) -> None:
         self.console = make_console(quiet=not visible)
-        self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self.console,
-            disable=not visible,
-        )
-        self.task = self.progress.add_task("step", total=total, status="")
+        self.training = Training(self.console, total)
 
     def say(self, text: str) -> None:
         self.console.print(text)
 
-    def step(self, metrics: dict[str, Any], completions_per_second: float) -> None:
-        """Advance the progress bar."""
-        status = f"reward {metrics['reward']:.3f}  ESS {metrics['ess']:.2f}"
-        speed = f"{metrics['tokens_per_forward']:.1f} tokens/forward  {completions_per_second:.0f} completions/s"
-        self.progress.update(self.task, completed=metrics["step"], status=f"{status}  {speed}")
+    def banner(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Print lines with their titles; a line that is longer than the terminal is wide goes on below itself."""
+        for title, text in lines:
+            wrapped = textwrap.wrap(f"{title:<{_TITLE}}{text}", self.console.width, subsequent_indent=" " * _TITLE)
+            self.console.print(Text("\n".join(wrapped)), soft_wrap=True)
+
+    def step(self, metrics: dict[str, Any], completions_per_second: float, *, reports: bool = True) -> None:
+        """A gradient step is done; where the output is no terminal, a step that `reports` has a line."""
+        speed = f"{metrics['tokens_per_forward']:.1f} tokens/forward", f"{completions_per_second:.0f} completions/s"
+        self.training.step(metrics, speed, reports=reports)
 
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
         """Print one line for an evaluation. At the start it is of the test split, later of the validation split."""
@@ -54,9 +52,10 @@ class Reporter:
         """Print the accuracy (or mean reward) before and after training with 95 % intervals, and one example."""
         measure, rows = after.sampled.NAME, after.sampled.total
         what = "accuracy" if judges(task) else f"mean {measure} (the task cannot say what is solved)"
-        table = Table(title=f"Held-out {what}, {rows} test rows, 95 % intervals", title_justify="left")
+        self.say(f"[bold]Held-out {what}, {rows} test rows, 95 % intervals[/]")
+        table = Table()
         for column in ("", "before", "after"):
-            table.add_column(column, justify="left" if not column else "right")
+            table.add_column(column, justify="left" if not column else "right", overflow="fold")
         for name in ("sampled", "greedy"):
             cells = []
             for evaluation in (before, after):
@@ -69,9 +68,10 @@ class Reporter:
         if index is not None and before.rows == after.rows:
             row = before.rows[index]
             which = "was wrong before training" if judges(task) else "has another completion after training"
-            example = Table(title=f"First test row that {which} (greedy)", title_justify="left")
-            example.add_column("before")
-            example.add_column("after")
+            self.say(f"[bold]First test row that {which} (greedy)[/]")
+            example = Table()
+            example.add_column("before", overflow="fold")
+            example.add_column("after", overflow="fold")
             example.add_row(task.show(before.completions[index], row), task.show(after.completions[index], row))
             self.console.print(example)
         if summary["skipped_steps"]:

@@ -62,7 +62,7 @@ class StepLog:
             table = sample_table(newest, self.tokenizer, self.task, self.config, step=step)
         seconds = sum(self.run.seconds.values())
         completions = self.config.num_prompts * self.config.num_generations / self.config.gradient_steps
-        self.reporter.step(metrics, completions / max(seconds, 1e-9))
+        self.reporter.step(metrics, completions / max(seconds, 1e-9), reports=reports)
         self.run.log(metrics, table)
         self._table = table or self._table
         if self.config.report_to and reports:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_WIDTH_OF_FILES = 1000
+
+
 def replace_unprintable() -> None:
     """Let stdout and stderr print "?" for a character that their encoding lacks, in place of an exception."""
     for stream in (sys.stdout, sys.stderr):
@@ -25,7 +28,10 @@ def discard_output() -> None:
 
 
 def make_console(**options: Any) -> Console:
-    """A rich console that prints on terminals of any encoding, and goes on where the reader has left."""
+    """A rich console that prints on terminals of any encoding, and goes on where the reader has left.
+
+    A file or a pipe has no width, so nothing is wrapped or cut there.
+    """
     from rich.console import Console
 
     class PatientConsole(Console):
@@ -34,4 +40,7 @@ def make_console(**options: Any) -> Console:
             discard_output()
 
     replace_unprintable()
-    return PatientConsole(highlight=False, **options)
+    console = PatientConsole(highlight=False, **options)
+    if not console.is_terminal and not console.is_jupyter and "width" not in options:
+        console.width = _WIDTH_OF_FILES
+    return console

@@ -80,7 +80,7 @@ def test_shape_depends_on_the_prompt_alone() -> None:
 @pytest.mark.parametrize(
     ("task", "changes", "limit", "message"),
     [
-        (Ones(), {"limit": None}, 99, "has no last row: set limit=N"),
+        (Ones(), {"limit": None}, 99, "has no last row: set eval_prompts=N"),
         (Ones(rows=0), {}, 99, "has 0 rows of test"),
         (Ones(), {}, 5, "example ones 1: prompt has 6 tokens, must be 1 to max_prompt_length 5"),
         (Ones(rows=5), {"shots": 6}, 99, "shots must be at most 5, the different train prompts"),

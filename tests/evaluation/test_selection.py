@@ -79,7 +79,7 @@ def test_the_best_checkpoint_outlives_keep_last_n(run: Path) -> None:
 
 def test_checkpoints_of_a_run_are_chosen(run: Path, tmp_path: Path) -> None:
     def chosen(which: str) -> Path:
-        return find_source(config(run, tmp_path, f"checkpoint={which}")).base
+        return find_source(str(run), config(run, tmp_path, f"checkpoint={which}")).base
 
     assert chosen("best") == run / "checkpoints" / "step-2" / "model"
     assert chosen("newest") == chosen("step-6") == run / "checkpoints" / "step-6" / "model"
@@ -148,6 +148,8 @@ def test_an_adapter_is_put_on_its_base(tmp_path: Path) -> None:
     assert (plain["adapter"], given["adapter"]) == (None, str(tmp_path / "adapter"))
     assert alone["base"] == given["base"]
     with pytest.raises(ValueError, match="is an adapter itself"):
-        find_source(config(tmp_path / "adapter", tmp_path, f"adapter={tmp_path / 'adapter'}"))
+        find_source(
+            str(tmp_path / "adapter"), config(tmp_path / "adapter", tmp_path, f"adapter={tmp_path / 'adapter'}")
+        )
     with pytest.raises(ValueError, match=r"holds no adapter_config\.json: give a whole model as model"):
-        find_source(config(base, tmp_path, f"adapter={base}"))
+        find_source(str(base), config(base, tmp_path, f"adapter={base}"))

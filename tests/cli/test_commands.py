@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,31 @@ from dmpo.run.versions import installed_versions, recorded_sets, whether_tested
 QUICK = ["max_steps=2", "num_prompts=2", "num_generations=2", "eval_prompts=8", "eval_steps=0"]
 
 
+def assert_plain_lines(lines: list[str], folder: Path) -> None:
+    """A banner, and a line for each step with the values of metrics.jsonl."""
+    titles = [line.split()[0] for line in lines[1:7]]
+    assert titles == ["model", "task", "ranks", "kernels", "steps", "memory"]
+    assert not any("not known" in line for line in lines[1:7])
+    assert "658,560 parameters trained" in lines[1]
+    assert "the run draws 2 prompts" in lines[2]
+    assert "2 gradient steps in 1 rounds of 2; a round has 2 prompts × 2 completions, all rounds 4" in lines[5]
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line.startswith("step ") and "loss" in line]
+    assert len(steps) == len(metrics) == 2
+    for line, values in zip(steps, metrics, strict=True):
+        assert line.startswith(f"step {values['step']}/2  loss {values['loss']:.4g}  reward {values['reward']:.3f}  ")
+        assert f"learning rate {values['learning_rate']:.3g}  gradient norm {values['grad_norm']:.3g}" in line
+        assert re.search(rf"  ESS {values['ess']:.2f}  \d+\.\d s  left 0:\d\d:\d\d$", line)
+
+
 def test_train_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert main(["train", "sudoku-tiny", f"output_dir={folder}", *QUICK]) == 0
     printed = capsys.readouterr().out
     assert "Held-out accuracy, 8 test rows" in printed
     assert "95 % intervals" in printed
+    assert "\x1b" not in printed, "no escape codes outside a terminal"
+    assert_plain_lines(printed.splitlines(), folder)
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 <= summary["sampled_accuracy_before"] <= 1
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
@@ -39,7 +59,7 @@ def test_train_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["train", "sudoku-tinny"], "did you mean 'sudoku-tiny'"),
         (["train", "sudoku-tiny", "model=no/such/folder", "output_dir=absent"], "no/such/folder"),
         (["train", "sudoku-tiny", "reward=nothing", "output_dir=absent"], "module:name"),
-        (["generate", "sudoku-tiny", "1234", "gen_length=1"], "gen_length"),
+        (["generate", "sudoku-tiny", "1234", "gen_length=1"], "give steps"),
         (["generate", "no/such/folder", "1234", "threshold=0.5"], "threshold must be left at None, got 0.5"),
         (
             ["generate", "no/such/folder", "1234", "decoder=wino", "wino_threshold=7"],
