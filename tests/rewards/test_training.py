@@ -113,7 +113,7 @@ def test_several_rewards(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the reward of this run was the object .* and is now the object"):
         trainer(config, rewards=given[1:])
     with pytest.raises(ValueError, match="reward and rewards were both given"):
-        trainer(config, equal, given)
+        trainer(config, equal, rewards=given)
     with pytest.raises(ValueError, match="reward_weights has 3 weights for 1 reward"):
         trainer(dataclasses.replace(config, output_dir=str(tmp_path / "other")), equal)
 
