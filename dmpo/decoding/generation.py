@@ -169,7 +169,7 @@ def check_block_causal(model: nn.Module, options: DecodingOptions) -> None:
         return
     if options.decoder in ("prefix_cache", "dual_cache", "wino"):
         raise ValueError(
-            f"decoder must be topk, parallel or random_order for a block-causal model, got {options.decoder!r}, whose "
+            f"decoder must be one without a cache or a shadow for a block-causal model, got {options.decoder!r}, whose "
             "passes would not see the blocks as the model was trained to"
         )
     if options.block_length % size:

@@ -151,8 +151,8 @@ def test_decoding_is_block_by_block() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder": "dual_cache"}, "decoder must be topk, parallel or random_order for a block-causal model"),
-        ({"decoder": "wino"}, "decoder must be topk, parallel or random_order for a block-causal model"),
+        ({"decoder": "dual_cache"}, "decoder must be one without a cache or a shadow for a block-causal model"),
+        ({"decoder": "wino"}, "decoder must be one without a cache or a shadow for a block-causal model"),
         ({"block_length": 6, "gen_length": 12}, "block_length must be a multiple of the model's block_size 4, got 6"),
     ],
 )
