@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks.harness.provenance import ROOT
 from dmpo.view import write_page
 
-WIDTH, HEIGHT = 1360, 1500  # pixels of the page
+WIDTH, HEIGHT = 1360, 1580  # pixels of the page
 COLOURS = 96  # of the picture; it has few, and a palette makes the file small
 CLOSED = ("The policy", "The step")  # groups of curves that would push the completions out of the picture
 
@@ -36,7 +36,9 @@ def take_picture(page: Path) -> bytes:
         steps = int(group.locator("input.decoding").get_attribute("max") or 0)
         group.locator("input.decoding").fill(str(steps // 2))
         tab.locator("h1").click()  # takes the focus from the slider
-        group.locator(".card").nth(1).locator(".newest").first.hover()
+        newest = group.locator(".newest")
+        doubts = newest.evaluate_all("spans => spans.map(span => Number(span.style.getPropertyValue('--doubt')))")
+        newest.nth(doubts.index(max(doubts))).hover()  # the token of which the policy was least sure
         tab.evaluate("scrollTo(0, 0)")
         tab.wait_for_timeout(1000)
         picture = tab.screenshot()
