@@ -43,6 +43,7 @@ SLOWEST_FIRST = (
     "test_install.py",
     "ranks/test_launch.py",
     "view/test_browser.py",
+    "examples/test_notebook.py",
     "run/test_kills.py",
     "kernels/test_sampling.py",
     "ranks/test_sharding.py",

@@ -22,29 +22,32 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
 
 def _special_names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict[int, str]:
     """The names of the ids that decoding skips."""
-    different = set(ids)
-    names, texts = ({i: str(tokenizer.decode([i], skip_special_tokens=s)) for i in different} for s in (False, True))
+    names, texts = ({token: _decode(tokenizer, [token], skip) for token in set(ids)} for skip in (False, True))
     return {token: name for token, name in names.items() if name and not texts[token]}
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The decoded text, cut at the tokens. The tokens are decoded in short windows, because decoding every prefix of a
     completion would take time that grows with the square of its length."""
-    whole = str(tokenizer.decode(ids, skip_special_tokens=True))
+    whole = _decode(tokenizer, ids)
     start = end = 0  # the window begins with tokens start..end, whose text in the window is `before`
     base = cut = 0  # where in `whole` the text after these tokens begins, and up to where it is given to tokens
     before, pieces = "", []
     for index in range(len(ids)):
-        text = tokenizer.decode(ids[start : index + 1], skip_special_tokens=True)[len(before) :]
+        text = _decode(tokenizer, ids[start : index + 1])[len(before) :]
         agreed = base + _common_length(text, whole[base : base + len(text)])
         pieces.append(whole[cut : max(cut, agreed)])
         cut = max(cut, agreed)
         if text and agreed == base + len(text):  # no half of a character at the end
             start, end, base = end, index + 1, agreed
-            before = tokenizer.decode(ids[start:end], skip_special_tokens=True)
+            before = _decode(tokenizer, ids[start:end])
     if pieces:
         pieces[-1] += whole[cut:]
     return pieces
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special: bool = True) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def _common_length(a: str, b: str) -> int:

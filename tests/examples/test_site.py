@@ -52,7 +52,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
 
 def test_every_example_is_a_page(site: Path) -> None:
     shown = {path.stem for path in (site / "examples").glob("*.html")}
-    assert shown == {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert shown == {path.stem for suffix in ("py", "ipynb") for path in (ROOT / "examples").glob(f"*.{suffix}")}
 
 
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:

@@ -39,16 +39,20 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     return wrapped({word: index for index, word in enumerate(words)}, decoders.Sequence(steps))
 
 
+def ids_of(tokenizer: PreTrainedTokenizerFast, *names: str) -> list[int]:
+    return [int(tokenizer.vocab[name]) for name in names]
+
+
 def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     if tokenizer is sentence_piece():
-        return [tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in text.encode()]
+        return ids_of(tokenizer, *(f"<0x{byte:02X}>" for byte in text.encode()))
     pieces = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    return [tokenizer.convert_tokens_to_ids(letter) for piece, _ in pieces for letter in piece]
+    return ids_of(tokenizer, *(letter for piece, _ in pieces for letter in piece))
 
 
 def test_bytes_of_one_character() -> None:
     tokenizer = byte_level()
-    words = tokenizer.convert_tokens_to_ids(["cat", "Ġthe", "ĠÃ", "©Ċ", "ðŁĺ"])
+    words = ids_of(tokenizer, "cat", "Ġthe", "ĠÃ", "©Ċ", "ðŁĺ")
     ids = [*words, *byte_ids(tokenizer, "😀")[3:], *byte_ids(tokenizer, "€!")]
     assert token_texts(tokenizer, ids) == ["cat", " the", " ", "é\n", "", "😀", "", "", "€", "!"]
     assert token_texts(tokenizer, ids[:5]) == ["cat", " the", " ", "é\n", "�"], "half a character at the end"
@@ -57,7 +61,7 @@ def test_bytes_of_one_character() -> None:
 
 def test_spaces_of_words() -> None:
     tokenizer = sentence_piece()
-    the, cat = tokenizer.convert_tokens_to_ids(["▁the", "cat"])
+    the, cat = ids_of(tokenizer, "▁the", "cat")
     assert token_texts(tokenizer, [the, the, cat, *byte_ids(tokenizer, "é"), the]) == [
         *("the", " the", "cat", "", "é", " the")
     ]
@@ -65,7 +69,7 @@ def test_spaces_of_words() -> None:
 
 def test_special_tokens_have_their_names() -> None:
     tokenizer = byte_level()
-    cat, eos, turn = tokenizer.convert_tokens_to_ids(["cat", EOS, TURN])
+    cat, eos, turn = ids_of(tokenizer, "cat", EOS, TURN)
     assert token_texts(tokenizer, [turn, cat, eos, eos]) == [TURN, "cat", EOS, EOS]
     assert token_texts(tokenizer, []) == []
     characters = character_tokenizer()

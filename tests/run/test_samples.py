@@ -46,7 +46,7 @@ def test_how_each_token_was_drawn(decoder: str) -> None:
     batch = a_round(policy, ReferencePolicy(policy), options)
     completions, tokenizer = batch.completions, character_tokenizer()
     drawing = decoding_options(options, seed=derive_key(options.seed, "rollout"))
-    prompts = {"attention_mask": completions.prompt_mask, "row_ids": batch.row_ids}
+    prompts: dict[str, Any] = {"attention_mask": completions.prompt_mask, "row_ids": batch.row_ids}
     drawn = generate(policy, completions.prompt_ids, drawing, **prompts)
     table = sample_table(batch, tokenizer, CountOnes(), options, step=1)
     assert sorted(row["row"] for row in table) == batch.row_ids.tolist()
