@@ -83,8 +83,8 @@ def test_a_shipped_model(name: str) -> None:
         split="test",
     )
     # Same rows and draws as the first of `make train`: the start that README and summary.json report.
-    assert 0.05 <= result.sampled.share <= 0.25
-    assert result.greedy.share > result.sampled.share + 0.15, "it knows, but answers badly"
+    assert 0.05 <= result.sampled.mean <= 0.25
+    assert result.greedy.mean > result.sampled.mean + 0.15, "it knows, but answers badly"
 
 
 def test_a_recipe_by_its_name(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.harness.provenance import ROOT, git
 from dmpo.evaluation.held_out import Evaluation, evaluate
+from dmpo.evaluation.intervals import Accuracy
 from dmpo.models.files import checkpoint_folder
 from dmpo.trainer import DMPOTrainer
 
@@ -99,8 +100,11 @@ def _record(trainer: StudyTrainer, summary: dict[str, Any]) -> Record:
     }
 
 
-def _counts(found: Evaluation) -> dict[str, int]:
-    return {"sampled": found.sampled.solved, "greedy": found.greedy.solved, "rows": found.sampled.total}
+def _counts(evaluation: Evaluation) -> dict[str, int]:
+    sampled, greedy = evaluation.sampled, evaluation.greedy
+    assert isinstance(sampled, Accuracy)
+    assert isinstance(greedy, Accuracy)
+    return {"sampled": sampled.solved, "greedy": greedy.solved, "rows": sampled.total}
 
 
 def _short(value: float | None) -> float | None:

@@ -30,7 +30,7 @@ class CommandParser(argparse.ArgumentParser):
         )
         command.add_arguments(self)
 
-    def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         action = super().add_argument(*names, **options)
         self._own |= dict.fromkeys(action.option_strings, action.nargs != 0)
         return action

@@ -80,7 +80,7 @@ def kind_in_words(hint: Any) -> str:
         return f"list of {kind_in_words(inner[0])}"
     if origin is dict or hint is dict:
         return "mapping"
-    return _KINDS.get(hint) or getattr(hint, "__name__", str(hint))
+    return str(_KINDS.get(hint) or getattr(hint, "__name__", hint))
 
 
 def _either(choices: list[str]) -> str:
