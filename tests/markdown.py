@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pytest
 import yaml
 
 from dmpo.cli import entry
@@ -142,6 +143,10 @@ def _parse(arguments: list[str]) -> None:
         mock.patch("dmpo.evaluation.rescore.rescore"),
         mock.patch.dict(os.environ, {"DMPO_TRACEBACK": "1"}),
     ):
+        if "--help" in arguments:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                entry.main(arguments)
+            return
         assert entry.main(arguments) == 0, arguments
 
 
@@ -174,7 +179,9 @@ def unknown(span: str, own: Collection[str] = ()) -> list[str]:
         if re.search(r"\.(py|md|json|yaml|png|cu|cpp|h)$", word) or word.endswith("/"):
             pattern = re.sub(r"\b(DEVICE|PART)\b", "*", path)  # what a reader puts in
             known = any(True for base in (ROOT, ROOT / "dmpo") for _ in base.glob(pattern))
-            made = word.startswith("build/") or Path(path).name in written_files()
+            made = word.startswith("build/") or Path(path).name in (
+                written_folders() if word.endswith("/") else written_files()
+            )
             if not known and not made and path not in {file.name for file in code_files()}:
                 missing.append(word)
         elif re.fullmatch(r"[a-z_]\w*(\.\w+)+", word):
@@ -212,7 +219,14 @@ def _is_module(parts: list[str]) -> bool:
 @cache
 def written_files() -> set[str]:
     """Names of files that are no code, as the code spells them: what a command writes need not be there."""
-    return {name for path in code_files() for name in re.findall(r"[\w-]+\.(?:json|jsonl|md|png|log)\b", _text(path))}
+    name = re.compile(r"[\w-]+\.(?:json|jsonl|md|png|log|yaml)\b")
+    return {found for path in code_files() for found in name.findall(_text(path))}
+
+
+@cache
+def written_folders() -> set[str]:
+    """Words in quotes in the code: a folder that a command makes need not be there."""
+    return {name for path in code_files() for name in re.findall(r'"([a-z][\w-]+)"', _text(path))}
 
 
 def _text(path: Path) -> str:
