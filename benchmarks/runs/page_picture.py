@@ -24,7 +24,7 @@ CLOSED = ("The policy", "The step")  # groups of curves that would push the comp
 
 
 def take_picture(page: Path) -> bytes:
-    """The top of the page as PNG: curves, then completions in the middle of their decoding, with a token's tooltip."""
+    """The top of the page as PNG: curves, then completions in the last quarter of decoding, and a tooltip."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
@@ -34,7 +34,7 @@ def take_picture(page: Path) -> bytes:
             tab.locator("#curves summary").filter(has_text=title).click()
         group = tab.locator("#completions .group").first
         steps = int(group.locator("input.decoding").get_attribute("max") or 0)
-        group.locator("input.decoding").fill(str(steps // 2))
+        group.locator("input.decoding").fill(str(3 * steps // 4))
         tab.locator("h1").click()  # takes the focus from the slider
         newest = group.locator(".newest")
         doubts = newest.evaluate_all("spans => spans.map(span => Number(span.style.getPropertyValue('--doubt')))")

@@ -80,6 +80,7 @@ def page(of_run: Opened) -> Iterator[Opened]:
     of_run.tab.evaluate("sessionStorage.setItem(STATE_KEY, window.atFirst); restoreState()")
     for order in of_run["select[id$=-order]"].all():  # the list is made anew
         order.dispatch_event("change")
+    of_run.tab.evaluate("new Promise((done) => setTimeout(done, 200))")  # a search waits for a pause in typing
 
 
 def texts(locator: Any) -> list[str]:
