@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import RewardError
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _OF_MANY, _OF_ONE = "completions", "completion"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class RewardForm:
     keyword: the parameter that takes the completions; None if they are the first argument.
     named: the columns that it names. required: of them, those without a default.
     takes_all: it has **columns, so it takes every column.
-    options: arguments that it has already; no column of the same name replaces them.
+    options: parameters that no column of the same name fills: it has them already, or `option_names` says so.
+    unset: of them, those that have no value.
     """
 
     singly: bool
@@ -34,6 +37,7 @@ class RewardForm:
     required: tuple[str, ...]
     takes_all: bool
     options: frozenset[str] = frozenset()
+    unset: tuple[str, ...] = ()
 
     def arguments(self, name: str, completions: Any, columns: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of one call: the completions and the columns that the reward takes.
@@ -41,8 +45,12 @@ class RewardForm:
         A reward that names `prompts`, as in TRL, gets the column `prompt` under that name.
 
         Raises:
-            RewardError: the rows lack a column that the reward named `name` requires.
+            RewardError: the rows lack a column that the reward named `name` requires, or an option has no value.
         """
+        if self.unset:
+            raise RewardError(
+                f"reward {name} needs {self.unset[0]}, which is an option: {{options: {{{self.unset[0]}: …}}}}"
+            )
         given = dict(columns)
         if "prompts" in self.named and "prompts" not in given and "prompt" in given:
             given["prompts"] = given["prompt"]
@@ -87,14 +95,16 @@ def form_of(reward: Callable[..., Any]) -> RewardForm:
             f"reward {name_of(reward)} must have a parameter named completions, for a list of texts, or completion, "
             f"for one text; its parameters are {', '.join(names) or 'none'}"
         )
-    options = _options_of(reward)
-    columns = [
+    filled = _filled(reward)
+    options = filled | getattr(innermost(reward), "option_names", frozenset())
+    settable = [
         parameter
         for parameter in parameters
         if parameter is not own
-        and parameter.name not in options
         and parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     ]
+    columns = [parameter for parameter in settable if parameter.name not in options]
+    unfilled = [parameter for parameter in settable if parameter.name in options - filled]
     return RewardForm(
         singly=singly,
         is_async=is_async(reward),
@@ -102,7 +112,8 @@ def form_of(reward: Callable[..., Any]) -> RewardForm:
         named=frozenset(parameter.name for parameter in columns),
         required=tuple(parameter.name for parameter in columns if parameter.default is inspect.Parameter.empty),
         takes_all=any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters),
-        options=frozenset(options),
+        options=options,
+        unset=tuple(parameter.name for parameter in unfilled if parameter.default is inspect.Parameter.empty),
     )
 
 
@@ -124,6 +135,16 @@ def innermost(reward: Any) -> Any:
     return reward
 
 
+def option_names(*names: str) -> Callable[[Function], Function]:
+    """Decorator of a reward: these parameters are options, and a column of the same name does not fill them."""
+
+    def decorate(function: Function) -> Function:
+        function.option_names = frozenset(names)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
 def with_options(reward: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     """The reward with these keyword arguments.
 
@@ -134,18 +155,18 @@ def with_options(reward: Callable[..., Any], options: Mapping[str, Any]) -> Call
         return reward
     form = form_of(reward)
     for option in options:
-        if option not in form.named:
+        if option not in form.named | form.options:
             raise ValueError(
                 f"reward {name_of(reward)} has no option {option!r}; its parameters are "
-                f"{', '.join(sorted(form.named)) or 'only its completions'}"
+                f"{', '.join(sorted(form.named | form.options)) or 'only its completions'}"
             )
     return partial(reward, **options)
 
 
-def _options_of(reward: Any) -> set[str]:
-    """The names that `functools.partial` has filled: options, although columns may have the same names."""
-    options: set[str] = set()
+def _filled(reward: Any) -> frozenset[str]:
+    """The names of the parameters that `functools.partial` has filled."""
+    names: set[str] = set()
     while isinstance(reward, partial):
-        options |= reward.keywords.keys()
+        names |= reward.keywords.keys()
         reward = reward.func
-    return options
+    return frozenset(names)

@@ -11,8 +11,10 @@ from typing import Any, Literal, get_args
 
 import regex
 
-from .answers import read_answer, without_special_tokens
+from .answers import without_special_tokens
+from .form import option_names
 from .outcomes import Failure, note_failures
+from .stated_answers import stated_answer
 
 MATCH_SECONDS = 1.0
 """CPU seconds of the process for the match of one completion."""
@@ -20,6 +22,7 @@ MATCH_SECONDS = 1.0
 Unit = Literal["characters", "words"]
 
 
+@option_names("pattern")
 def format(completions: list[str], *, pattern: str, **_: Any) -> list[float]:
     r"""1 where the regular expression matches anywhere in a completion, else 0.
 
@@ -32,13 +35,14 @@ def format(completions: list[str], *, pattern: str, **_: Any) -> list[float]:
     return [float(match is not None) for match in _searched(pattern, completions)]
 
 
+@option_names("column", "pattern")
 def exact_answer(
     completions: list[str], *, column: str = "answer", pattern: str | None = None, **columns: Any
 ) -> list[float]:
     r"""1 where the answer of a completion is the text of a column, else 0; white space at the ends does not count.
 
-    The answer is the text between the last `<answer>` tags, or in the last `\boxed`, or without them the whole
-    completion. With `pattern`, it is the first group (or all) of the last match of this regular expression.
+    The answer is what the completion states (`stated_answers.stated_answer`). With `pattern`, it is the first
+    group (or all) of the last match of this regular expression.
 
     Args:
         column: the column that has the right answers; numbers are compared as Python writes them.
@@ -51,7 +55,7 @@ def exact_answer(
         raise ValueError(f"column of exact_answer must be one of {', '.join(columns) or 'no column'}, got {column!r}")
     answers: list[str | None]
     if pattern is None:
-        answers = [_plain_answer(text) for text in completions]
+        answers = [stated_answer(text) or "" for text in completions]
     else:
         answers = [_group(match) for match in _searched(pattern, completions, last=True)]
     return [
@@ -60,6 +64,7 @@ def exact_answer(
     ]
 
 
+@option_names("limit", "target", "unit")
 def length(
     completions: list[str],
     *,
@@ -90,6 +95,7 @@ def length(
     return [max(0.0, 1.0 - (max(0.0, excess) if target is None else abs(excess))) for excess in over]
 
 
+@option_names("n", "unit")
 def repetition(completions: list[str], *, n: int = 3, unit: Unit = "words", **_: Any) -> list[float]:
     """Minus the share of n-grams that occurred earlier in the completion, in (−1, 0]; 0 below two n-grams.
 
@@ -141,8 +147,3 @@ def _group(match: Any) -> str | None:
         return None
     group: str | None = match[1] if match.re.groups else match[0]
     return group
-
-
-def _plain_answer(text: str) -> str:
-    answer = read_answer(text)
-    return without_special_tokens(text) if answer is None else answer

@@ -89,7 +89,11 @@ class WorkerPool:
             count = 1 if self._is_judge(count) else count
             bounds = [len(completions) * i // count for i in range(count + 1)]
             requests = [(completions[a:b], slice_columns(columns, a, b)) for a, b in pairwise(bounds)]
-            replies = self._ask(requests)
+            try:
+                replies = self._ask(requests)
+            except BaseException:  # Ctrl-C, too: an answer that is still to come would be read as the next call's
+                self._end_workers()
+                raise
         scores = Scores([])
         for start, reply in zip(bounds, replies, strict=False):
             scores.values.extend(reply.values)
@@ -99,8 +103,11 @@ class WorkerPool:
     def close(self) -> None:
         """End the workers; the next call starts new ones."""
         with self.lock:
-            while self.workers:
-                self.workers.pop().close()
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        while self.workers:
+            self.workers.pop().close()
 
     def _is_judge(self, count: int) -> bool:
         """Whether the function is `async`, which the first worker knows; so many workers start where there is none."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 
 from ..rewards import Reward, load_object, score
+from ..rewards.stated_answers import same_answer, stated_answer
 from .cells import as_text, shown
 from .messages import MESSAGES, conversation_text, is_conversation, read_messages, read_text
 from .options import check_integers, check_texts
@@ -17,7 +18,6 @@ from .row_objects import RowObject, read_row_object
 from .sources import check_file, read_each, read_rows
 from .split_rows import SplitRows
 from .splits import Row, exact_key, smallest_keys
-from .stated_answers import same_answer, stated_answer
 
 _MOST_HELD_OUT = 500  # rows of a split that is held out by share
 

@@ -33,13 +33,23 @@ def test_all_of_them_by_name_in_this_process() -> None:
     assert scores.values == [3.0, 0.0, 2.5]
 
 
+def test_columns_of_the_data_are_no_options() -> None:
+    """Countdown's rows have a `target`; a data set may have any names."""
+    columns = {name: [5] for name in ("target", "limit", "n", "unit", "pattern", "column")} | {"answer": ["7"]}
+    scores = RewardPool(READY_MADE).score(["<answer>7</answer>"], columns)
+    assert not scores.failures
+    assert scores.parts == {"format": [1.0], "length": [0.0], "exact_answer": [1.0], "repetition": [0.0]}
+    with pytest.raises(ValueError, match="has no option 'longest'; its parameters are limit, target, unit"):
+        RewardPool({"function": "dmpo.rewards:length", "options": {"longest": 3}})
+
+
 def test_format() -> None:
     texts = ["a\nb", "ab", "b a", "b a<|eot_id|>\n"]
     assert format(texts, pattern="a.b") == [1.0, 0.0, 0.0, 0.0], "a dot is a line end, too"
     assert format(texts, pattern=r"\Ab a\Z") == [0.0, 0.0, 1.0, 1.0]
     with pytest.raises(ValueError, match=r"pattern '\(' is no regular expression: missing \)"):
         format(texts, pattern="(")
-    with pytest.raises(ValueError, match="reward format takes pattern, which the rows do not have"):
+    with pytest.raises(ValueError, match="reward format needs pattern, which is an option"):
         RewardPool("dmpo.rewards:format").check({})
 
 

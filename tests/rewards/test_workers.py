@@ -56,6 +56,15 @@ def test_a_worker_that_dies_is_replaced(harmful: WorkerPool) -> None:
     assert harmful.score(["a"] * 3, {}).values == [1.0] * 3
 
 
+def test_a_call_that_fails_leaves_no_answer_to_the_next_one() -> None:
+    """The second worker has answered by the time that the answer of the first one is refused."""
+    pool = WorkerPool(f"{HERE}:late_or_length", workers=2)
+    with pytest.raises(RewardError, match="got nan"):
+        pool.score(["nan", "a longer text"], {})
+    assert pool.score(["a", "bb"], {}).values == [1.0, 2.0]
+    pool.close()
+
+
 def test_what_a_reward_prints_is_no_answer(harmful: WorkerPool) -> None:
     assert harmful.score(["print", "a"], {}).values == [1.0, 1.0]
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmpo.rewards.stated_answers import same_answer, stated_answer
 from dmpo.tasks import check_task_options, describe_datasets, judges, load_task, scoring_task, task_of_run
 from dmpo.tasks.splits import SPLITS
-from dmpo.tasks.stated_answers import same_answer, stated_answer
 from dmpo.tasks.verdict import check_judges, judge
 from tests.tasks.data_files import write
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from ..rewards.answers import read_answer, without_special_tokens
+from .answers import read_answer, without_special_tokens
 
 # A leading zero makes a text of digits: 0012 is not 12.
 _NUMBER = re.compile(r"[-+]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|0|[1-9][0-9]*)?(?:\.[0-9]+)?")
@@ -14,7 +14,7 @@ _LONGEST_NUMBER = 100
 
 def stated_answer(completion: str) -> str | None:
     r"""The answer in a completion: in `<answer>` tags, or else in \boxed, or else the whole completion; None if it is
-    empty. See `dmpo.rewards.answers.read_answer`."""
+    empty. See `answers.read_answer`."""
     answer = read_answer(completion)
     return (without_special_tokens(completion).strip() if answer is None else answer) or None
 
