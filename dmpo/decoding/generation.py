@@ -85,6 +85,9 @@ def generate(
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
             log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
+    The blocks of a block-causal model are counted from the prompt's first token, and those of the decoder begin with
+    them: the first block holds the rest of the prompt, and the last block is so much shorter.
+
     Without a cache a row that has finished its block goes on to the next block. With a cache it leaves the batch until
     the other rows have finished, too. Rows with the same prompt share the first model call, because their completions
     are all masks then.
@@ -154,7 +157,7 @@ def generate(
     canvas = Canvas(model, tokens, attended, position_ids, width, options.cfg_scale, mask_id, alike)
     row_ids = torch.arange(batch, device=tokens.device) if row_ids is None else row_ids.to(tokens.device)
     with without_dropout(model):
-        loop = BlockLoop(canvas, options, row_ids, eos_ids)
+        loop = BlockLoop(canvas, options, row_ids, eos_ids, _shared_tokens(model, prompts, of_prompts))
         loop.run()
     seconds = time.perf_counter() - start
     tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given
@@ -176,6 +179,15 @@ def check_block_causal(model: nn.Module, options: DecodingOptions) -> None:
         raise ValueError(
             f"block_length must be a multiple of the model's block_size {size}, got {options.block_length}"
         )
+
+
+def _shared_tokens(model: nn.Module, prompts: Tensor, of_prompts: Tensor | None) -> list[int] | None:
+    """For each row the tokens of the prompt in the block that its completion begins in; None: no model's blocks."""
+    size = unwrap(model).block_size
+    if size is None:
+        return None
+    lengths = [prompts.shape[1]] * len(prompts) if of_prompts is None else of_prompts.sum(1).tolist()
+    return [length % size for length in lengths]
 
 
 def _options(options: DecodingOptions | None, keys: Mapping[str, Any]) -> DecodingOptions:

@@ -18,14 +18,33 @@ from .sampler import Sampler
 class BlockLoop:
     """State of one `generate`. The host has the block and the step of each row, the device its tokens."""
 
-    def __init__(self, canvas: Canvas, options: DecodingOptions, row_ids: Tensor, eos_ids: Sequence[int]) -> None:
-        """eos_ids: the tokens that end a row."""
+    def __init__(
+        self,
+        canvas: Canvas,
+        options: DecodingOptions,
+        row_ids: Tensor,
+        eos_ids: Sequence[int],
+        ahead: Sequence[int] | None = None,
+    ) -> None:
+        """eos_ids: the tokens that end a row. ahead: for each row the tokens of its prompt that share a block with the
+        completion (`Row.ahead`); None: none.
+
+        Raises:
+            ValueError: the policy takes tokens back, and the model is block-causal.
+        """
         self.canvas, self.options = canvas, options
         self.policy, self.model_pass = make_policy(options), make_pass(options, canvas)
+        if self.policy.revokes and ahead is not None:
+            raise ValueError(
+                f"decoder {options.decoder!r} takes tokens back, which a block-causal model does not allow: its first "
+                "block may hold tokens of the prompt; use a policy with revokes = False"
+            )
         self.sampler = Sampler(canvas, options, row_ids, eos_ids, fixed=options.compiled)
         self.compiled: CompiledStep | None = None
         batch, device = len(canvas.tokens), canvas.tokens.device
-        self.waiting = [Row(index, options.block_length) for index in range(batch)]
+        self.waiting = [Row(index, 0, ahead=shared) for index, shared in enumerate(ahead or [0] * batch)]
+        for row in self.waiting:
+            row.left = self._masks(row)
         self.unmasked = torch.zeros(batch, dtype=torch.int32, device=device)  # by each row's last step
         self._placed: list[tuple[int, int]] = []
 
@@ -36,7 +55,7 @@ class BlockLoop:
                 block = min(row.block for row in group)
                 group = [row for row in group if row.block == block]
             ended = self._step(group)
-            self.waiting = [row for row in self.waiting if row.block < self.options.blocks and row.index not in ended]
+            self.waiting = [row for row in self.waiting if row.left and row.index not in ended]
 
     def _step(self, group: list[Row]) -> set[int]:
         """One model call for these rows; returns the indices of rows that ended with an EOS."""
@@ -45,7 +64,7 @@ class BlockLoop:
             return self._advance(group, looked, [row.index for row in group])
         canvas, options, sampler = self.canvas, self.options, self.sampler
         index, start = self._place(group)
-        first = canvas.prompt_length + group[0].block * options.block_length if group[0].step == 0 else None
+        first = self._start(group[0]) if group[0].step == 0 else None
         span = start.unsqueeze(1) + torch.arange(options.block_length, device=start.device)  # [R, B], on the canvas
         hidden, shadow_hidden = self.model_pass(index, start, first)
 
@@ -74,17 +93,26 @@ class BlockLoop:
             self.compiled = make_compiled_step(self.options, self.canvas, self.model_pass, self.sampler, self.policy)
         self.compiled.begin_block(first)
 
+    def _masks(self, row: Row) -> int:
+        """Masks of the row's block before its first step; 0 after the last block."""
+        start = row.block * self.options.block_length - row.ahead  # in the completion
+        return max(0, min(start + self.options.block_length, self.options.gen_length) - max(start, 0))
+
+    def _start(self, row: Row) -> int:
+        """Canvas position of the block. Of a last block that is cut off, the end is at the end of the canvas."""
+        start = self.canvas.prompt_length + row.block * self.options.block_length - row.ahead
+        return min(start, self.canvas.tokens.shape[1] - self.options.block_length)
+
     def _place(self, group: list[Row]) -> tuple[Tensor, Tensor]:
         """Batch index and first canvas position of each row's block, int64 [R] each; rebuilt when a row moves."""
-        placed = [(row.index, row.block) for row in group]
+        placed = [(row.index, self._start(row)) for row in group]
         if placed != self._placed:
             self._placed = placed
             device = self.unmasked.device
             # Pinned, so that the copy does not wait for the device.
             table = torch.tensor(placed, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-            self._index = table[:, 0].contiguous()
-            self._start = self.canvas.prompt_length + table[:, 1] * self.options.block_length
-        return self._index, self._start
+            self._table = table[:, 0].contiguous(), table[:, 1].contiguous()
+        return self._table
 
     def _advance(self, group: list[Row], looked: Tensor | None, columns: Sequence[int]) -> set[int]:
         """Move each row on to its present block and step: by the schedule, or after one read from the device.
@@ -94,9 +122,9 @@ class BlockLoop:
         if looked is None:
             moved = [self.policy.count(row) or 0 for row in group]
             back = ended = [0] * len(group)
-            block_done = all(row.left == count for row, count in zip(group, moved, strict=True))
-            if block_done and self.sampler.eos_ids:
-                ended = self.sampler.end(self._place(group)[0], self.policy.revokes).tolist()
+            done = [number for number, row in enumerate(group) if row.left == moved[number]]
+            if done and self.sampler.eos_ids:
+                ended = self._end(self._place(group)[0], done)
         else:
             results = looked.tolist()
             moved, back, ended = ([values[column] for column in columns] for values in results)
@@ -110,5 +138,14 @@ class BlockLoop:
                     "and `count` must say what a step does"
                 )
             if row.left == 0:
-                row.block, row.step, row.left = row.block + 1, 0, self.options.block_length
+                row.block, row.step = row.block + 1, 0
+                row.left = self._masks(row)
         return {row.index for row, end in zip(group, ended, strict=True) if end}
+
+    def _end(self, index: Tensor, done: Sequence[int]) -> list[int]:
+        """Of each row of `index` whether it ended; only the rows numbered `done` are looked at."""
+        if len(done) == len(index):
+            return self.sampler.end(index, self.policy.revokes).tolist()
+        of_done = self.sampler.end(index[torch.tensor(done, device=index.device)], self.policy.revokes).tolist()
+        ended = dict(zip(done, of_done, strict=True))
+        return [ended.get(number, 0) for number in range(len(index))]

@@ -16,12 +16,14 @@ class Row:
     """Progress of one row, on the host.
 
     index: its number in the batch. block: the block to fill. step: model calls for that block. left: masks in it.
+    ahead: tokens of the prompt in its first block; only a block-causal model has some.
     """
 
     index: int
     left: int
     block: int = 0
     step: int = 0
+    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,23 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """LLaDA's schedule: a fixed number of the most confident candidates a step."""
+    """LLaDA's schedule: a fixed number of the most confident candidates a step.
+
+    A block with fewer masks, the first or last one of a block-causal model, is done after fewer steps, as in SDAR's
+    published code.
+    """
 
     block_length: int
     steps: int
     revokes = False
 
     def count(self, row: Row) -> int:
-        """k_t = ⌊n/S⌋, plus 1 for the first n mod S steps; n masks at the block's start, S steps."""
+        """k_t = ⌊n/S⌋, plus 1 for the first n mod S steps; n tokens of the block, S steps; at most the masks left."""
         whole, rest = divmod(self.block_length, self.steps)
-        return whole + (row.step < rest)
+        return min(whole + (row.step < rest), row.left)
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
-        count = self.count(step.rows[0]) if step.count is None else step.count
+        count = _of_rows(self, step) if step.count is None else step.count
         return remask_(step.window, step.candidates, step.confidence, mask_id=step.mask_id, num_transfer=count), None
 
 
@@ -151,13 +157,12 @@ class BoundedRisk:
         return None
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
-        least = [self.schedule.count(row) for row in step.rows]
         moved = remask_(
             step.window,
             step.candidates,
             step.confidence,
             mask_id=step.mask_id,
-            num_transfer=least[0] if len(set(least)) == 1 else _on_device(least, step.window),
+            num_transfer=_of_rows(self.schedule, step),
             risk=self.threshold,
         )
         return moved, None
@@ -226,7 +231,11 @@ def _first_best(values: Tensor, group: Tensor, live: Tensor) -> Tensor:
     return live & (position == first.gather(1, group))
 
 
-def _on_device(counts: list[int], like: Tensor) -> Tensor:
-    """One number a row, int32 [R]; pinned, so that the copy does not wait for the device."""
-    table = torch.tensor(counts, dtype=torch.int32, pin_memory=like.device.type == "cuda")
-    return table.to(like.device, non_blocking=True)
+def _of_rows(schedule: Schedule, step: Step) -> int | Tensor:
+    """What the schedule unmasks of each row: one number for all of them, or int32 [R]."""
+    counts, device = [schedule.count(row) for row in step.rows], step.window.device
+    if len(set(counts)) == 1:
+        return counts[0]
+    # Pinned, so that the copy does not wait for the device.
+    table = torch.tensor(counts, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return table.to(device, non_blocking=True)

@@ -78,7 +78,7 @@ class Sampler:
         ranking = -entropy[0] if entropy else confidence
         if options.ranks_at_random:
             if self.changes is None:
-                ranking = uniforms(self._rank_key, counter, length).gather(1, position)
+                ranking = uniforms(self._rank_key, counter, length).gather(1, position.clamp(min=0))
             else:
                 ranking = uniforms_of_change(self.changes[1], counter, position)
         if self._ranked_last:
@@ -105,6 +105,7 @@ class Sampler:
 
         moving: int64 [R], 1 for a row to which the step belongs and 0 for a row that is only carried.
         """
+        # A position of the prompt counts from the completion's end: its books, outside the window, keep their value.
         row, position = index.unsqueeze(1), span - self.canvas.prompt_length
         now_masked = window == self.canvas.mask_id
         new, steps = masked & ~now_masked, self.steps[row].int()

@@ -93,8 +93,9 @@ def hierarchy(block: Block, threshold: float | None, low: float) -> set[int]:
 def test_bounded_risk(block: Block, tau: float, steps: int, step: int) -> None:
     schedule = Schedule(len(block[0]), min(steps, len(block[0])))
     chosen = unmasked(BoundedRisk(tau, schedule), block, step)
-    assert chosen == risk(block, tau, schedule.count(Row(0, 0, step=step)))
-    assert len(chosen) <= schedule.count(Row(0, 0, step=step)) or sum(1 - block[1][j] for j in chosen) <= 1 - tau
+    least = schedule.count(Row(0, sum(block[0]), step=step))
+    assert chosen == risk(block, tau, least)
+    assert len(chosen) <= least or sum(1 - block[1][j] for j in chosen) <= 1 - tau
 
 
 # Multiples of 1/64, whose sums and differences are exact.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,11 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dmpo.decoding import generate
+from dmpo.decoding.sampler import Sampler
 from dmpo.models.block_causal import block_causal_mask
 from dmpo.models.masked_lm import apply_head, make_bidirectional
 from dmpo.models.model_types import SDAR, SDARConfig
 from dmpo.rollouts.batch import Completions
-from dmpo.rollouts.likelihood import apply_head_to_views, kept_positions
+from dmpo.rollouts.likelihood import apply_head_to_views, kept_positions, ordered_log_probs
 from tests.tiny_models import PLAIN, tokens
 
 MASK = 3
@@ -148,9 +151,59 @@ def test_decoding_is_block_by_block() -> None:
         assert torch.equal(found[row], text)
 
 
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(
+    size=st.integers(1, 4),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    blocks=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_the_path_of_random_order_has_its_exact_probability(
+    size: int, lengths: list[int], blocks: int, seed: int
+) -> None:
+    """The product of its conditionals: the clean earlier blocks and the masks of the block, under the scoring mask."""
+    model, (rows, _) = sdar(size), problem(lengths, size * blocks, seed)
+    rows.prompt_ids[rows.prompt_ids == MASK] = MASK + 1
+    options: dict[str, Any] = {"decoder": "random_order", "gen_length": size * blocks, "block_length": size}
+    options |= {"steps": size * blocks, "temperature": 1.0, "seed": seed}
+    drawn_from, draw = torch.zeros(len(lengths), size * blocks, dtype=torch.float64), Sampler.draw
+
+    def watched(sampler: Sampler, hidden: Tensor, positions: Tensor, index: Tensor, span: Tensor) -> Any:
+        result = draw(sampler, hidden, positions, index, span)
+        scores = (hidden @ sampler.weight.t()).index_fill(-1, torch.tensor([MASK]), -torch.inf)
+        of_drawn = scores.log_softmax(-1).gather(-1, result[0].unsqueeze(-1)).squeeze(-1)
+        at = span - sampler.canvas.prompt_length
+        masked = sampler.canvas.tokens[index.unsqueeze(1), span] == MASK
+        drawn_from[index.unsqueeze(1).expand_as(at)[masked], at[masked]] = of_drawn[masked]  # the last draw stays
+        return result
+
+    with mock.patch.object(Sampler, "draw", watched):
+        made = generate(model, rows.prompt_ids, attention_mask=rows.prompt_mask, **options)
+    completions = made.sequences[:, rows.prompt_ids.shape[1] :]
+    drawn = replace(rows, tokens=completions)
+    expected = torch.zeros(completions.shape, dtype=torch.float64)
+    for row, prompt in enumerate(lengths):
+        assert sorted(made.order[row].tolist()) == list(range(size * blocks))
+        places = [(prompt + j) // size for j in made.order[row].argsort().tolist()]
+        assert places == sorted(places), "the decoder's blocks lie across the model's blocks"
+        for step in range(size * blocks):
+            masked = (made.order >= step)[[row]]
+            with torch.no_grad():
+                scores = block_by_block(model, drawn[[row]], masked, 0, size)
+            scores[:, MASK] = -torch.inf
+            of_step = made.order[row] == step
+            expected[row, of_step] = scores.log_softmax(-1)[of_step, completions[row, of_step]]
+    torch.testing.assert_close(drawn_from, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(drawn_from.sum(1), expected.sum(1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(made.log_probs.double(), expected, rtol=1e-6, atol=1e-6)
+    scored = ordered_log_probs(model, drawn, made.order, mask_id=MASK, batch_size=4)
+    torch.testing.assert_close(scored.double(), expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"decoder": "tests.own_names:Fickle"}, "takes tokens back, which a block-causal model does not allow"),
         ({"decoder": "dual_cache"}, "decoder must be one without a cache or a shadow for a block-causal model"),
         ({"decoder": "wino"}, "decoder must be one without a cache or a shadow for a block-causal model"),
         ({"block_length": 6, "gen_length": 12}, "block_length must be a multiple of the model's block_size 4, got 6"),
