@@ -16,6 +16,7 @@ from .values import number_of, text_of, whole_of
 MOST_COMPLETIONS = 4_000  # that a page holds
 _CELL = ("task", "split", "gen_length", "decoder")
 _NEEDED = (*_CELL, "index", "sample", "completion", "answer", "score", "failure")
+_LONGEST_LABEL = 200
 _OF_A_RUN = ("metrics.jsonl", "timings.jsonl", "completions.jsonl", "held_out.jsonl")
 
 
@@ -41,7 +42,7 @@ def read_results(path: Path, name: str) -> Results:
 
     def keep(offset: int, line: dict[str, Any]) -> dict[str, Any]:
         missing.extend(key for key in _NEEDED if key not in line and not missing)
-        kept = {key: line.get(key) for key in (*_CELL, "index", "sample", "failure")}
+        kept = {key: _label(line.get(key)) for key in (*_CELL, "index", "sample", "failure")}
         kept |= {"answer": None if line.get("answer") is None else True, "score": number_of(line.get("score")) or 0}
         return {**kept, "offset": offset}
 
@@ -126,6 +127,11 @@ def results_gallery(results: Sequence[Results], most: int = MOST_COMPLETIONS) ->
         "groups": [group for _, group in groups],
         "prompts": list(prompts.texts),
     }
+
+
+def _label(value: Any) -> Any:
+    """A value by which lines are told apart: a list or an object, which dmpo never writes there, becomes a text."""
+    return text_of(value, _LONGEST_LABEL) if isinstance(value, list | dict) else value
 
 
 def _card(line: Mapping[str, Any], file: str, source: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 
 from ..storage.lock import is_locked
 from .lines import read_at, read_lines, read_object
-from .values import duration, whole_of
+from .values import duration, number_of, whole_of
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 FILES = (CONFIG, METRICS, "timings.jsonl", "completions.jsonl", "held_out.jsonl", SUMMARY)
@@ -52,8 +52,8 @@ class Run:
         """One sentence: finished, still running, or stopped."""
         of = f"step {self.step}" + (f" of {self.max_steps}" if self.max_steps else "")
         if self.is_finished:
-            seconds = self.summary.get("seconds")
-            in_time = f" in {duration(seconds)}" if isinstance(seconds, int | float) else ""
+            seconds = number_of(self.summary.get("seconds"))
+            in_time = "" if seconds is None else f" in {duration(seconds)}"
             return f"finished: {self.step} steps{in_time}"
         return f"still running, as of {of}" if self.is_running else f"not finished: stopped after {of}"
 

@@ -53,7 +53,7 @@ def run_card(run: Run) -> dict[str, Any]:
     for name in ("greedy_accuracy", "sampled_accuracy", "greedy_reward", "sampled_reward"):
         values = [number_of(run.summary.get(f"{name}_{when}"), 4) for when in ("before", "after")]
         if None not in values:
-            intervals = [run.summary.get(f"{name}_{when}_interval") for when in ("before", "after")]
+            intervals = [_interval(run.summary.get(f"{name}_{when}_interval")) for when in ("before", "after")]
             measures.append({"name": name.replace("_", " "), "values": values, "intervals": intervals})
     rewards = [value for line in run.metrics if (value := number_of(line.get("reward"))) is not None]
     if rewards:
@@ -70,8 +70,8 @@ def run_card(run: Run) -> dict[str, Any]:
             facts += [(f"{key} {name}", _shown(inner)) for name, inner in value.items()]
         else:
             facts.append((key, _shown(value)))
-    if isinstance(run.summary.get("seconds"), int | float):
-        facts.append(("time", duration(run.summary["seconds"])))
+    if (seconds := number_of(run.summary.get("seconds"))) is not None:
+        facts.append(("time", duration(seconds)))
     return {
         "name": run.name,
         "path": str(run.path),
@@ -80,6 +80,13 @@ def run_card(run: Run) -> dict[str, Any]:
         "measures": measures,
         "facts": [(str(name).replace("_", " "), value) for name, value in facts],
     }
+
+
+def _interval(bounds: Any) -> list[float | int] | None:
+    """The two bounds of an interval; None where a file has something else."""
+    numbers = [number_of(bound) for bound in bounds] if isinstance(bounds, list) else []
+    finite = [number for number in numbers if number is not None]
+    return finite if len(finite) == len(numbers) == 2 else None
 
 
 def _defaults() -> dict[str, str]:

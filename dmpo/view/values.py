@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from typing import Any
 
 LONGEST_TEXT = 20_000  # characters of a prompt or completion that the page holds
 _KEPT_AT_END = 4_000
+_EXACT = 2**53  # a browser's numbers are exact below it
 
 
 def text_of(value: Any, longest: int = LONGEST_TEXT) -> str:
@@ -24,17 +25,19 @@ def number_of(value: Any, digits: int = 6) -> float | int | None:
     """A finite number with so many digits; None for everything else. True is 1."""
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, int) and abs(value) < 2**53:
+    if not isinstance(value, int | float):
+        return None
+    if isinstance(value, int) and abs(value) < _EXACT:
         return value
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # NaN, infinity, or a whole number that no float can hold
         return None
     short = float(f"{value:.{digits}g}")
-    return int(short) if short.is_integer() and abs(short) < 2**53 else short
+    return int(short) if short.is_integer() and abs(short) < _EXACT else short
 
 
 def whole_of(value: Any) -> int | None:
-    """A whole number; None for everything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A whole number that a browser can hold; None for everything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _EXACT else None
 
 
 def duration(seconds: float) -> str:

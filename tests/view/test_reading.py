@@ -18,10 +18,10 @@ from dmpo.view.completions import body, rollout_gallery
 from dmpo.view.curves import thin
 from dmpo.view.lines import read_lines
 from dmpo.view.meanings import metric_meaning, metric_meanings, read_meanings
-from dmpo.view.run_files import read_run, short_names
+from dmpo.view.run_files import FILES, read_run, short_names
 from dmpo.view.values import number_of, text_of
 from tests.small_runs import lines as lines_of
-from tests.view.run_folders import content_of, curve, gallery, write_lines, write_run, write_summary
+from tests.view.run_folders import content_of, curve, gallery, write_lines, write_results, write_run, write_summary
 
 
 def page(*runs: Path, output: Path | None = None) -> dict[str, Any]:
@@ -252,12 +252,37 @@ def test_long_texts_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("value", "number"),
-    [(True, 1), (0.1234567, 0.123457), (3.0, 3), (math.inf, None), (math.nan, None), ("3", None), (10**30, 1e30)],
+    [
+        (True, 1),
+        (0.1234567, 0.123457),
+        (3.0, 3),
+        (math.inf, None),
+        (math.nan, None),
+        ("3", None),
+        (10**30, 1e30),
+        (10**400, None),
+    ],
     ids=str,
 )
 def test_numbers(value: Any, number: float | None) -> None:
     assert number_of(value) == number
     json.dumps(number_of(value), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, -math.inf, 10**400, "x", [1], {"a": [1]}], ids=lambda value: str(value)[:9]
+)
+def test_any_value_in_any_place_of_a_file_leaves_a_page(tmp_path: Path, value: Any) -> None:
+    run = write_run(tmp_path / "run", steps=2, keys={"own": 1})
+    results = write_results(tmp_path / "results.jsonl", examples=2)
+    for path in (*(run / name for name in FILES), results):
+        (first, *others) = path.read_text().splitlines()
+        kept = {key: one for key, one in json.loads(first).items() if key == "step"}
+        path.write_text("\n".join([json.dumps({**dict.fromkeys(json.loads(first), value), **kept}), *others]) + "\n")
+    content = page(run)
+    assert len(content["galleries"][0]["groups"]) > 0
+    assert curve(content, "reward")["series"][0]["x"][-1] == 2
+    assert len(page(results)["cells"]["rows"]) == 2
 
 
 def test_names_tell_runs_apart() -> None:
