@@ -228,7 +228,7 @@ class Prompts(SplitRows):
                     f"{name} has a column {option!r} beside {column!r}, which task_options name as its {option}: "
                     "the rewards get that one by this name; rename or remove the other"
                 )
-        for column in ("completions", MESSAGES):
+        for column in ("completion", "completions", MESSAGES):
             if column in columns:
                 raise ValueError(
                     f"{name} has a column {column!r}, a name under which the rewards get something else; rename it"

@@ -75,6 +75,12 @@ def test_another_group_each_round(total: int, most: int, rounds: list[list[int]]
     assert [rows_to_log(total, 4, most, index) for index in range(len(rounds))] == rounds
 
 
+def test_a_longer_run_has_one_evaluation_at_its_end(tmp_path: Path) -> None:
+    for steps in (1, 2):
+        trainer(settings(tmp_path, max_steps=steps, resume=steps > 1, eval_steps=0, log_completions=1)).train()
+    assert [(line["step"], line["split"]) for line in lines(tmp_path, "held_out.jsonl")] == [(0, "test"), (2, "test")]
+
+
 def test_a_run_writes_them_once_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *arguments: None)
     run = tmp_path / "run"
