@@ -45,6 +45,10 @@ class Only:
     own: bool = True
 
 
+_SUFFIX = Values(
+    "full, none or a number of masks, 0 or more",
+    lambda value: value in ("full", "none") if isinstance(value, str) else value >= 0,
+)
 _SHARE = Values("in [0, 1]", lambda value: 0 <= value <= 1)
 _FINITE = Values("finite", lambda value: -math.inf < value < math.inf)
 _NOT_NEGATIVE = Values("finite and ≥ 0", lambda value: 0 <= value < math.inf)
@@ -86,6 +90,8 @@ class DecodingRules:
     """wino unmasks a candidate above this probability; the default is the paper's"""
     wino_threshold_back: Annotated[float, _SHARE, _WINO] = 0.9
     """wino takes a token back below this probability; the default is the paper's"""
+    suffix: Annotated[str | int, _SUFFIX] = "full"
+    """what a pass sees of the masks after the block: all (full), none, or so many; iLLaDA's own decoder has none"""
     compiled: Annotated[bool, Only(("dual_cache",), own=False)] = False
     """compile the steps of dual_cache after a block's first, each one CUDA graph; each shape costs a compilation"""
     early_stop: bool = False
@@ -137,6 +143,8 @@ class DecodingOptions(DecodingRules):
         if self.decoder in _BY_PROBABILITY and self.remasking == "random":
             why = _BY_PROBABILITY[self.decoder]
             raise ValueError(f"remasking must be low_confidence for {self.decoder!r}: {why}")
+        if self.compiled and self.suffix_masks is not None:
+            raise ValueError(f"suffix must be full with compiled=true, whose shapes are fixed, got {self.suffix!r}")
         if self.decoder == "hierarchy" and self.threshold is not None and self.low_threshold > self.threshold:
             raise ValueError(
                 f"low_threshold must be at most threshold, got {self.low_threshold} and threshold {self.threshold}"
@@ -162,6 +170,11 @@ class DecodingOptions(DecodingRules):
     @property
     def blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    @property
+    def suffix_masks(self) -> int | None:
+        """How many masks after the block a pass sees; None: all."""
+        return {"full": None, "none": 0}[self.suffix] if isinstance(self.suffix, str) else self.suffix
 
     @property
     def ranks_at_random(self) -> bool:
@@ -213,7 +226,7 @@ class _Check:
         """Raise TypeError for a value of another type, ValueError for a value that is no choice and no name."""
         if value is None and self.optional:
             return
-        choices = get_args(self.kind)
+        choices = get_args(self.kind) if get_origin(self.kind) is Literal else ()
         types, description = ((str,), "a string") if choices else _TYPES[self.kind]
         if not isinstance(value, types) or (isinstance(value, bool) and self.kind is not bool):
             raise TypeError(f"{name} must be {description}, got {value!r}")
@@ -228,6 +241,7 @@ _TYPES: Mapping[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "a string"),
     int: ((int,), "an int"),
     float: ((int, float), "a number"),
+    str | int: ((str, int), "full, none or an int"),
 }
 
 

@@ -14,13 +14,27 @@ from .alike import NO_ROWS_ALIKE, Alike
 from .cache import BlockCache
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The columns of a canvas that a pass over R rows sees: up to `columns`, and each row up to its own `stop`.
+
+    columns: those of the row that sees most; None: all. stop: int64 [R]; None: every row sees as many.
+    """
+
+    columns: int | None = None
+    stop: Tensor | None = None
+
+
+EVERYTHING = Extent()
+
+
 @dataclass
 class Canvas:
     """Prompts and completions of B rows, T = P + G positions.
 
     tokens int64 [B, T]; attended bool [B, T], None where nothing is padded; position_ids int64 [B, T], None: from 0.
-    alike: the rows that are the same as long as all completions are masks. forwards and row_forwards count model calls
-    and the rows that went through them.
+    alike: the rows that are the same as long as all completions are masks. forwards, row_forwards and positions count
+    model calls, the rows that went through them and the positions of these rows.
     """
 
     model: nn.Module
@@ -33,6 +47,7 @@ class Canvas:
     alike: Alike = NO_ROWS_ALIKE
     forwards: int = 0
     row_forwards: int = 0
+    positions: int = 0
 
     @property
     def shift(self) -> int:
@@ -66,13 +81,22 @@ class Canvas:
 
     def run(self, inputs: Tensor, rows: Tensor, *arguments: Any, **named: Any) -> Tensor:
         """One model call, which is counted; arguments and result as of `call`."""
-        self.count(len(inputs))
+        self.count(len(inputs), inputs.shape[1])
         return self.call(inputs, rows, *arguments, **named)
 
-    def count(self, rows: int) -> None:
-        """Count one model call."""
+    def count(self, rows: int, width: int) -> None:
+        """Count one model call of so many rows, each of so many positions."""
         self.forwards += 1
         self.row_forwards += rows
+        self.positions += rows * width
+
+    def seen(self, rows: Tensor, extent: Extent) -> Tensor | None:
+        """Which columns each of `rows` sees, bool [M, K]; None: all K columns of the extent."""
+        seen = None if self.attended is None else self.attended[rows, : extent.columns]
+        if extent.stop is None:
+            return seen
+        before = torch.arange(extent.columns or self.tokens.shape[1], device=rows.device) < extent.stop.unsqueeze(1)
+        return before if seen is None else seen & before
 
     def call(
         self,
@@ -83,24 +107,26 @@ class Canvas:
         position_ids: Tensor | None = None,
         cache: BlockCache | None = None,
         read: Tensor | None = None,
+        extent: Extent = EVERYTHING,
     ) -> Tensor:
         """Hidden states [M, q, H], or [M, Q, H] where `read` is given, of `inputs` int64 [M, q].
 
         rows: int64 [M], the canvas row of each row. positions: int64 [q], the canvas positions; None: all of them.
         mask and position_ids: in place of those of the canvas. read: int64 [Q] of every row, or [M, Q], the inputs
-        whose predictions are read; the last layer runs on no others.
+        whose predictions are read; the last layer runs on no others. extent: the columns that each row sees.
         """
         width = inputs.shape[1]
         if position_ids is None:
             if self.position_ids is not None:
                 position_ids = self.position_ids[rows if positions is None else (rows.unsqueeze(1), positions)]
+                position_ids = position_ids[:, :width]
             elif cache is not None:
                 # The model would count on from the length of the cache.
                 positions = torch.arange(width, device=inputs.device) if positions is None else positions
                 position_ids = positions.unsqueeze(0)
-        if mask is None and self.attended is not None:
-            mask = self.attended[rows]
-            if unwrap(self.model).config._attn_implementation in ("sdpa", "eager"):
+        if mask is None:
+            mask = self.seen(rows, extent)
+            if mask is not None and unwrap(self.model).config._attn_implementation in ("sdpa", "eager"):
                 # A complete mask: transformers would read an incomplete one, which waits for the device.
                 mask = mask[:, None, None, :].expand(-1, 1, width, -1)
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}

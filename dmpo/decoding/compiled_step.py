@@ -39,7 +39,7 @@ class CompiledStep:
 
     def __call__(self) -> Tensor | None:
         """One step; as `CachedStep`. The next step overwrites the result."""
-        self.step.canvas.count(self.rows)
+        self.step.canvas.count(self.rows, len(self.step.positions))
         self.calls += 1
         if self.calls == 1:
             return self._first()

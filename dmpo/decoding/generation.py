@@ -29,7 +29,8 @@ class Generation:
     """The completions of one `generate`, and their cost.
 
     sequences: int64 [B, P + gen_length], prompt and completion.
-    forwards: model calls; row_forwards: rows of all model calls, with guidance two for each sequence.
+    forwards: model calls; row_forwards: rows of all model calls, with guidance two for each sequence; positions: the
+        positions of these rows.
     seconds: wall clock, until the last kernel was launched.
     log_probs: float32 [B, gen_length], the model's untempered log-probability (nats) of each token when it was drawn;
         0 where the token was not drawn but follows an EOS.
@@ -44,6 +45,7 @@ class Generation:
     log_probs: Tensor
     order: Tensor
     steps: Tensor
+    positions: int
 
     @property
     def tokens_per_forward(self) -> float:
@@ -87,6 +89,9 @@ def generate(
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
     The blocks of a block-causal model are counted from the prompt's first token, and those of the decoder begin with
     them: the first block holds the rest of the prompt, and the last block is so much shorter.
+
+    A pass over the whole canvas sees prompt and completion, or with `suffix` no more than some masks after the block:
+    the predictions of a block-causal model stay the same, those of others change.
 
     Without a cache a row that has finished its block goes on to the next block. With a cache it leaves the batch until
     the other rows have finished, too. Rows with the same prompt share the first model call, because their completions
@@ -162,7 +167,16 @@ def generate(
     seconds = time.perf_counter() - start
     tokens = torch.cat([prompt_ids, tokens[:, width:]], 1)  # the prompt as it was given
     drawn = loop.sampler
-    return Generation(tokens, canvas.forwards, canvas.row_forwards, seconds, drawn.log_probs, drawn.order, drawn.steps)
+    return Generation(
+        sequences=tokens,
+        forwards=canvas.forwards,
+        row_forwards=canvas.row_forwards,
+        seconds=seconds,
+        log_probs=drawn.log_probs,
+        order=drawn.order,
+        steps=drawn.steps,
+        positions=canvas.positions,
+    )
 
 
 def check_block_causal(model: nn.Module, options: DecodingOptions) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config.decoding import DecodingOptions
-from .canvas import Canvas
+from .canvas import EVERYTHING, Canvas, Extent
 from .compiled_step import CompiledStep
 from .factory import make_compiled_step, make_pass, make_policy
 from .policies import Row, Step
@@ -63,10 +63,10 @@ class BlockLoop:
             looked = self.compiled()
             return self._advance(group, looked, [row.index for row in group])
         canvas, options, sampler = self.canvas, self.options, self.sampler
-        index, start = self._place(group)
+        index, start, extent = self._place(group)
         first = self._start(group[0]) if group[0].step == 0 else None
         span = start.unsqueeze(1) + torch.arange(options.block_length, device=start.device)  # [R, B], on the canvas
-        hidden, shadow_hidden = self.model_pass(index, start, first)
+        hidden, shadow_hidden = self.model_pass(index, start, first, extent)
 
         window = canvas.tokens[index.unsqueeze(1), span]
         masked = window == canvas.mask_id
@@ -103,16 +103,28 @@ class BlockLoop:
         start = self.canvas.prompt_length + row.block * self.options.block_length - row.ahead
         return min(start, self.canvas.tokens.shape[1] - self.options.block_length)
 
-    def _place(self, group: list[Row]) -> tuple[Tensor, Tensor]:
-        """Batch index and first canvas position of each row's block, int64 [R] each; rebuilt when a row moves."""
+    def _place(self, group: list[Row]) -> tuple[Tensor, Tensor, Extent]:
+        """Batch index and first canvas position of each row's block, int64 [R] each, and what the rows see; rebuilt
+        when a row moves."""
         placed = [(row.index, self._start(row)) for row in group]
         if placed != self._placed:
             self._placed = placed
             device = self.unmasked.device
             # Pinned, so that the copy does not wait for the device.
             table = torch.tensor(placed, pin_memory=device.type == "cuda").to(device, non_blocking=True)
-            self._table = table[:, 0].contiguous(), table[:, 1].contiguous()
+            index, start = table[:, 0].contiguous(), table[:, 1].contiguous()
+            self._table = index, start, self._extent([begin for _, begin in placed], start)
         return self._table
+
+    def _extent(self, starts: list[int], start: Tensor) -> Extent:
+        """Each row sees its canvas up to the masks after its block that `suffix` keeps; `starts` is `start` as ints."""
+        kept, width = self.options.suffix_masks, self.canvas.tokens.shape[1]
+        if kept is None:
+            return EVERYTHING
+        behind = self.options.block_length + kept  # from the block's first position
+        columns = min(max(starts) + behind, width)
+        alike = min(starts) + behind >= columns
+        return Extent(columns, None if alike else start + behind)
 
     def _advance(self, group: list[Row], looked: Tensor | None, columns: Sequence[int]) -> set[int]:
         """Move each row on to its present block and step: by the schedule, or after one read from the device.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ..models.masked_lm import unwrap
+from .alike import Alike
 from .cache import BlockCache
-from .canvas import Canvas
+from .canvas import EVERYTHING, Canvas, Extent
 
 
 class FullPass:
@@ -18,12 +21,16 @@ class FullPass:
     def __init__(self, canvas: Canvas, block_length: int) -> None:
         self.canvas, self.block_length = canvas, block_length
 
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, index: Tensor, start: Tensor, first: int | None, extent: Extent = EVERYTHING
+    ) -> tuple[Tensor, Tensor | None]:
         """Hidden states of the block's positions, and of its shadow if there is one; [R, B, H] each."""
         canvas, alike = self.canvas, self.canvas.alike_now()
-        inputs, rows, start = canvas.inputs(index), canvas.doubled(index), canvas.doubled(start)
+        inputs, rows, start = canvas.inputs(index)[:, : extent.columns], canvas.doubled(index), canvas.doubled(start)
         read = alike.one_of_each(start).unsqueeze(1) + torch.arange(self.block_length, device=start.device)
-        hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), read=read)
+        hidden = canvas.run(
+            alike.one_of_each(inputs), alike.one_of_each(rows), read=read, extent=_of_kinds(extent, canvas, alike)
+        )
         return canvas.guided(alike.to_all(hidden)), None
 
 
@@ -42,15 +49,19 @@ class CachedPass:
         self.cache: BlockCache | None = None  # of a block; if keys and values stay, of all blocks
         self.cached = torch.arange(0)  # the rows whose keys and values are stored, ascending
 
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
-        """As `FullPass`; `first` is the block's first position at its first step, else None."""
+    def __call__(
+        self, index: Tensor, start: Tensor, first: int | None, extent: Extent = EVERYTHING
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `FullPass`; `first` is the block's first position at its first step, else None. All rows see as much."""
         canvas, alike = self.canvas, self.canvas.alike_now()
-        inputs = canvas.inputs(index)
+        inputs = canvas.inputs(index)[:, : extent.columns]
         if first is not None:
             self.first, rows = first, canvas.doubled(index)
             cache = self._empty_cache(index)
             read = torch.arange(first, first + self.block_length, device=inputs.device)
-            hidden = canvas.run(alike.one_of_each(inputs), alike.one_of_each(rows), cache=cache, read=read)
+            hidden = canvas.run(
+                alike.one_of_each(inputs), alike.one_of_each(rows), cache=cache, read=read, extent=extent
+            )
             if alike.kind is not None:
                 cache.batch_select_indices(alike.kind)
             self.cached = index
@@ -63,9 +74,11 @@ class CachedPass:
         positions = self.cache.place.positions = torch.arange(begin, stop, device=inputs.device)
         offset, rows = self.first - begin, canvas.doubled(index)
         if self.suffix_cached:
-            return canvas.guided(canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache)[:, offset:]), None
+            hidden = canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache, extent=extent)
+            return canvas.guided(hidden[:, offset:]), None
         read = torch.arange(offset, offset + self.block_length, device=inputs.device)
-        return canvas.guided(canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache, read=read)), None
+        hidden = canvas.run(inputs[:, begin:stop], rows, positions, cache=self.cache, read=read, extent=extent)
+        return canvas.guided(hidden), None
 
     def _empty_cache(self, index: Tensor) -> BlockCache:
         """A cache whose next pass writes all positions of the rows `index`."""
@@ -102,19 +115,23 @@ class ShadowPass:
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"decoder 'wino' needs attn_implementation sdpa or eager for its mask, got {attention!r}")
 
-    def __call__(self, index: Tensor, start: Tensor, first: int | None) -> tuple[Tensor, Tensor | None]:
+    def __call__(
+        self, index: Tensor, start: Tensor, first: int | None, extent: Extent = EVERYTHING
+    ) -> tuple[Tensor, Tensor | None]:
         """As `FullPass`."""
         canvas, width, alike = self.canvas, self.block_length + self.canvas.shift, self.canvas.alike_now()
-        inputs = alike.one_of_each(canvas.inputs(index))
+        inputs = alike.one_of_each(canvas.inputs(index)[:, : extent.columns])
         rows, start = alike.one_of_each(canvas.doubled(index)), alike.one_of_each(canvas.doubled(start))
-        length, device = inputs.shape[1], inputs.device
+        length, device, seen = inputs.shape[1], inputs.device, canvas.seen(rows, _of_kinds(extent, canvas, alike))
         shadow = torch.arange(width, device=device)
         position = torch.arange(length, device=device)
         block = start.unsqueeze(1) + shadow[: self.block_length]
-        position_ids = position.expand(len(rows), -1) if canvas.position_ids is None else canvas.position_ids[rows]
+        position_ids = (
+            position.expand(len(rows), -1) if canvas.position_ids is None else canvas.position_ids[rows, :length]
+        )
         behind = (start.unsqueeze(1) - canvas.shift + shadow).clamp(0, length - 1)
         attends = torch.zeros(len(rows), length + width, length + width, dtype=torch.bool, device=device)
-        attends[:, :, :length] = True if canvas.attended is None else canvas.attended[rows].unsqueeze(1)
+        attends[:, :, :length] = True if seen is None else seen.unsqueeze(1)
         verified = (start.unsqueeze(1) + shadow).unsqueeze(-1) == position  # [R, width, T]
         verified[:, self.block_length :] = False
         attends[:, length:, :length] &= ~verified
@@ -128,3 +145,8 @@ class ShadowPass:
         )
         hidden = alike.to_all(hidden)
         return canvas.guided(hidden[:, : self.block_length]), canvas.guided(hidden[:, self.block_length :])
+
+
+def _of_kinds(extent: Extent, canvas: Canvas, alike: Alike) -> Extent:
+    """The extent of one row of each kind."""
+    return extent if extent.stop is None else replace(extent, stop=alike.one_of_each(canvas.doubled(extent.stop)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config.decoding import DecodingOptions
 from ..kernels import linear_sample_tokens, linear_sample_tokens_with_entropy, linear_token_logprobs
-from ..models.masked_lm import head_weight, one_of
+from ..models.masked_lm import head_weight, one_of, unwrap
 from ..randomness import derive_key, seed_change, uniforms, uniforms_of_change, with_seed_zero
 from .canvas import Canvas
 
@@ -32,6 +32,7 @@ class Sampler:
         self.eos_ids = tuple(eos_ids) if options.early_stop else ()
         self._ranked_last = tuple(eos_ids) if options.confidence_eos_eot_inf else ()
         self._forbidden = (canvas.mask_id, *(eos_ids[:1] if options.logits_eos_inf else ()))
+        self._sees_prompt = unwrap(canvas.model).block_size is not None  # a window may hold tokens of the prompt
         self.weight, self.bias = head_weight(canvas.model)
         batch, device = len(canvas.tokens), canvas.tokens.device
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -78,7 +79,8 @@ class Sampler:
         ranking = -entropy[0] if entropy else confidence
         if options.ranks_at_random:
             if self.changes is None:
-                ranking = uniforms(self._rank_key, counter, length).gather(1, position.clamp(min=0))
+                ranked = position.clamp(min=0) if self._sees_prompt else position
+                ranking = uniforms(self._rank_key, counter, length).gather(1, ranked)
             else:
                 ranking = uniforms_of_change(self.changes[1], counter, position)
         if self._ranked_last:

@@ -78,6 +78,7 @@ def complete(
         log_probs=torch.cat([batch.log_probs for batch in batches])[back],
         order=torch.cat([batch.order for batch in batches])[back],
         steps=torch.cat([batch.steps for batch in batches])[back],
+        positions=sum(batch.positions for batch in batches),
     )
 
 

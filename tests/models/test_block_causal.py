@@ -189,7 +189,7 @@ def test_the_path_of_random_order_has_its_exact_probability(
         for step in range(size * blocks):
             masked = (made.order >= step)[[row]]
             with torch.no_grad():
-                scores = block_by_block(model, drawn[[row]], masked, 0, size)
+                scores = block_by_block(model, drawn[row : row + 1], masked, 0, size)
             scores[:, MASK] = -torch.inf
             of_step = made.order[row] == step
             expected[row, of_step] = scores.log_softmax(-1)[of_step, completions[row, of_step]]

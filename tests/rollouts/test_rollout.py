@@ -130,7 +130,7 @@ def test_mismatch_is_counted_token_by_token() -> None:
     """Five tokens: the first row drew all, the second has an EOS third, then filling, and its end does not count."""
     log_probs = torch.tensor([[-1.0, -2.0, -3.0, -4.0, -5.0], [-1.0, -2.0, -6.0, 0.0, 0.0]])
     order = torch.tensor([[0, 1, 2, 3, 4], [2, 1, 0, -1, -1]], dtype=torch.int32)
-    generation = Generation(torch.zeros(2, 5).long(), 5, 8, 0.1, log_probs, order, torch.tensor([5, 3]))
+    generation = Generation(torch.zeros(2, 5).long(), 5, 8, 0.1, log_probs, order, torch.tensor([5, 3]), 80)
     elbo = torch.tensor([-20.0, -15.0])
     everything = torch.ones(2, 5).bool()
     assert rollout_mismatch(generation, everything, elbo).tolist() == [-3 + 20 / 5, -3 + 15 / 5]
