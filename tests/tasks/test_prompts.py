@@ -152,6 +152,7 @@ def test_prompts_that_cannot_be_read(value: Any, message: str, caplog: pytest.Lo
         (["prompt", "q"], {"prompt": "q"}, "has a column 'prompt' beside 'q', which task_options name as its prompt"),
         (["prompt", "gold", "answer"], {"answer": "gold"}, "has a column 'answer' beside 'gold'"),
         (["prompt", "completions"], {}, "has a column 'completions', a name under which the rewards get something"),
+        (["prompt", "completion"], {}, "has a column 'completion', a name under which the rewards get something"),
         (["prompt", "prompt_messages"], {}, "has a column 'prompt_messages', a name"),
         (["prompt"], {"promt": "q"}, "unknown option 'promt'; did you mean 'prompt'"),
         (["prompt"], {"held_out_share": 0.5}, "held_out_share must be above 0 and below 0.5, got 0.5"),
