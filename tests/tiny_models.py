@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ ARCHITECTURES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
 }
+
+
+def random_in_float64(model: Any) -> Any:
+    """The model in float64, also inside the norms, which transformers narrows; all parameters are random."""
+    draw = torch.Generator().manual_seed(1)
+    for parameter in model.double().eval().parameters():
+        nn.init.normal_(parameter, std=0.3, generator=draw)
+    for norm in model.modules():
+        if hasattr(norm, "variance_epsilon"):
+            norm.forward = partial(nn.functional.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight)
+    return model
 
 
 def tiny(**changes: Any) -> MaskedLM:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmpo.decoding import generate
 from dmpo.decoding.sampler import Sampler
@@ -20,7 +20,7 @@ from dmpo.models.masked_lm import apply_head, make_bidirectional
 from dmpo.models.model_types import SDAR, SDARConfig
 from dmpo.rollouts.batch import Completions
 from dmpo.rollouts.likelihood import apply_head_to_views, kept_positions, ordered_log_probs
-from tests.tiny_models import PLAIN, tokens
+from tests.tiny_models import PLAIN, random_in_float64, tokens
 
 MASK = 3
 
@@ -32,14 +32,7 @@ def sdar(size: int, attention: str = "sdpa") -> Any:
     config = SDARConfig(**fields)
     config._attn_implementation = attention
     make_bidirectional(config, MASK)
-    model = SDAR(config).double().eval()
-    draw = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3, generator=draw)
-    for norm in model.modules():
-        if hasattr(norm, "variance_epsilon"):
-            norm.forward = partial(nn.functional.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight)
-    return model
+    return random_in_float64(SDAR(config))
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

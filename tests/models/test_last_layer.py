@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from dmpo.models.masked_lm import (
     make_bidirectional,
 )
 from dmpo.rollouts.likelihood import kept_positions
-from tests.tiny_models import PLAIN, tiny, tokens
+from tests.tiny_models import PLAIN, random_in_float64, tiny, tokens
 
 CLASSES: dict[str, tuple[type[PreTrainedConfig], type[MaskedLM]]] = {
     "llama": (LlamaConfig, MaskedLlama),
@@ -52,14 +52,7 @@ def model_of(kind: str, attention: str = "sdpa", **changes: Any) -> MaskedLM:
     config = config_class(**{**PLAIN, **changes})
     config._attn_implementation = attention
     make_bidirectional(config, 3)
-    model = model_class(config).double().eval()
-    draw = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3, generator=draw)
-    for norm in model.modules():
-        if hasattr(norm, "variance_epsilon"):
-            norm.forward = partial(nn.functional.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight)
-    return model
+    return random_in_float64(model_class(config))
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
