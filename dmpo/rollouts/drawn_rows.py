@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -28,8 +29,11 @@ class DrawnRows:
     @classmethod
     def of(cls, generation: Generation, rows: list[int]) -> DrawnRows:
         """These rows of a generation; the rest of it can be freed."""
-        length = generation.order.shape[1]
-        return cls(rows, generation.sequences[rows, -length:], generation.order[rows], generation.log_probs[rows])
+        order, device = generation.order, generation.order.device
+        # Pinned, so that the copy does not wait for the device.
+        index = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+        tokens = generation.sequences[:, -order.shape[1] :]
+        return cls(rows, tokens[index], order[index], generation.log_probs[index])
 
     def columns(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
         """Of each completion, as JSON values: tokens (their texts), order, and log_probs in nats."""

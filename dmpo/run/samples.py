@@ -32,15 +32,17 @@ def sample_table(
         return []
     weights, _ = group_weights(batch, config)
     ratios = batch.log_prob_cur - batch.log_prob_ref
-    numbers = {"reward": batch.rewards, "weight": weights.positive, "log_ratio": ratios}
-    row_ids = batch.row_ids[batch.drawn.rows].tolist()
+    of_groups = {"reward": batch.rewards, "weight": weights.positive, "log_ratio": ratios}
+    numbers = {name: values.flatten().tolist() for name, values in of_groups.items()}
+    all_ids = batch.row_ids.tolist()
+    row_ids = [all_ids[place] for place in batch.drawn.rows]
     texts = decode_text(tokenizer, batch.drawn.tokens)
     table = []
     details = [{} if batch.scored is None else batch.scored.details(place) for place in batch.drawn.rows]
     for row, text, columns, of_rewards in zip(row_ids, texts, batch.drawn.columns(tokenizer), details, strict=True):
         group, place = row // config.num_generations, row % batch.rewards.numel()
         line = {"step": step, "row": row, "group": group, "prompt": training_row(task, config.seed, group)["prompt"]}
-        values = {name: float(of_groups.flatten()[place]) for name, of_groups in numbers.items()}
+        values = {name: of_all[place] for name, of_all in numbers.items()}
         table.append({**line, "completion": text, **values, **columns, **of_rewards})
     return table
 

@@ -16,6 +16,7 @@ from tests.pretend_cuda.run import Results, run_groups
 from tests.pretend_cuda.table import COMMAND, DATA, PAGE, figures, page, versions
 from tests.pretend_cuda.waits import (
     CHUNKS,
+    ENDED_ROWS,
     FIRST_DRAW,
     LOOK,
     MASKED_ROWS,
@@ -93,7 +94,8 @@ def test_a_step_waits_once_at_most_and_never_where_counts_are_known(results: Res
     per_block = len(steps) // 2
     for number, syncs in enumerate(steps):
         ends_block = number % per_block == per_block - 1
-        assert syncs == ({LOOK: 1} if looks_every_step or (looks_at_ends and ends_block) else {}), f"step {number}"
+        looks = {LOOK: 1} if looks_every_step else {ENDED_ROWS: 1} if looks_at_ends and ends_block else {}
+        assert syncs == looks, f"step {number}"
     assert row["before"] == (UP_FRONT_PADDED if case.padded else UP_FRONT)
 
 

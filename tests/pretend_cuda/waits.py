@@ -13,6 +13,7 @@ MASKED_ROWS = "nonzero dmpo/kernels/linear_ce/weighted_operator.py:weighted_op" 
 SCORED_ROWS = "nonzero dmpo/rollouts/likelihood.py:kept_positions"  # how many rows the last layer and the head are for
 CHUNKS = "tolist dmpo/rollouts/chunks.py:chunks"  # lengths of the prompts and scored tokens of all views
 LOOK = "tolist dmpo/decoding/loop.py:_advance"  # a step's result, where it is not known beforehand
+ENDED_ROWS = "tolist dmpo/decoding/loop.py:_end"  # which rows drew an EOS, at the end of a block
 FIRST_DRAW = "copy from host dmpo/kernels/sampling/triton_kernels.py:_forbidden"  # once a process
 
 # Of one `generate`, outside of its steps.
