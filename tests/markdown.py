@@ -176,7 +176,7 @@ def unknown(span: str, own: Collection[str] = ()) -> list[str]:
     missing = []
     for word in re.findall(r"[\w./*<>-]*[\w/>*]", span):
         path = word.rstrip("/")
-        if re.search(r"\.(py|md|json|yaml|png|cu|cpp|h)$", word) or word.endswith("/"):
+        if re.search(r"\.(py|md|json|yaml|png|ipynb|cu|cpp|h)$", word) or word.endswith("/"):
             pattern = re.sub(r"\b(DEVICE|PART)\b", "*", path)  # what a reader puts in
             known = any(True for base in (ROOT, ROOT / "dmpo") for _ in base.glob(pattern))
             made = word.startswith("build/") or Path(path).name in (

@@ -53,6 +53,7 @@ def run(setting: GpuSetting, note: Note) -> None:
                     continue
                 compare(name, dtype, problems, note)
             draw(dtype, problems, setting, note)
+            entropies(dtype, problems, setting, note)
             problems.clear()
     hostile_rows(setting, generator, note)
     frequencies(setting, generator, note)
@@ -138,6 +139,30 @@ def draw(dtype: torch.dtype, problems: dict[int, Problem], setting: GpuSetting, 
                 not_by_rounding=wrong,
                 confidence_error_by_allowed=off,
             )
+
+
+def entropies(dtype: torch.dtype, problems: dict[int, Problem], setting: GpuSetting, note: Note) -> None:
+    """The draws that also report entropies: the same tokens as without, and the entropies of the definition."""
+    given: dict[str, Any] = {"seed": setting.seed, "forbid": FORBIDDEN}
+    of_product = torch.finfo(dtype).eps if setting.device.type == "cuda" else 2.0**-20
+    for op in ("sample_tokens_with_entropy", "linear_sample_tokens_with_entropy"):
+        other, off = 0, 0.0
+        for p in problems.values():
+            if op == "sample_tokens_with_entropy":
+                exact, error = p.logits[p.mask].double(), 2.0**-18
+                ids, _, entropy = kernels.sample_tokens_with_entropy(p.logits[p.mask], 1.0, **given)
+                alone, _ = kernels.sample_tokens(p.logits[p.mask], 1.0, **given)
+            else:
+                exact = p.live[0].double() @ p.head.double().t()
+                error = max(2.0**-18, of_product * float(exact.abs().max()))
+                ids, _, entropy = kernels.linear_sample_tokens_with_entropy(p.live[0], p.head, 1.0, **given)
+                alone, _ = kernels.linear_sample_tokens(p.live[0], p.head, 1.0, **given)
+            other += int((ids != alone).sum())
+            wanted = reference.row_entropy(exact, FORBIDDEN).double()
+            # Logits that are off by e change log p by 2e and p by a factor of exp(2e) at most.
+            allowed = math.expm1(2 * error) * (wanted + 1) + 2 * error + 2.0**-16 * (wanted + 1)
+            off = max(off, float(((entropy.double() - wanted).abs() / allowed).nan_to_num(torch.inf).max()))
+        note(f"{op}, {kind(dtype)}", ok=other == 0 and off <= 1, other_tokens=other, error_by_allowed=off)
 
 
 def hostile_rows(setting: GpuSetting, generator: torch.Generator, note: Note) -> None:

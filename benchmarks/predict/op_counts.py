@@ -157,7 +157,13 @@ def _counted_triton(ops: Ops) -> Iterator[None]:
         ops[tile_gradient_work(rows, columns, gradient.itemsize)] += 1
 
     def sample(
-        logits: Tensor, temperature: float, seed: int, row_ids: Any, forbid: list[int], mode: str
+        logits: Tensor,
+        temperature: float,
+        seed: int,
+        row_ids: Any,
+        forbid: list[int],
+        mode: str,
+        entropy: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         rows, vocab = logits.shape
         ops.update(sampling_work(rows, vocab, temperature, logits.itemsize, len(forbid)))

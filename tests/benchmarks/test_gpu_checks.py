@@ -44,10 +44,13 @@ def test_every_op_is_right_as_it_is(note: FileNote, problems: dict[int, parity.P
         for name in parity.JOBS:
             parity.compare(name, torch.float32, problems, note)
         parity.draw(torch.float32, problems, setting(), note)
+        parity.entropies(torch.float32, problems, setting(), note)
     assert not torch.empty(5, dtype=torch.int64).eq(2**63 - 1).all()
     assert note.failed == []
     public = {name for name in kernels.__all__ if name != "reference"}
-    covered = {name.split(",")[0] for name in parity.JOBS} | {"sample_tokens", "linear_sample_tokens"}
+    covered = {name.split(",")[0] for name in parity.JOBS} | {
+        f"{kind}sample_tokens{result}" for kind in ("", "linear_") for result in ("", "_with_entropy")
+    }
     assert public - covered == {"remask_", "revoke_"}, "these two have a check of their own"
 
 

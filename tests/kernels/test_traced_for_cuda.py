@@ -83,6 +83,18 @@ def linear_draw(x: Given) -> Tensor:
     return kernels.linear_sample_tokens(x.score * 2, x.head, 0.5, seed=1, forbid=(3,))[1]
 
 
+def draw_with_entropy(x: Given) -> Tensor:
+    return kernels.sample_tokens_with_entropy(x.score * 2, 0.5, seed=1, forbid=(3,))[2]
+
+
+def linear_draw_with_entropy(x: Given) -> Tensor:
+    return kernels.linear_sample_tokens_with_entropy(x.score * 2, x.head, 0.5, seed=1, forbid=(3,))[2]
+
+
+def remask_risk(x: Given) -> Tensor:
+    return kernels.remask_(x.ids * 1, x.ids, x.score, mask_id=V, risk=0.9, num_transfer=1)
+
+
 STEPS: dict[str, tuple[Callable[[Given], Tensor], str]] = {
     "a count": (remask, "remask_"),
     "a count each": (remask_counts, "remask_"),
@@ -94,6 +106,9 @@ STEPS: dict[str, tuple[Callable[[Given], Tensor], str]] = {
     "log-probabilities from hidden states": (linear_log_probs, "linear_token_logprobs"),
     "draw": (draw, "sample_tokens"),
     "draw from hidden states": (linear_draw, "linear_sample_tokens"),
+    "draw with entropy": (draw_with_entropy, "sample_tokens_with_entropy"),
+    "draw with entropy from hidden states": (linear_draw_with_entropy, "linear_sample_tokens_with_entropy"),
+    "a bounded risk": (remask_risk, "remask_"),
 }
 
 

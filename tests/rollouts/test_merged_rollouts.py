@@ -136,7 +136,9 @@ def test_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(dmpo.run.preflight, "check_launch", lambda accelerator: None)
     for stage in (2, 3):
         state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage))
-        accelerator: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state, num_processes=2)
+        accelerator: Any = SimpleNamespace(
+            distributed_type=DistributedType.DEEPSPEED, state=state, num_processes=2, device=torch.device("cpu")
+        )
         if stage == 2:
             check_ranks(options, accelerator)
     with pytest.raises(ValueError, match="merge_adapters must be false under DeepSpeed ZeRO-3"):
