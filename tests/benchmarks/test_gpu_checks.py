@@ -193,6 +193,21 @@ def test_a_confidence_that_is_off_by_little_is_found(
     assert len(note.failed) == 6
 
 
+@pytest.mark.parametrize(("tokens_off", "factor"), [(0, 1.001), (1, 1.0)])
+def test_an_entropy_that_is_off_by_little_or_another_draw_is_found(
+    note: FileNote, problems: dict[int, parity.Problem], monkeypatch: pytest.MonkeyPatch, tokens_off: int, factor: float
+) -> None:
+    right = kernels.sample_tokens_with_entropy
+
+    def wrong(*given: Any, **options: Any) -> Any:
+        ids, confidence, entropy = right(*given, **options)
+        return ids + tokens_off, confidence, entropy * factor
+
+    monkeypatch.setattr(kernels, "sample_tokens_with_entropy", wrong)
+    parity.entropies(torch.float32, problems, setting(), note)
+    assert len(note.failed) == 1
+
+
 def confident(function: Callable[..., Any]) -> Callable[..., Any]:
     """A sampler that overstates its confidence."""
 
