@@ -64,7 +64,7 @@ def run_card(run: Run) -> dict[str, Any]:
         (key, _shown(run.config[key])) for key in ("model", "task", "loss", "seed") if key in run.config
     ]
     for key, value in run.summary.items():
-        if re.search("_(before|after)(_|$)", key) or key in ("seed", "output_dir", "seconds"):
+        if value is None or re.search("_(before|after)(_|$)", key) or key in ("seed", "output_dir", "seconds"):
             continue
         if isinstance(value, dict):
             facts += [(f"{key} {name}", _shown(inner)) for name, inner in value.items()]
