@@ -19,6 +19,7 @@ from dmpo.view.curves import thin
 from dmpo.view.lines import read_lines
 from dmpo.view.meanings import metric_meaning, metric_meanings, read_meanings
 from dmpo.view.run_files import FILES, read_run, short_names
+from dmpo.view.settings import run_card
 from dmpo.view.values import number_of, text_of
 from tests.small_runs import lines as lines_of
 from tests.view.run_folders import content_of, curve, gallery, write_lines, write_results, write_run, write_summary
@@ -289,3 +290,12 @@ def test_names_tell_runs_apart() -> None:
     assert short_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
     assert short_names([Path("/a/x"), Path("/b/x")]) == ["a/x", "b/x"]
     assert short_names([Path("/a/x"), Path("/a/x")]) == ["x", "x"]
+
+
+def test_a_summary_that_does_not_know_a_value_is_shown_without_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text()) | {"epochs": None}
+    (run / "summary.json").write_text(json.dumps(summary))
+    names = [name for name, _ in run_card(read_run(run, "run"))["facts"]]
+    assert "epochs" not in names
+    assert "device" in names
