@@ -22,6 +22,7 @@ ROOMS = {  # from the top, with what the map says of a room
     "cli": "the commands",
     "view": "dmpo view, the page",
     "trainer": "the training loop",
+    "sft": "supervised fine-tuning",
     "pretrain": "makes embedded models",
     "run": "folder, checkpoints, signals",
     "evaluation": "dmpo eval, accuracy",

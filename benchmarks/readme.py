@@ -1,7 +1,7 @@
-"""Do README.md and docs/results.md show the measured figures? Their tables come from the files in results/ alone.
+"""Do README.md and pages of docs/ show the measured figures? Their tables come from the files in results/ alone.
 
     python -m benchmarks.readme            # which tables differ from the results
-    python -m benchmarks.readme --write    # put them into the two pages
+    python -m benchmarks.readme --write    # put them into the pages
 
 A table stands between `<!-- name -->` and `<!-- /name -->`.
 """
@@ -22,11 +22,12 @@ from benchmarks.measured import table
 from benchmarks.runs import embedded_models
 from benchmarks.study.conditions import SEEDS
 
-README, RESULTS_PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, RESULTS_PAGE, CONVERT_PAGE = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "convert.md"
 
 
-def _embedded_model(name: str) -> str:
-    return embedded_models.markdown(json.loads((RESULTS / name / "first_light.json").read_text()))
+def _embedded_model(name: str, *, seeds: bool = True) -> str:
+    results = json.loads((RESULTS / name / "first_light.json").read_text())
+    return embedded_models.markdown(results, seeds=seeds)
 
 
 def _section(path: Path, title: str) -> str:
@@ -35,6 +36,10 @@ def _section(path: Path, title: str) -> str:
     if found is None:
         raise ValueError(f"{path.name} has no section {title!r}")
     return found[1]
+
+
+def _real() -> str:
+    return _section(RESULTS / "real" / "real.md", "In short")
 
 
 def _resolved(conclusions: str) -> str:
@@ -51,7 +56,8 @@ def _gpus() -> str:
 
 
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {  # of each page
-    README: {"sudoku-tiny": lambda: _embedded_model("sudoku-tiny")},
+    README: {"sudoku-tiny": lambda: _embedded_model("sudoku-tiny", seeds=False), "real": _real},
+    CONVERT_PAGE: {"real": _real},
     RESULTS_PAGE: {
         "countdown-tiny": lambda: _embedded_model("countdown-tiny"),
         "prediction": _gpus,

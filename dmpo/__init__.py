@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config.keys import DMPOConfig as DMPOConfig
+    from .config.sft import SFTConfig as SFTConfig
     from .decoding import Generation as Generation
     from .decoding import generate as generate
     from .losses.wdce import LinearWDCELoss as LinearWDCELoss
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .rollouts.batch import Completions as Completions
     from .rollouts.likelihood import sequence_log_prob as sequence_log_prob
     from .rollouts.masking import sample_views as sample_views
+    from .sft import SFTTrainer as SFTTrainer
     from .trainer import DMPOTrainer as DMPOTrainer
 
 __version__ = "0.1.0"
@@ -44,6 +46,8 @@ _HOME = {
     "ImportanceWeights": "losses.weights",
     "LinearWDCELoss": "losses.wdce",
     "LinearWDDOLoss": "losses.wddo",
+    "SFTConfig": "config.sft",
+    "SFTTrainer": "sft",
     "WDCELoss": "losses.wdce",
     "WDDOLoss": "losses.wddo",
     "adaptive_coeff": "losses.weights",

@@ -1,7 +1,9 @@
-"""Pretrain the embedded tiny models on demonstrations of a task.
+"""Pretrain the embedded tiny models on demonstrations of a task, by the loss of `dmpo sft`.
 
 Stage one shows right completions of training rows. Stage two shows sloppy demonstrations: most of them have mistakes.
 After it the model can solve the task but often answers wrongly, so that reinforcement learning can improve it.
+
+The loop is no `TrainingRun`: two stages have each a learning rate of their own, and there is no folder to resume.
 """
 
 from __future__ import annotations
@@ -9,26 +11,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .config.pretrain import PretrainConfig
-from .kernels import linear_weighted_ce
+from .config.sft import SFTConfig
 from .models.new_models import new_model
-from .models.tokenizer import pad_left
+from .objectives.denoising import loss_of_pass, masked, passes
 from .randomness import derive_key
-from .rollouts.batch import Completions
-from .rollouts.likelihood import apply_head_to_views
-from .rollouts.masking import sample_views
+from .rollouts.demonstrations import Demonstration, sequences
 from .tasks import Task, load_task
 from .tasks.teachers import TEACHERS, Teacher
 
 SPECIAL_TOKENS = ("<eos>", "<mask>")
+_EOS, _MASK = range(2)
 _POSITIONS = 64  # the most tokens of an embedded model: prompt and completion together
 
 
@@ -63,8 +64,8 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | Non
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         mlp_hidden_size=config.mlp_hidden_size,
-        mask_id=SPECIAL_TOKENS.index("<mask>"),
-        eos_id=SPECIAL_TOKENS.index("<eos>"),
+        mask_id=_MASK,
+        eos_id=_EOS,
         max_length=_POSITIONS,
         rope_theta=10_000.0,
         seed=config.seed,
@@ -72,13 +73,17 @@ def pretrain(config: PretrainConfig, on_step: Callable[[int, float], None] | Non
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
     task, teacher = load_task(config.task, **config.task_options), TEACHERS[config.task]
+    keys = _keys_of_loss(config, teacher)
     total = config.correct_steps + config.sloppy_steps
     for step in range(total):
         sloppy = step >= config.correct_steps
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(config, step)
-        batch = _batch(task, teacher, tokenizer, config, step, sloppy)
-        loss = _denoising_loss(model, batch, derive_key(config.seed, "pretrain views", step))
+        rows = _demonstrations(task, teacher, tokenizer, config, step, sloppy)
+        whole = sequences(rows, range(len(rows)), padding="full", length=teacher.length, eos_id=_EOS)
+        batch = masked(whole, derive_key(config.seed, "pretrain views", step), keys)
+        (all_rows,) = passes(batch, keys, _MASK, rows=len(rows))
+        loss = loss_of_pass(model, all_rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -95,14 +100,22 @@ def _learning_rate(config: PretrainConfig, step: int) -> float:
     return config.learning_rate * warmup * (0.55 + 0.45 * math.cos(math.pi * step / config.correct_steps))
 
 
-def _batch(
+def _keys_of_loss(config: PretrainConfig, teacher: Teacher) -> SFTConfig:
+    """The loss: the mean of the masked tokens of a row, averaged over rows, at mask rates from U(0, 1)."""
+    keys: dict[str, Any] = {"model": "new", "task": config.task, "output_dir": config.output_dir}
+    keys |= dict.fromkeys(("gen_length", "block_length", "steps"), teacher.length)
+    keys |= {"max_prompt_length": _POSITIONS - teacher.length, "batch_size": config.batch_size}
+    return SFTConfig(**keys, token_weights="mean", mask_rate_min=0.0, mask_rate_max=1.0)
+
+
+def _demonstrations(
     task: Task,
     teacher: Teacher,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainConfig,
     step: int,
     sloppy: bool,
-) -> Completions:
+) -> list[Demonstration]:
     prompts, completions = [], []
     for j in range(config.batch_size):
         index = derive_key(config.seed, "pretrain row", step, j)
@@ -123,9 +136,7 @@ def _batch(
             f"a prompt has {width} tokens, and a completion {teacher.length}; together they must have at most "
             f"{_POSITIONS}; change task_options"
         )
-    prompt_ids, prompt_mask = pad_left(tokenizer, encoded, width)
-    tokens = torch.tensor(_padded(answers, teacher.length))
-    return Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
+    return [Demonstration(prompt, answer) for prompt, answer in zip(encoded, answers, strict=True)]
 
 
 def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerBase, teacher: Teacher) -> list[list[int]]:
@@ -138,23 +149,6 @@ def _encoded(texts: list[str], tokenizer: PreTrainedTokenizerBase, teacher: Teac
                 f"the embedded model reads and writes only {vocabulary}, got {text!r}; change task_options"
             )
     return encoded
-
-
-def _padded(encoded: Sequence[list[int]], length: int) -> list[list[int]]:
-    """The completions, padded with EOS to `length` tokens."""
-    eos = SPECIAL_TOKENS.index("<eos>")
-    return [ids + [eos] * (length - len(ids)) for ids in encoded]
-
-
-def _denoising_loss(model: PreTrainedModel, batch: Completions, key: int) -> Tensor:
-    """The mean cross-entropy of the masked tokens of one view, averaged over rows. Mask rates are from U(0, 1)."""
-    mask = sample_views(batch.eligible, 1, key=key, rate_range=(0.0, 1.0), antithetic=False)
-    weights = torch.full((len(batch),), 1 / len(batch))
-
-    def loss(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
-        return linear_weighted_ce(hidden, head, batch.tokens, mask, weights, bias=bias)[0]
-
-    return apply_head_to_views(model, batch, mask, model.config.mask_token_id, loss)
 
 
 def as_dict(config: PretrainConfig) -> dict[str, object]:

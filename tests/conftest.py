@@ -50,6 +50,7 @@ SLOWEST_FIRST = (
     "test_devices.py",
     "decoding/test_decoders.py",
     "cli/test_commands.py",
+    "models/test_real_model.py",
     "cli/test_terminal.py",
     "cli/test_generate.py",
     "cli/test_help.py",

@@ -21,6 +21,8 @@ from dmpo.cli import entry
 from dmpo.cli.generate import prompt_and_keys
 from dmpo.config import DMPOConfig, GenerateConfig
 from dmpo.config.files import build_config, launch_configs, load_config
+from dmpo.config.kinds import kind_of_keys, kind_of_run
+from dmpo.config.sft import SFTConfig
 
 ROOT = Path(__file__).parent.parent
 TOOLS = {"accelerate", "dmpo", "git", "hf", "make", "pip", "python", "source"}  # what a page may tell a reader to run
@@ -61,7 +63,8 @@ def write_files(page: str, folder: Path) -> None:
 
 def check_config(block: Block) -> None:
     """Raise ValueError unless a YAML block is a whole config of a run."""
-    build_config(DMPOConfig, yaml.safe_load(block.text))
+    values = yaml.safe_load(block.text)
+    build_config(kind_of_keys(values), values)
 
 
 def commands(page: str) -> list[list[str]]:
@@ -121,7 +124,10 @@ def _parse(arguments: list[str]) -> None:
     """`dmpo` with these arguments, its work left out."""
 
     def config(given: Any) -> None:
-        load_config(DMPOConfig, given.config, given.overrides)
+        load_config(kind_of_run(given.config, given.overrides), given.config, given.overrides)
+
+    def sft(given: Any) -> None:
+        load_config(SFTConfig, given.config, given.overrides)
 
     def generate(given: Any) -> None:
         load_config(GenerateConfig, None, prompt_and_keys(given)[1])
@@ -132,7 +138,7 @@ def _parse(arguments: list[str]) -> None:
         return [] if not of_run or any(word.startswith(("task=", "tasks=")) for word in words) else ["task=sudoku4"]
 
     work: dict[str, Any] = dict.fromkeys(entry.COMMANDS, lambda given: None)
-    work |= {"train": config, "plan": config, "generate": generate, "config": entry.COMMANDS["config"].run}
+    work |= {"train": config, "sft": sft, "plan": config, "generate": generate, "config": entry.COMMANDS["config"].run}
     work |= {"eval": entry.COMMANDS["eval"].run}
     replaced = {name: dataclasses.replace(command, run=work[name]) for name, command in entry.COMMANDS.items()}
     with (

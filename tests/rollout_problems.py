@@ -25,6 +25,7 @@ RULES: dict[str, dict[str, Any]] = {
     "risk": {"threshold": 0.4},
     "entropy": {"entropy_bound": 1.0},
     "hierarchy": {"threshold": 0.6, "low_threshold": 0.25},
+    "credit": {"threshold": 0.6, "credit_alpha": 1.5},
     "wino": {"wino_threshold": 0.3, "wino_threshold_back": 0.5},
 }
 

@@ -35,6 +35,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Runs draw no plot: that takes longer than all else they do here.
     """
     monkeypatch.setattr("dmpo.trainer.plot_run", lambda *_: None)
+    monkeypatch.setattr("dmpo.sft.plot_sft_run", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,22 @@ SMALL = PretrainConfig(
 def test_same_seed_same_model() -> None:
     first, second = (pretrain(SMALL).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The losses of the first steps, of right and of sloppy demonstrations, when the embedded models were made.
+FIRST_LOSSES = {
+    "sudoku4": [2.0584261, 2.0793264, 2.0870893, 2.0944269, 2.0714366],
+    "countdown": [3.0009112, 3.0118723, 3.0147150, 2.9832287, 2.9914908],
+}
+
+
+@pytest.mark.parametrize("task", FIRST_LOSSES)
+def test_rows_masks_and_learning_rates_are_those_of_the_embedded_models(task: Any) -> None:
+    options = {"counts": [3], "largest": 9, "signs": "+-*", "template": "{numbers}={target}"}
+    losses: list[float] = []
+    made = replace(SMALL, task=task, task_options=options if task == "countdown" else {})
+    pretrain(made, lambda step, loss: losses.append(loss))
+    assert losses == pytest.approx(FIRST_LOSSES[task], rel=1e-5)
 
 
 def test_tokenizer_round_trip() -> None:

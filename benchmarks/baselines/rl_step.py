@@ -81,7 +81,7 @@ def published_collect(
         completions = Completions(prompt_ids, prompt_mask, tokens, torch.ones_like(tokens).bool())
         row_ids = torch.arange(len(tokens), device=device)
         key = derive_key(config.seed, "score")
-        views = views_of(config, completions.eligible, row_ids, replicates=config.score_views, key=key)
+        views = views_of(config, completions.eligible, row_ids, replicates=config.score_views, key=key).masks
         size = config.rollout_batch_size
         current = published_log_prob(model, completions, views, mask_id, size)
         with model.disable_adapter():
@@ -106,7 +106,7 @@ def published_gradient(model: Any, batch: Batch, config: DMPOConfig, mask_id: in
     coefficients = weights.positive if baseline is None else weights.positive - config.strength * baseline
     coefficients = (coefficients / len(coefficients)).flatten().repeat(config.replicates)  # [R·B]
     rows, key = batch.completions.repeat(config.replicates), derive_key(config.seed, "views", step)
-    views = views_of(config, batch.completions.eligible, batch.row_ids, replicates=config.replicates, key=key)
+    views = views_of(config, batch.completions.eligible, batch.row_ids, replicates=config.replicates, key=key).masks
     model.train()
     total = 0.0
     for start in range(0, len(views), config.micro_batch_size):

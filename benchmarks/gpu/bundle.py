@@ -42,6 +42,7 @@ PLATFORMS = ("2_28", "2_27", "2_24", "2_17", "2_12", "2_5")  # manylinux tags; p
 OLD_PLATFORMS = ("manylinux2014", "manylinux2010", "manylinux1")
 PYTHON_VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 BUILD_TOOLS = ("setuptools>=77", "ninja")
+NOT_ON_A_GPU = {"plotly"}  # only `dmpo view` imports it, and it is a third of what the bundle may hold
 
 RUN = """#!/bin/sh
 # Measures dmpo on this machine's GPU, without network: sh run.sh [CHECKOUT] [arguments of python -m benchmarks.gpu]
@@ -76,7 +77,7 @@ def wanted_packages(has: set[str]) -> list[str]:
     """The requirements of pyproject.toml, with the peers of the benchmarks, that the GPU machine does not have."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["bench"]]
-    return [requirement for requirement in wanted if name_of(requirement) not in has]
+    return [requirement for requirement in wanted if name_of(requirement) not in has | NOT_ON_A_GPU]
 
 
 def constraints(has: list[str], torch: str) -> list[str]:

@@ -18,12 +18,21 @@ from dmpo.decoding.generation import Generation
 from dmpo.tasks import Sudoku4
 
 CASES: dict[str, tuple[dict[str, Any], ...]] = {
-    "topk": ({}, {"temperature": 0.7}, {"early_stop": True}, {"cfg_scale": 1.0}, {"padding": True}),
+    "topk": (
+        {},
+        {"temperature": 0.7},
+        {"early_stop": True},
+        {"cfg_scale": 1.0},
+        {"padding": True},
+        {"cache": "prefix"},
+    ),
     "parallel": ({"threshold": 0.9}, {"factor": 1.0}),
     "prefix_cache": ({}, {"threshold": 0.9, "temperature": 0.7}),
     "dual_cache": ({}, {"threshold": 0.9}),
     "wino": ({}, {"temperature": 0.7}),
     "random_order": ({"temperature": 1.0},),
+    "entropy": ({}, {"cache": "dual"}),
+    "credit": ({}, {"temperature": 0.7}),
 }
 LEAST_SHARE = 0.97  # a step that rounding decides changes the tokens after it
 TOLERANCE = 1e-3  # of log-probabilities, nats

@@ -56,15 +56,15 @@ def _puzzle(row: Row) -> str:
     return repr([sorted(value) if isinstance(value, list) else value for key, value in row.items() if key != "prompt"])
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The table of a results file."""
+def markdown(results: dict[str, Any], *, seeds: bool = True) -> str:
+    """The table of a results file. seeds: with a row for each."""
     runs, rows, different = results["runs"], results["runs"][0]["test_rows"], results.get("different_test_rows")
     head = [
         f"{rows} held-out puzzles",
         *(f"{kind}, {when}" for kind in ("sampled", "greedy") for when in WHEN),
         "seconds",
     ]
-    lines = [_row(f"seed {run['seed']}", run) for run in runs]
+    lines = [_row(f"seed {run['seed']}", run) for run in runs] if seeds else []
     lines.append(_row(f"**mean of {len(runs)} seeds**", results["mean"]))
     notes = f" {different} of the {rows} puzzles are different." if different not in (None, rows) else ""
     if results.get("jobs", 1) > 1:

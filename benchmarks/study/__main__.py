@@ -4,6 +4,9 @@
     python -m benchmarks.study --only group reuse    # the runs of some questions
     python -m benchmarks.study --list                # what there is to run, and what is done
     python -m benchmarks.study --report              # tables, conclusions and plots from the records alone
+    python -m benchmarks.study decoders              # another study: accuracy against forwards, for every decoder
+    python -m benchmarks.study exact                 # another study: does a policy reach a target that is known?
+    python -m benchmarks.study views                 # another study: which views know log p best at equal forwards?
 
 A run that is recorded is not run again; one that was killed is, from its start. A record of other settings is refused.
 Results: benchmarks/results/study/ (runs.jsonl, study.md and a plot a question).
@@ -24,10 +27,13 @@ from benchmarks.harness.provenance import ROOT
 from dmpo.storage.lock import FolderLock
 
 from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
+from .decoders.command import main as decoders_main
+from .exact.command import main as exact_main
 from .questions import QUESTIONS
-from .records import STUDY, Key, Record, check_same, load, save
+from .records import STUDY, Key, Record, listed, load, save, without_record
 from .report import write
 from .runner import keys, model_digest, run
+from .views.command import main as views_main
 
 SCRATCH = ROOT / "runs" / "study"
 Task = tuple[Condition, int]
@@ -49,14 +55,7 @@ def missing(tasks: list[Task], records: dict[Key, Record]) -> list[Task]:
     Raises:
         ValueError: a record is of other settings.
     """
-    left = []
-    for condition, seed in tasks:
-        record = records.get((condition.name, seed))
-        if record is None:
-            left.append((condition, seed))
-        else:
-            check_same(record, condition.settings(), model_digest(condition.config(seed, "unused").model))
-    return left
+    return without_record(tasks, records, lambda condition, seed: model_digest(condition.config(seed, "unused").model))
 
 
 def carry_out(tasks: list[Task], path: Path, scratch: Path, workers: int) -> list[str]:
@@ -106,6 +105,12 @@ def _results(tasks: list[Task], scratch: Path, workers: int) -> Iterator[tuple[s
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["decoders"]:
+        return decoders_main(sys.argv[2:])
+    if sys.argv[1:2] == ["exact"]:
+        return exact_main(sys.argv[2:])
+    if sys.argv[1:2] == ["views"]:
+        return views_main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [question.key for question in QUESTIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="QUESTION", help=", ".join(names))
@@ -124,8 +129,7 @@ def main() -> int:
         tasks = planned(arguments.only, arguments.seeds)
         left = missing(tasks, load(path))
         if arguments.list:
-            for condition, seed in tasks:
-                print("to do" if (condition, seed) in left else "done ", f"{condition.name}, seed {seed}")
+            print(*listed(tasks, left), sep="\n")
             print(f"{len(tasks)} runs, {len(left)} to do")
             return 0
         if not arguments.report:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from benchmarks.harness.provenance import RESULTS
 from dmpo.storage.whole_files import write_text
 
 Record = dict[str, Any]
 Key = tuple[str, int]  # name of the condition, seed
+
+
+class Setting(Protocol):
+    """A condition of some study: what its records are called, and the settings that they must have."""
+
+    @property
+    def name(self) -> str: ...
+
+    def settings(self) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=Setting)
 
 STUDY = RESULTS / "study"
 RUNS = STUDY / "runs.jsonl"
@@ -59,3 +71,27 @@ def check_same(record: Record, wanted: dict[str, Any], model: str) -> None:
             raise ValueError(f"{where} has {key} {before!r}, and the study now wants {now!r}: {way}")
     if record["model"] != model:
         raise ValueError(f"{where} is of another embedded model ({record['model']}, now {model}): {way}")
+
+
+def without_record(
+    tasks: Iterable[tuple[S, int]], records: Mapping[Key, Record], model_of: Callable[[S, int], str]
+) -> list[tuple[S, int]]:
+    """The runs (condition, seed) that are still to do. model_of: the digest of the model that a run starts from.
+
+    Raises:
+        ValueError: a record is of other settings.
+    """
+    left = []
+    for condition, seed in tasks:
+        record = records.get((condition.name, seed))
+        if record is None:
+            left.append((condition, seed))
+        else:
+            check_same(record, condition.settings(), model_of(condition, seed))
+    return left
+
+
+def listed(tasks: Iterable[tuple[S, int]], left: Sequence[tuple[S, int]]) -> Iterator[str]:
+    """A line for each run: whether it is done."""
+    for condition, seed in tasks:
+        yield f"{'to do' if (condition, seed) in left else 'done '} {condition.name}, seed {seed}"

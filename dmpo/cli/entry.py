@@ -9,15 +9,15 @@ import sys
 import textwrap
 
 from ..storage.terminal import discard_output, replace_unprintable
-from . import config, evaluate, generate, info, launch, merge, plan, pretrain, train, view
+from . import config, convert, evaluate, generate, info, launch, merge, plan, pretrain, sft, train, view
 from .commands import INTERRUPTED, MISTAKE, Command
 from .parser import CommandParser, help_width
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *(train.COMMAND, config.COMMAND, plan.COMMAND, generate.COMMAND, evaluate.COMMAND),
-        *(view.COMMAND, merge.COMMAND, pretrain.COMMAND, launch.COMMAND, info.COMMAND),
+        *(train.COMMAND, sft.COMMAND, config.COMMAND, plan.COMMAND, generate.COMMAND, evaluate.COMMAND),
+        *(view.COMMAND, merge.COMMAND, convert.COMMAND, pretrain.COMMAND, launch.COMMAND, info.COMMAND),
     )
 }
 

@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the memory that a run will need; the exit status says whether it fits."""
-    from ..config import DMPOConfig
     from ..config.files import load_config
+    from ..config.kinds import kind_of_run
     from ..run.early_checks import check_model_path
 
-    config = load_config(DMPOConfig, arguments.config, arguments.overrides)
+    config = load_config(kind_of_run(arguments.config, arguments.overrides), arguments.config, arguments.overrides)
     check_model_path(config.model)
 
     from ..models.published import read_model_config

@@ -17,10 +17,11 @@ from .names import Names, is_own_name
 
 Decoder = str  # one of DECODERS, or the user's own `module:name`
 Remasking = Literal["low_confidence", "random"]
+Cached = Literal["none", "prefix", "dual"]
 
 DECODERS: tuple[Decoder, ...] = (
     *("topk", "parallel", "prefix_cache", "dual_cache", "wino", "random_order"),
-    *("risk", "entropy", "hierarchy"),
+    *("risk", "entropy", "hierarchy", "credit"),
 )
 
 _SMALLEST_TEMPERATURE = 1e-30  # the draw takes no smaller one
@@ -56,13 +57,20 @@ _TEMPERATURE = Values(
     f"0 or finite and ≥ {_SMALLEST_TEMPERATURE}", lambda value: value == 0 or _SMALLEST_TEMPERATURE <= value < math.inf
 )
 _PARALLEL = Only(("parallel", "prefix_cache", "dual_cache"))
-_THRESHOLD = Only((*_PARALLEL.decoders, "risk", "hierarchy"))
+_THRESHOLD = Only((*_PARALLEL.decoders, "risk", "hierarchy", "credit"))
+_CREDIT = Only(("credit",))
 _WINO = Only(("wino",))
+_CACHE_BY_NAME: Mapping[Decoder, Cached] = {"prefix_cache": "prefix", "dual_cache": "dual"}
+_WITHOUT_CACHE = {
+    "wino": "its shadow verifies with a pass over the whole canvas",
+    "random_order": "its log-probabilities are exact for passes over the whole canvas",
+}
 _BY_PROBABILITY = {  # decoders that need the probability of a candidate, and for what
     "wino": "it verifies by probability what it unmasks",
     "risk": "it adds up the probability of mistakes",
     "entropy": "it ranks by entropy",
     "hierarchy": "it compares probabilities with thresholds",
+    "credit": "it raises probabilities, and compares them with a threshold",
 }
 
 
@@ -75,13 +83,19 @@ class DecodingRules:
     """of the draw; 0 takes the most probable token"""
     threshold: Annotated[float | None, _SHARE, _THRESHOLD] = None
     """unmask every candidate at least so probable, and always the best one; of hierarchy: every one more probable; of
-    risk: τ, see `dmpo.generate`, and null is the published 0.9"""
+    risk: τ, see `dmpo.generate`; null is the published 0.9 of risk and of credit"""
     factor: Annotated[float | None, _NOT_NEGATIVE, _PARALLEL] = None
     """unmask the longest run of best candidates with c_(n) ≥ 1 − factor/(n+1), and always the best one"""
     entropy_bound: Annotated[float, _NOT_NEGATIVE, Only(("entropy",))] = 0.1
     """γ of entropy, in nats: the sum of the entropies unmasked together, without the largest, is at most this"""
     low_threshold: Annotated[float, _SHARE, Only(("hierarchy",))] = 0.4
     """hierarchy unmasks the best candidate of each run of masks if it is more probable; the default is dInfer's"""
+    credit_alpha: Annotated[float, _NOT_NEGATIVE, _CREDIT] = 0.7
+    """α of credit: logits become l + α·log(1 + C); 0 is parallel. The defaults of the three are the published ones"""
+    credit_gamma: Annotated[float, _NOT_NEGATIVE, _CREDIT] = 0.2
+    """γ of credit: a step gives p^γ to the most probable token"""
+    credit_beta: Annotated[float, _SHARE, _CREDIT] = 0.8
+    """β of credit: the share of a credit that stays from step to step"""
     cfg_scale: Annotated[float, _FINITE] = 0.0
     """classifier-free guidance: logits l_u + (1 + s)(l_c − l_u), the prompt masked out in l_u; 0 is none"""
     remasking: Remasking = "low_confidence"
@@ -92,6 +106,10 @@ class DecodingRules:
     """wino takes a token back below this probability; the default is the paper's"""
     suffix: Annotated[str | int, _SUFFIX] = "full"
     """what a pass sees of the masks after the block: all (full), none, or so many; iLLaDA's own decoder has none"""
+    cache: Cached | None = None
+    """keys and values that a block's first pass stores for its later passes: of the positions before the block
+    (prefix), of all positions outside it (dual); none. null: what the decoder's name says, and prefix for a
+    block-causal model, for which it is exact"""
     compiled: Annotated[bool, Only(("dual_cache",), own=False)] = False
     """compile the steps of dual_cache after a block's first, each one CUDA graph; each shape costs a compilation"""
     early_stop: bool = False
@@ -123,7 +141,7 @@ class DecodingOptions(DecodingRules):
     """tokens of a block; blocks are filled from left to right"""
     steps: int = 128
     """model calls in all, a multiple of the number of blocks; not read by threshold, factor, wino, random_order,
-    entropy and hierarchy; of risk the most"""
+    entropy, hierarchy and credit; of risk the most"""
 
     def __post_init__(self) -> None:
         for name, check in _checks().items():
@@ -143,12 +161,24 @@ class DecodingOptions(DecodingRules):
         if self.decoder in _BY_PROBABILITY and self.remasking == "random":
             why = _BY_PROBABILITY[self.decoder]
             raise ValueError(f"remasking must be low_confidence for {self.decoder!r}: {why}")
+        self._check_cache()
         if self.compiled and self.suffix_masks is not None:
             raise ValueError(f"suffix must be full with compiled=true, whose shapes are fixed, got {self.suffix!r}")
         if self.decoder == "hierarchy" and self.threshold is not None and self.low_threshold > self.threshold:
             raise ValueError(
                 f"low_threshold must be at most threshold, got {self.low_threshold} and threshold {self.threshold}"
             )
+
+    def _check_cache(self) -> None:
+        named = _CACHE_BY_NAME.get(self.decoder)
+        if self.cache is not None and named is not None and self.cache != named:
+            raise ValueError(
+                f"cache must be null or {named} for {self.decoder!r}, which is decoder parallel with cache={named}; "
+                f"got {self.cache!r}"
+            )
+        if self.cache in ("prefix", "dual") and self.decoder in _WITHOUT_CACHE:
+            why = _WITHOUT_CACHE[self.decoder]
+            raise ValueError(f"cache must be null or none for {self.decoder!r}, got {self.cache!r}: {why}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:  # a subclass of a frozen class must be frozen
@@ -170,6 +200,11 @@ class DecodingOptions(DecodingRules):
     @property
     def blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    @property
+    def cached(self) -> Cached:
+        """The cache of a model whose tokens attend to all others: `cache`, or what the decoder's name says."""
+        return self.cache or _CACHE_BY_NAME.get(self.decoder, "none")
 
     @property
     def suffix_masks(self) -> int | None:

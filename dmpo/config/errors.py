@@ -31,8 +31,16 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 
 def key_names(kind: type) -> list[str]:
-    """The keys of a dataclass as a user reads them: its own keys come before inherited keys."""
-    inherited = {field.name for base in kind.__bases__ if dataclasses.is_dataclass(base) for field in fields(base)}
+    """The keys of a dataclass as a user reads them: its own keys come before inherited keys.
+
+    Keys of a base with `KEYS_OF_HEIRS` count as own keys.
+    """
+    inherited = {
+        name
+        for base in kind.__mro__[1:]
+        if dataclasses.is_dataclass(base) and not vars(base).get("KEYS_OF_HEIRS")
+        for name in vars(base).get("__annotations__", {})
+    }
     return sorted((field.name for field in fields(kind)), key=lambda name: name in inherited)
 
 

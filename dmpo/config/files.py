@@ -31,7 +31,7 @@ def read_values(kind: type, source: str | None, overrides: list[str] | None = No
 
     Errors are as in `load_config`.
     """
-    values = {} if source is None else understood(kind, _read_yaml(source))
+    values = {} if source is None else understood(kind, _read_yaml(source, kind))
     return values | understood(kind, _overrides(kind, overrides or [], values))
 
 
@@ -61,9 +61,13 @@ def build_config(kind: type[Config], values: dict[str, Any]) -> Config:
     return kind(**values)
 
 
-def shipped_configs() -> list[str]:
-    """Names of the configs that come with the package."""
-    return _yaml_names("")
+def shipped_configs(kind: type | None = None) -> list[str]:
+    """Names of the configs of a class that come with the package; None: of runs of DMPO."""
+    return _yaml_names(_folder_of(kind))
+
+
+def _folder_of(kind: type | None) -> str:
+    return getattr(kind, "SHIPPED_IN", "")
 
 
 def launch_configs() -> list[str]:
@@ -97,17 +101,19 @@ def dump_config(config: Any) -> str:
     return yaml.safe_dump(config_values(config), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(source: str) -> dict[str, Any]:
+def _read_yaml(source: str, kind: type) -> dict[str, Any]:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
-        shipped = shipped_configs()
+        shipped = shipped_configs(kind)
         if source not in shipped:
+            if (_SHIPPED / "sft" / f"{source}.yaml").is_file():
+                raise ValueError(f"{source} is a config of supervised fine-tuning: run dmpo sft {source}")
             near = difflib.get_close_matches(source, shipped, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"no config {source!r}{hint}; shipped are {', '.join(shipped)}; or give the path of a .yaml file"
             )
-        text = (_SHIPPED / f"{source}.yaml").read_text(encoding="utf-8")
+        text = (_SHIPPED / _folder_of(kind) / f"{source}.yaml").read_text(encoding="utf-8")
     else:
         try:
             text = path.read_text(encoding="utf-8")

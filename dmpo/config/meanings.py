@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .errors import key_names
 
 _GROUP = re.compile(r"    # ([A-Z][\w -]*)$")
+_ORDER = ("Model", "Task", "Demonstrations", "Rollouts", "Objective", "Buffer", "Optimisation", "Book-keeping")
 _KINDS = {bool: "true or false", int: "integer", float: "number", str: "text", type(None): "null", Any: "anything"}
 
 
@@ -58,8 +59,13 @@ def keys_of(kind: type) -> list[Key]:
         for name in key_names(kind)
         if name in read
     ]
-    groups = sorted(dict.fromkeys(key.group for key in keys), key=lambda group: group != "Model")
+    groups = sorted(dict.fromkeys(key.group for key in keys), key=_rank)
     return sorted(keys, key=lambda key: groups.index(key.group))
+
+
+def _rank(group: str) -> int:
+    """The place of a group: the groups of a run in the order in which a run meets them, then others."""
+    return _ORDER.index(group) if group in _ORDER else len(_ORDER)
 
 
 def key_meanings(kind: type) -> dict[str, str]:

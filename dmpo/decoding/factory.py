@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ..config.decoding import DecodingOptions
 from ..config.names import is_own_name
+from ..models.masked_lm import unwrap
 from ..rewards import load_object
+from .block_causal_pass import BlockCausalPass
 from .cached_step import CachedStep
 from .canvas import Canvas
 from .compiled_step import CompiledStep
@@ -13,7 +15,8 @@ from .policies import BoundedRisk, Confident, EntropyBound, Hierarchy, Policy, S
 from .sampler import Sampler
 
 RISK_THRESHOLD = 0.9  # the published τ (SLIM-RL, arXiv 2607.00208)
-Pass = FullPass | CachedPass | ShadowPass
+CREDIT_THRESHOLD = 0.9  # the published one (CreditDecoding, arXiv 2510.06133)
+Pass = FullPass | CachedPass | ShadowPass | BlockCausalPass
 
 
 def make_policy(options: DecodingOptions) -> Policy:
@@ -33,6 +36,8 @@ def make_policy(options: DecodingOptions) -> Policy:
         return BoundedRisk(RISK_THRESHOLD if options.threshold is None else options.threshold, schedule)
     if options.decoder == "entropy":
         return EntropyBound(options.entropy_bound)
+    if options.decoder == "credit":
+        return Confident(CREDIT_THRESHOLD if options.threshold is None else options.threshold, None)
     if options.decoder == "hierarchy":
         return Hierarchy(options.threshold, options.low_threshold)
     if options.threshold is not None or options.factor is not None:
@@ -54,9 +59,11 @@ def _own_policy(options: DecodingOptions) -> Policy:
 
 def make_pass(options: DecodingOptions, canvas: Canvas) -> Pass:
     """The positions on which a step runs the model."""
-    if options.decoder in ("prefix_cache", "dual_cache"):
-        return CachedPass(canvas, options.block_length, options.decoder == "dual_cache", options.compiled)
-    return (ShadowPass if options.decoder == "wino" else FullPass)(canvas, options.block_length)
+    if unwrap(canvas.model).block_size is not None and options.cache != "none":
+        return BlockCausalPass(canvas, options.block_length)
+    if options.cached == "none":
+        return (ShadowPass if options.decoder == "wino" else FullPass)(canvas, options.block_length)
+    return CachedPass(canvas, options.block_length, options.cached == "dual", options.compiled)
 
 
 def make_compiled_step(

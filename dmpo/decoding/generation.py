@@ -74,8 +74,7 @@ def generate(
         topk: `steps` model calls in all, the most confident tokens each (LLaDA, Nie et al. 2025, arXiv 2502.09992).
         parallel: as topk, or with `threshold` or `factor` all tokens that are confident enough (Fast-dLLM, Wu et al.
             2025, arXiv 2505.22618).
-        prefix_cache, dual_cache: as parallel, but later steps of a block use the keys and values of its first step:
-            prefix_cache for the positions before the block, dual_cache for all positions outside it.
+        prefix_cache, dual_cache: parallel with `cache` prefix or dual.
         wino: unmasks many tokens and masks again those that a shadow of the block does not confirm (Hong et al. 2025,
             arXiv 2507.18578). Needs sdpa or eager attention.
         risk: the most confident tokens whose chances of being wrong, 1 − c, sum to at most 1 − `threshold`, and never
@@ -84,11 +83,17 @@ def generate(
             Ben-Hamu et al. 2025, arXiv 2505.24857).
         hierarchy: the best token of each run of neighbouring masks if its probability is above `low_threshold`, and
             with `threshold` all tokens above it (dInfer, Ma et al. 2025, arXiv 2510.08666).
+        credit: as parallel by `threshold`, with logits l + α·log(1 + C); the credit C of a token grows at each step at
+            which it is the most probable (CreditDecoding, arXiv 2510.06133).
         random_order: one masked position of the block a step, at random; the sum of `log_probs` is the exact
             log-probability of the completion in its `order` (at temperature 1 the log-probability of the draw, too).
             With early_stop the sum leaves out tokens that were drawn after the EOS in its block and overwritten.
     The blocks of a block-causal model are counted from the prompt's first token, and those of the decoder begin with
     them: the first block holds the rest of the prompt, and the last block is so much shorter.
+
+    With `cache` later steps of a block use the keys and values of its first step: prefix for the positions before the
+    block, dual for all positions outside it. wino and random_order take none. A block-causal model has prefix by
+    default: for it that is exact, with random_order, too, and takes no call more. Its rows go at their own pace.
 
     A pass over the whole canvas sees prompt and completion, or with `suffix` no more than some masks after the block:
     the predictions of a block-causal model stay the same, those of others change.
@@ -127,7 +132,7 @@ def generate(
     for name in ("early_stop", "logits_eos_inf", "confidence_eos_eot_inf"):
         if getattr(options, name) and not eos_ids:
             raise ValueError(f"{name} needs eos_id, and the model's config has none: give eos_id, or {name}=False")
-    check_block_causal(model, options)
+    options = options_of_blocks(model, options)
     config = unwrap(model).config
     prompts, of_prompts = _check(prompt_ids, attention_mask, row_ids, mask_id, eos_ids, config.vocab_size)
     if isinstance(model, DistributedDataParallel):
@@ -179,20 +184,34 @@ def generate(
     )
 
 
-def check_block_causal(model: nn.Module, options: DecodingOptions) -> None:
-    """Raise ValueError for options with which a block-causal model is not decoded."""
+def options_of_blocks(model: nn.Module, options: DecodingOptions) -> DecodingOptions:
+    """The options with which a model is decoded: a block-causal one without a suffix, unless cache is none.
+
+    Its prefix is cached then (`make_pass`). Both are exact.
+
+    Raises:
+        ValueError: a block-causal model is not decoded so.
+    """
     size = unwrap(model).block_size
     if size is None:
-        return
-    if options.decoder in ("prefix_cache", "dual_cache", "wino"):
+        return options
+    if options.decoder == "wino":
         raise ValueError(
-            f"decoder must be one without a cache or a shadow for a block-causal model, got {options.decoder!r}, whose "
-            "passes would not see the blocks as the model was trained to"
+            "decoder must not be 'wino' for a block-causal model: its shadow would see the blocks otherwise than the "
+            "model was trained to"
+        )
+    if options.cached == "dual":
+        raise ValueError(
+            "cache must be prefix or none for a block-causal model, got dual: no token attends to what follows its "
+            "block, so there is nothing else to store"
         )
     if options.block_length % size:
         raise ValueError(
             f"block_length must be a multiple of the model's block_size {size}, got {options.block_length}"
         )
+    if options.cache == "none":
+        return options
+    return decoding_options(options, suffix="none")
 
 
 def _shared_tokens(model: nn.Module, prompts: Tensor, of_prompts: Tensor | None) -> list[int] | None:

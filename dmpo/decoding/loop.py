@@ -64,7 +64,7 @@ class BlockLoop:
             return self._advance(group, looked, [row.index for row in group])
         canvas, options, sampler = self.canvas, self.options, self.sampler
         index, start, extent = self._place(group)
-        first = self._start(group[0]) if group[0].step == 0 else None
+        first = self._start(group[0]) if any(row.step == 0 for row in group) else None
         span = start.unsqueeze(1) + torch.arange(options.block_length, device=start.device)  # [R, B], on the canvas
         hidden, shadow_hidden = self.model_pass(index, start, first, extent)
 

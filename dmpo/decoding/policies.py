@@ -207,7 +207,8 @@ class Hierarchy:
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor | None]:
         masked = step.window == step.mask_id
-        confidence = step.confidence.masked_fill(~masked | step.confidence.isnan(), -torch.inf)
+        known = step.confidence.double()  # as exact as the thresholds
+        confidence = known.masked_fill(~masked | known.isnan(), -torch.inf)
         before = torch.nn.functional.pad(masked, (1, 0))[:, :-1]
         runs = (masked & ~before).cumsum(1)  # the number of each position's run; those of other positions are not used
         chosen = masked & _first_best(confidence, runs, masked) & (confidence > self.low)

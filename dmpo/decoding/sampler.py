@@ -12,6 +12,7 @@ from ..kernels import linear_sample_tokens, linear_sample_tokens_with_entropy, l
 from ..models.masked_lm import head_weight, one_of, unwrap
 from ..randomness import derive_key, seed_change, uniforms, uniforms_of_change, with_seed_zero
 from .canvas import Canvas
+from .credit import Credits, Plain
 
 
 class Sampler:
@@ -38,7 +39,12 @@ class Sampler:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
         self.log_probs = torch.zeros(batch, options.gen_length, device=device)
         self.order = torch.full((batch, options.gen_length), -1, dtype=torch.int32, device=device)
-        self._draw_key, self._rank_key = (derive_key(options.seed, name) for name in ("draw", "remask"))
+        names = "draw", "remask", "credit"
+        self._draw_key, self._rank_key, self._credit_key = (derive_key(options.seed, name) for name in names)
+        self._credits: Credits | None = None
+        if options.decoder == "credit":
+            rates = options.credit_alpha, options.credit_gamma, options.credit_beta
+            self._credits = Credits(batch, options.gen_length, *rates, device)
         self.changes: tuple[Tensor, Tensor] | None = None
         if fixed:
             self.changes = seed_change(self._draw_key, device), seed_change(self._rank_key, device)
@@ -51,7 +57,8 @@ class Sampler:
         hidden [R, B, H]; index int64 [R], the rows; span int64 [R, B], the window's positions on the canvas.
         Returns token int64, probability float32 and rank float32, [R, B] each; 0 where nothing was drawn. The rank is
         the probability, a random number, or for decoder "entropy" the entropy of the position with a minus, of the
-        untempered distribution in nats; -inf for an EOS that is ranked last.
+        untempered distribution in nats, or for decoder "credit" the credited probability; -inf for an EOS that is
+        ranked last.
         """
         options, length = self.options, self.options.gen_length
         position = span - self.canvas.prompt_length  # [R, B], in the completion
@@ -73,10 +80,14 @@ class Sampler:
             forbid=self._forbidden,
             bias=self.bias,
         )
+        if self._credits is not None:
+            drawn = self._credited(self._credits, rows.to(self.weight.dtype), drawn, draws, positions, index, position)
         if positions is not None:
             drawn = tuple(values.new_zeros(span.numel()).scatter(0, positions, values) for values in drawn)
-        candidates, confidence, *entropy = (values.view(span.shape) for values in drawn)
-        ranking = -entropy[0] if entropy else confidence
+        candidates, confidence, *other = (values.view(span.shape) for values in drawn)
+        ranking = confidence
+        if other:
+            ranking = other[0] if self._credits is not None else -other[0]
         if options.ranks_at_random:
             if self.changes is None:
                 ranked = position.clamp(min=0) if self._sees_prompt else position
@@ -86,6 +97,39 @@ class Sampler:
         if self._ranked_last:
             ranking = ranking.masked_fill(one_of(candidates, self._ranked_last), -torch.inf)
         return candidates, confidence, ranking.float()
+
+    def _credited(
+        self,
+        given: Credits,
+        rows: Tensor,
+        drawn: tuple[Tensor, ...],
+        draws: Tensor,
+        positions: Tensor | None,
+        index: Tensor,
+        position: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The draw with credits: token int64, plain and credited probability float32, [M] each.
+
+        rows [M, H]; drawn: the plain draw; draws int64 [M], its row ids; position int64 [R, B], in the completion.
+        """
+        temperature = self.options.temperature
+        place = index.unsqueeze(1).expand_as(position).flatten(), position.flatten()
+        if positions is not None:
+            place = place[0][positions], place[1][positions]
+        best, tempered = drawn, None
+        if temperature:
+            best = self._best(rows, self.bias, draws)
+            scaled = self.bias if self.bias is None else self.bias / temperature
+            at_temperature = best if temperature == 1 else self._best(rows / temperature, scaled, draws)
+            tempered = at_temperature[1].log()
+        plain = Plain(best[0], best[1].log(), drawn[0], tempered)
+        uniform = uniforms(self._credit_key, draws, 1)[:, 0]
+        token, log_prob, credited = given.draw(plain, rows, self.weight, self.bias, place, temperature, uniform)
+        return token, log_prob.exp(), credited
+
+    def _best(self, rows: Tensor, bias: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable token of each row and its probability."""
+        return linear_sample_tokens(rows, self.weight, 0.0, seed=0, row_ids=draws, forbid=self._forbidden, bias=bias)
 
     def verify(self, hidden: Tensor, window: Tensor, positions: Tensor) -> Tensor:
         """The shadow's probability of the tokens at `positions` in the flattened window, +inf elsewhere; [R, B]."""

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..distributed.ranks import together
 from ..models.tokenizer import encode_prompts
 from ..randomness import derive_key
@@ -73,7 +73,7 @@ def evaluate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
-    config: DMPOConfig,
+    config: RunConfig,
     reward: RewardPool | None = None,
     *,
     split: str,
@@ -142,7 +142,7 @@ def evaluate_on_ranks(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
-    config: DMPOConfig,
+    config: RunConfig,
     reward: RewardPool | None = None,
     *,
     split: str,

@@ -14,6 +14,8 @@ from ..config.decoding import DecodingOptions, DecodingRules, default_of, is_rea
 from ..config.files import build_config, load_config, read_values, shipped_configs
 from ..config.generate import GenerateConfig
 from ..config.keys import DMPOConfig
+from ..config.kinds import kind_of_keys
+from ..config.run import RunConfig
 from ..config.token_ids import TokenIds
 from ..models.files import embedded_models
 from ..storage.checkpoints import run_config
@@ -75,15 +77,16 @@ def keys_of_generation(model: str, overrides: Sequence[str]) -> list[str]:
     return _words(keys, given)
 
 
-def read_run(path: Path) -> DMPOConfig:
+def read_run(path: Path) -> RunConfig:
     """The config of a run from its config.yaml. Raises ValueError if it cannot be read."""
     try:
-        return build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8")))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return build_config(kind_of_keys(values), values)
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no run's config: {error}") from error
 
 
-def _steps(run: DMPOConfig, path: Path, other_length: bool) -> dict[str, int]:
+def _steps(run: RunConfig, path: Path, other_length: bool) -> dict[str, int]:
     """What stands for the steps of a run; for another length too, where each step unmasks as many tokens."""
     steps = run.eval_decode_steps or run.steps
     if run.gen_length % steps == 0:

@@ -11,13 +11,21 @@ from torch import Tensor
 from ..kernels import linear_token_logprobs, masked_token_logprobs
 
 
-def mean_log_prob(log_probs: Tensor, mask: Tensor, length: Tensor | int, replicates: int) -> Tensor:
+def mean_log_prob(
+    log_probs: Tensor, mask: Tensor, length: Tensor | int, replicates: int, view_weights: Tensor | None = None
+) -> Tensor:
     """Monte-Carlo ELBO: mean over views of (length / m) · Σ_masked log p (docs/maths.md, section 4).
 
     log_probs [R·B, L] (0 where not masked), mask bool [R·B, L], length: tokens that count, int or [B] -> [B].
+    view_weights: [R·B], what each view counts in the mean; None: 1.
     """
-    per_token = log_probs.sum(-1) / mask.sum(-1).clamp(min=1)  # [R·B]
+    per_token = weighted(log_probs.sum(-1) / mask.sum(-1).clamp(min=1), view_weights)  # [R·B]
     return per_token.view(replicates, -1).mean(0) * length
+
+
+def weighted(of_views: Tensor, view_weights: Tensor | None) -> Tensor:
+    """Values of views [R·B] times the weights of the views [R·B], in the dtype of the values; None: as they are."""
+    return of_views if view_weights is None else of_views * view_weights.to(of_views.dtype)
 
 
 def spread_over_views(values: Tensor, replicates: int) -> Tensor:
@@ -42,7 +50,14 @@ def hidden_token_logprobs(
     return rows.new_zeros(targets.shape).masked_scatter(mask, rows)
 
 
-def check_views(targets: Tensor, mask: Tensor, replicates: int, weights: Tensor, **like_weights: Tensor | None) -> None:
+def check_views(
+    targets: Tensor,
+    mask: Tensor,
+    replicates: int,
+    weights: Tensor,
+    view_weights: Tensor | None = None,
+    **like_weights: Tensor | None,
+) -> None:
     """Raise ValueError or TypeError, naming the argument, unless views, weights and what is shaped like them agree."""
     if weights.dim() not in (1, 2) or replicates * weights.numel() != targets.shape[0]:
         raise ValueError(
@@ -52,7 +67,18 @@ def check_views(targets: Tensor, mask: Tensor, replicates: int, weights: Tensor,
     for name, value in like_weights.items():
         if value is not None and value.shape != weights.shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, weights has {tuple(weights.shape)}")
+    check_view_weights(view_weights, targets.shape[0])
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}")
     if mask.shape != targets.shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, targets has {tuple(targets.shape)}")
+
+
+def check_view_weights(view_weights: Tensor | None, rows: int) -> None:
+    """Raise ValueError or TypeError unless there are none, or a floating one for each of the rows."""
+    if view_weights is None:
+        return
+    if view_weights.shape != (rows,):
+        raise ValueError(f"view_weights must have one for each of {rows} views, got shape {tuple(view_weights.shape)}")
+    if not view_weights.is_floating_point():
+        raise TypeError(f"view_weights must be floating point, got {view_weights.dtype}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..kernels import linear_weighted_ce, weighted_masked_ce
 from .baselines import BASELINES
-from .views import check_views, hidden_token_logprobs, logits_token_logprobs, mean_log_prob, spread_over_views
+from .views import check_views, hidden_token_logprobs, logits_token_logprobs, mean_log_prob, spread_over_views, weighted
 from .weights import baseline_weights
 
 
@@ -42,27 +42,32 @@ class _WDCE(nn.Module):
     def _token_logprobs(self, inputs: tuple[Tensor, ...]) -> Tensor: ...
 
     def _loss(
-        self, inputs: tuple[Tensor, ...], weights: Tensor, negative_weights: Tensor | None, log_prob_cur: Tensor | None
+        self,
+        inputs: tuple[Tensor, ...],
+        weights: Tensor,
+        negative_weights: Tensor | None,
+        log_prob_cur: Tensor | None,
+        view_weights: Tensor | None,
     ) -> Tensor:
         targets, mask = inputs[-2:]
-        check_views(
-            targets, mask, self.replicates, weights, negative_weights=negative_weights, log_prob_cur=log_prob_cur
-        )
+        like_weights = {"negative_weights": negative_weights, "log_prob_cur": log_prob_cur}
+        check_views(targets, mask, self.replicates, weights, view_weights, **like_weights)
         log_prob_theta = None
         if self.baseline == "theta":
             with torch.no_grad():
                 log_probs = self._token_logprobs(inputs)  # [R·B, L]
-            log_prob_theta = mean_log_prob(log_probs, mask, targets.shape[1], self.replicates).view_as(weights)
+            log_prob_theta = mean_log_prob(log_probs, mask, targets.shape[1], self.replicates, view_weights)
+            log_prob_theta = log_prob_theta.view_as(weights)
         baseline = baseline_weights(self.baseline, weights, negative_weights, log_prob_theta, log_prob_cur)
-        weights = spread_over_views(weights, self.replicates)  # [R·B]
-        baseline = None if baseline is None else spread_over_views(baseline, self.replicates)
+        weights = weighted(spread_over_views(weights, self.replicates), view_weights)  # [R·B]
+        baseline = None if baseline is None else weighted(spread_over_views(baseline, self.replicates), view_weights)
         return self._weighted(inputs, weights, None if baseline is None else baseline.to(weights.dtype))
 
 
 class WDCELoss(_WDCE):
     """Weighted denoising cross-entropy from logits (docs/maths.md, section 5).
 
-    loss = (1/R) Σ_k Σ_i (w_i − s·b_i) · (1/m_ik) Σ_masked −log p(o_ij | view_ik)
+    loss = (1/R) Σ_k Σ_i v_ik · (w_i − s·b_i) · (1/m_ik) Σ_masked −log p(o_ij | view_ik),   v = 1 or `view_weights`
 
     Args:
         baseline: `none`, `mean`, `negative` (the paper's best) or `theta`.
@@ -78,6 +83,7 @@ class WDCELoss(_WDCE):
         weights: Tensor,
         negative_weights: Tensor | None = None,
         log_prob_cur: Tensor | None = None,
+        view_weights: Tensor | None = None,
     ) -> Tensor:
         """Scalar loss.
 
@@ -88,11 +94,12 @@ class WDCELoss(_WDCE):
             weights: [B] or [groups, G], `importance_weights(...).positive`.
             negative_weights: like weights, for baseline `negative`.
             log_prob_cur: like weights, log-probabilities at rollout time, for baseline `theta`.
+            view_weights: [R·B], of views that count differently (`sample_views` with rates `gauss`).
 
         Raises:
             ValueError: shapes that do not fit, or an argument that the baseline needs is missing.
         """
-        return self._loss((logits, targets, mask), weights, negative_weights, log_prob_cur)
+        return self._loss((logits, targets, mask), weights, negative_weights, log_prob_cur, view_weights)
 
     def _weighted(self, inputs: tuple[Tensor, ...], weights: Tensor, baseline: Tensor | None) -> Tensor:
         logits, targets, mask = inputs
@@ -114,9 +121,12 @@ class LinearWDCELoss(_WDCE):
         weights: Tensor,
         negative_weights: Tensor | None = None,
         log_prob_cur: Tensor | None = None,
+        view_weights: Tensor | None = None,
     ) -> Tensor:
         """Scalar loss; hidden floating [R·B, L, H], lm_head_weight [V, H], the rest as in `WDCELoss`."""
-        return self._loss((hidden, lm_head_weight, targets, mask), weights, negative_weights, log_prob_cur)
+        return self._loss(
+            (hidden, lm_head_weight, targets, mask), weights, negative_weights, log_prob_cur, view_weights
+        )
 
     def _weighted(self, inputs: tuple[Tensor, ...], weights: Tensor, baseline: Tensor | None) -> Tensor:
         hidden, lm_head_weight, targets, mask = inputs

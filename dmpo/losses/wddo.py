@@ -31,17 +31,30 @@ class _WDDO(nn.Module):
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, beta={self.beta}, replicates={self.replicates}"
 
-    def _loss(self, log_probs: Tensor, targets: Tensor, mask: Tensor, weights: Tensor, log_prob_cur: Tensor) -> Tensor:
+    def _loss(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        weights: Tensor,
+        log_prob_cur: Tensor,
+        view_weights: Tensor | None,
+    ) -> Tensor:
         half, rows = self.replicates // 2, targets.shape[0] // 2
         real, fake = (
-            mean_log_prob(log_probs[views], mask[views], targets.shape[1], half) - log_prob_cur.flatten()
-            for views in (slice(None, rows), slice(rows, None))
+            mean_log_prob(log_probs[views], mask[views], targets.shape[1], half, of_views) - log_prob_cur.flatten()
+            for views, of_views in (
+                (slice(None, rows), None if view_weights is None else view_weights[:rows]),
+                (slice(rows, None), None if view_weights is None else view_weights[rows:]),
+            )
         )
         real_term = (weights.flatten() * logsigmoid(self.beta * real)).mean()
         return -real_term - self.alpha * logsigmoid(-self.beta * fake).mean()
 
-    def _check(self, targets: Tensor, mask: Tensor, weights: Tensor, log_prob_cur: Tensor) -> None:
-        check_views(targets, mask, self.replicates, weights, log_prob_cur=log_prob_cur)
+    def _check(
+        self, targets: Tensor, mask: Tensor, weights: Tensor, log_prob_cur: Tensor, view_weights: Tensor | None
+    ) -> None:
+        check_views(targets, mask, self.replicates, weights, view_weights, log_prob_cur=log_prob_cur)
         for name, value in (("weights", weights), ("log_prob_cur", log_prob_cur)):
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{name} must be finite, got {value.flatten().tolist()[:8]}")
@@ -61,7 +74,15 @@ class WDDOLoss(_WDDO):
         replicates: R, views a completion; even.
     """
 
-    def forward(self, logits: Tensor, targets: Tensor, mask: Tensor, weights: Tensor, log_prob_cur: Tensor) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        weights: Tensor,
+        log_prob_cur: Tensor,
+        view_weights: Tensor | None = None,
+    ) -> Tensor:
         """Scalar loss.
 
         Args:
@@ -70,13 +91,16 @@ class WDDOLoss(_WDDO):
             mask: bool [R·B, L], the positions that each view masked; at least one a row.
             weights: [B] or [groups, G], `importance_weights(...).positive`.
             log_prob_cur: like weights, log-probabilities at rollout time (nats).
+            view_weights: [R·B], of views that count differently (`sample_views` with rates `gauss`); each half has the
+                views and weights of its own R/2 nodes.
 
         Raises:
             ValueError: shapes that do not fit, or a weight or log-probability that is not finite.
             TypeError: mask is not bool.
         """
-        self._check(targets, mask, weights, log_prob_cur)
-        return self._loss(logits_token_logprobs(logits, targets, mask), targets, mask, weights, log_prob_cur)
+        self._check(targets, mask, weights, log_prob_cur, view_weights)
+        log_probs = logits_token_logprobs(logits, targets, mask)
+        return self._loss(log_probs, targets, mask, weights, log_prob_cur, view_weights)
 
 
 class LinearWDDOLoss(_WDDO):
@@ -90,8 +114,9 @@ class LinearWDDOLoss(_WDDO):
         mask: Tensor,
         weights: Tensor,
         log_prob_cur: Tensor,
+        view_weights: Tensor | None = None,
     ) -> Tensor:
         """Scalar loss; hidden floating [R·B, L, H], lm_head_weight [V, H], the rest as in `WDDOLoss`."""
-        self._check(targets, mask, weights, log_prob_cur)
+        self._check(targets, mask, weights, log_prob_cur, view_weights)
         log_probs = hidden_token_logprobs(hidden, lm_head_weight, targets, mask)
-        return self._loss(log_probs, targets, mask, weights, log_prob_cur)
+        return self._loss(log_probs, targets, mask, weights, log_prob_cur, view_weights)

@@ -11,6 +11,7 @@ from .. import lazy_exports
 
 if TYPE_CHECKING:
     from .adapters import load_adapter as load_adapter
+    from .conversion import convert as convert
     from .loading import load_model as load_model
     from .masked_lm import MaskedLM as MaskedLM
     from .masked_lm import head_weight as head_weight
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "MaskedLM": "masked_lm",
+    "convert": "conversion",
     "head_weight": "masked_lm",
     "hidden_states": "masked_lm",
     "lm_head": "masked_lm",

@@ -25,6 +25,14 @@ def block_causal_mask(attended: Tensor, size: int) -> Tensor:
     return _with_itself(allowed)
 
 
+def cached_block_mask(attended: Tensor, positions: Tensor, size: int) -> Tensor:
+    """The rows of `block_causal_mask` of some queries: bool [N, T] and int64 [N, q] -> bool [N, 1, q, T]."""
+    blocks = _blocks(attended, size)
+    allowed = (blocks.gather(1, positions).unsqueeze(2) >= blocks.unsqueeze(1)) & attended.unsqueeze(1)
+    itself = positions.unsqueeze(2) == torch.arange(attended.shape[1], device=positions.device)
+    return (allowed | itself).unsqueeze(1)
+
+
 @dataclass(frozen=True)
 class TwoCopies:
     """The inputs of a pass that scores all blocks of views at once; S = T + the columns that are repeated.

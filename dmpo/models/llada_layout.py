@@ -125,6 +125,7 @@ def llada_config_from_llama(config: LlamaConfig) -> dict[str, Any]:
         "mlp_bias": config.mlp_bias,
         "head_dim": config.head_dim != config.hidden_size // config.num_attention_heads,
         "rope_parameters": rope.get("rope_type", "default") != "default",
+        "prediction_shift": getattr(config, "prediction_shift", 0) != 0,
     }
     if bad := [key for key, is_bad in refused.items() if is_bad]:
         raise ValueError(f"layout 'llada' cannot express {bad[0]}={getattr(config, bad[0])!r}; use 'transformers'")

@@ -2,7 +2,7 @@
 
 A model here is transformers' Llama, Qwen2 or Qwen3 in which every token attends to every other
 (`config.is_causal=False`). LLaDA is such a Llama; Dream is such a Qwen2 whose position j is predicted by the output
-at j-1.
+at j-1. `prediction_shift` of config.json is 1 in other models of that alignment.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MaskedLM(PreTrainedModel):
     runs on these rows, and the logits or the input of `head` are theirs: [N, Q, ...], or [M, ...] of the rows kept.
     """
 
-    prediction_shift: ClassVar[int] = 0  # position j is predicted by the backbone's output at j - prediction_shift
+    prediction_shift: int = 0  # position j is predicted by the output at j - prediction_shift; the config may state it
     official_architecture: ClassVar[str]  # `architectures` of a saved config.json
 
     model: nn.Module
@@ -66,6 +66,7 @@ class MaskedLM(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
+        self.prediction_shift = getattr(config, "prediction_shift", self.prediction_shift)
         # The padding token is often EOS, whose embedding must not lose its gradient.
         embeddings: Any = self.get_input_embeddings()
         embeddings.padding_idx = None
@@ -121,10 +122,12 @@ class MaskedLM(PreTrainedModel):
         return size
 
     def _block_causal(self, input_ids: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        """The block-causal mask of all columns. A mask [N, 1, L, L] that differs between its queries is taken as it is:
-        `two_copies` made it."""
+        """The block-causal mask of all columns. A mask [N, 1, L, L] that differs between its queries, or that comes
+        with a cache, is taken as it is: `two_copies` or `cached_block_mask` made it."""
         if cache is not None:
-            raise ValueError("a block-causal model takes no past_key_values: decode without a cache")
+            if mask is None or mask.ndim != 4:
+                raise ValueError("with past_key_values a block-causal model needs a mask [N, 1, L, S] of its blocks")
+            return mask
         assert self.block_size is not None
         if mask is None:
             mask = torch.ones_like(input_ids)

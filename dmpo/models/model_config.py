@@ -49,8 +49,17 @@ def bidirectional_config(
         raise ValueError(f"model_type {model_type!r} is not supported; supported are llada, {', '.join(CLASSES)}")
     if model_type in BLOCK_SIZES:
         config.block_size = _block_size(fields.get("block_size"), BLOCK_SIZES[model_type])
+    _check_shift(config)
     make_bidirectional(config, mask_id, eos_id, usual_mask_id=MASK_IDS.get(str(model_type)))
     return config
+
+
+def _check_shift(config: PreTrainedConfig) -> None:
+    shift = getattr(config, "prediction_shift", 0)
+    if isinstance(shift, bool) or shift not in (0, 1):
+        raise ValueError(f"prediction_shift must be 0 or 1, got {shift!r}")
+    if shift and getattr(config, "block_size", None):
+        raise ValueError("prediction_shift is 1, and attention is block-causal: the two do not go together")
 
 
 def _block_size(stated: Any, usual: int | None) -> int | None:

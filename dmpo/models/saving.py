@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
+from ..storage.whole_files import share
 from .llada_layout import llada_config_from_llama, llama_to_llada_name
 from .masked_lm import MaskedLlama, unwrap
 from .model_config import config_json
@@ -65,3 +66,4 @@ def save_model(
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "config.json").write_text(fields.rstrip() + "\n", encoding="utf-8")
     save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+    share(Path(folder).glob("*.safetensors"), Path(folder) / "config.json")

@@ -29,7 +29,8 @@ class Step:
     """One gradient step.
 
     model: the policy as accelerate wrapped it. index: counts the gradient steps of the run. finite: bool [groups], the
-    groups that count; the batch has mask tokens and zeros for the others (`objectives.finite`).
+    groups that count; the batch has mask tokens and zeros for the others (`objectives.finite`). With
+    `skip_equal_rewards` groups whose rewards all agree are among the others, and `view_loss` gets no views of them.
     """
 
     accelerator: Accelerator

@@ -12,9 +12,10 @@ import math
 import torch
 from torch.nn.functional import logsigmoid
 
+from ..losses.views import weighted
 from ..losses.weights import ImportanceWeights
 from .step import Objective, Step, Terms, weighted_ce
-from .target import estimate, fresh_views, group_weights
+from .target import estimate, fresh_weighted_views, group_weights
 
 
 def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
@@ -24,10 +25,9 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     completions, dL/dg^real = −w·β·σ(−β·g^real) and dL/dg^fake = α_d·β·σ(β·g^fake). Both g are estimated without
     dropout.
     """
-    batch, config, positive, views = step.batch, step.config, weights.positive, fresh_views(step)
+    batch, config, positive, views = step.batch, step.config, weights.positive, fresh_weighted_views(step, sets=2)
     half, beta, alpha = config.replicates // 2, config.wddo_beta, config.wddo_alpha
-    cut = len(views) // 2
-    real, fake = (estimate(step, half_of) - batch.log_prob_cur for half_of in (views[:cut], views[cut:]))  # [groups, G]
+    real, fake = (estimate(step, *of_half) - batch.log_prob_cur for of_half in views.halves())  # [groups, G]
     real_terms, fake_terms = positive * logsigmoid(beta * real), logsigmoid(-beta * fake)
     real_term, fake_term = (step.of_finite(values).mean() for values in (real_terms, fake_terms))
     loss = float(-real_term - alpha * fake_term)
@@ -37,8 +37,8 @@ def terms(step: Step, weights: ImportanceWeights) -> Terms | None:
     count = batch.completions.eligible.sum(-1)
     halves = [(step.of_finite(slope) / (half * slope.numel())).flatten()[step.own] * count for slope in slopes]
     rows = batch.completions.repeat(config.replicates)
-    coefficients = torch.cat([of_half.repeat(half) for of_half in halves])
-    return Terms(rows, views, weighted_ce(rows, views, coefficients), loss, views)
+    coefficients = weighted(torch.cat([of_half.repeat(half) for of_half in halves]), views.weights)
+    return Terms(rows, views.masks, weighted_ce(rows, views.masks, coefficients), loss, views.masks)
 
 
 WDDO = Objective(group_weights=group_weights, terms=terms)

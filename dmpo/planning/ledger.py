@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..config.checks import masks_whole_completions
-from ..config.keys import DMPOConfig
+from ..config.checks import largest_mask_rate, masks_whole_completions
+from ..config.run import RunConfig
 from .memory import NF4_BYTES, Architecture, BlockMemory, Device, HeadMemory
 
 CATEGORIES = (
@@ -25,7 +25,7 @@ class Ledger:
 
     def __init__(
         self,
-        config: DMPOConfig,
+        config: RunConfig,
         arch: Architecture,
         gpus: int,
         sharding: str,
@@ -43,8 +43,8 @@ class Ledger:
         if arch.block_size:  # a view has the completion twice: `models.block_causal.two_copies`
             self.view_length += config.gen_length + min(arch.block_size - 1, config.max_prompt_length)
             self.view_block = BlockMemory(arch, config, device, self.view_length)
-        self.completions = -(-config.num_prompts * config.num_generations // gpus)
-        self.views = config.replicates * self.completions
+        self.completions = -(-config.rows_of_step // gpus)
+        self.views = self._replicates * self.completions
         whole_weights = sharding not in ("zero3", "fsdp")
         self.weight_share = 1 if whole_weights else gpus
         self.gradient_share = 1 if sharding == "ddp" else gpus
@@ -90,12 +90,13 @@ class Ledger:
             none: dict[str, Any] = {"merge_adapters": False, "load_in_4bit": False, "lora_target_modules": "all-linear"}
             plain = replace(config, **none, lora_r=0)
             block = replace(block, config=plain)
-        rows = min(config.rollout_batch_size, self.completions)
+        rows = min(config.rollout_batch_size, self._decoded)
         passes = rows * (2 if config.cfg_scale else 1)
         shadow = config.block_length + 1 if config.decoder == "wino" else 0
-        tokens = passes * (self.length + shadow)
-        has_cache = config.decoder in ("prefix_cache", "dual_cache")
-        caches = 2 * arch.layers * arch.keys * block.e * tokens if has_cache else 0
+        of_blocks = arch.block_size is not None and config.cache != "none"  # the first pass is the widest
+        width = config.max_prompt_length + config.block_length if of_blocks else self.length + shadow
+        tokens, has_cache = passes * width, of_blocks or config.cached != "none"
+        caches = 2 * arch.layers * arch.keys * block.e * passes * self.length if has_cache else 0
         running = (block.forward + block.masks) * tokens
         if shadow:
             running += tokens * (self.length + shadow)
@@ -131,9 +132,8 @@ class Ledger:
     def score(self) -> dict[str, int]:
         """The peak of scoring: in the pass over views, or in the head after it."""
         config, arch, block = self.config, self.arch, self.view_block
-        whole = masks_whole_completions(config.loss, scoring=True)
-        views = max(config.score_views, config.replicates) if whole else config.score_views
-        rows = min(config.rollout_batch_size, views * self.completions)
+        views, whole = self._scored
+        rows = min(config.rollout_batch_size, views)
         masked = self.head(arch, config, self.device, self._masked(rows, whole=whole))
         return self._larger(
             self._resident(whole=True, activations=(block.forward + block.masks) * rows * self.view_length),
@@ -147,7 +147,7 @@ class Ledger:
         """
         config, arch, block = self.config, self.arch, self.view_block
         tokens, queries, e = views * self.view_length, views * config.gen_length, block.e
-        rows = self._masked(views, whole=masks_whole_completions(config.loss))
+        rows = self._masked(views, whole=self._whole_views)
         head = self.head(arch, config, self.device, rows)
         last = block.last_saved(tokens, queries, rows)
         rounded = self._rounded_adapters // (arch.layers if config.gradient_checkpointing else 1)
@@ -195,9 +195,47 @@ class Ledger:
         adapter = self.arch.adapter(self.config.lora_r, self.config.lora_target_modules)
         return self.arch.layers * adapter * self.block.e if rounds else 0
 
+    @property
+    def _keys(self) -> Any:
+        """The config with the keys of its own kind of run."""
+        return self.config
+
+    @property
+    def _replicates(self) -> int:
+        """The views of a row in an update."""
+        replicates: int = self._keys.replicates
+        return replicates
+
+    @property
+    def _decoded(self) -> int:
+        """The rows that a rank decodes."""
+        return self.completions
+
+    @property
+    def _scored(self) -> tuple[int, bool]:
+        """The views that a rank scores, and whether they mask whole completions."""
+        config = self._keys
+        whole = masks_whole_completions(config.loss, scoring=True)
+        return (max(config.score_views, config.replicates) if whole else config.score_views) * self.completions, whole
+
+    @property
+    def _whole_views(self) -> bool:
+        """Whether the views of an update mask whole completions."""
+        return masks_whole_completions(self._keys.loss)
+
+    @property
+    def _has_reference(self) -> bool:
+        """Whether a copy of the trained weights is kept."""
+        return not self.config.lora_r or self._keys.reference_refresh_steps > 0
+
+    @property
+    def _mask_rate(self) -> float:
+        """The largest share of positions that a view masks."""
+        return largest_mask_rate(self._keys)
+
     def _masked(self, rows: int, *, whole: bool) -> int:
         """The hidden rows of masked tokens at the highest mask rate, or with `whole` of whole completions."""
-        return max(1, round(rows * self.config.gen_length * (1.0 if whole else self.config.mask_rate_max)))
+        return max(1, round(rows * self.config.gen_length * (1.0 if whole else self._mask_rate)))
 
     def _resident(
         self,
@@ -219,7 +257,6 @@ class Ledger:
         """
         config, arch = self.config, self.arch
         share, weight_share = self.gradient_share, self.weight_share
-        has_reference = not config.lora_r or config.reference_refresh_steps > 0
         gradients = self.trained // share if updating else 0
         if self.gpus > 1 and self.sharding == "ddp":
             gradients += self.trained  # DDP's buckets
@@ -238,7 +275,7 @@ class Ledger:
             "weights": self.base // weight_share + (arch.layers * unmerged if quantised else 0),
             "adapters": self.adapters // weight_share,
             "merged weights": arch.layers * self._merged_block(quantised) if merged else 0,
-            "reference": self.trained // self.weight_share if has_reference else 0,
+            "reference": self.trained // self.weight_share if self._has_reference else 0,
             "gradients": gradients,
             "optimizer": self.moments // share,
             "activations": int(activations),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..kernels.linear_ce import tiles
 from ..kernels.sampling import from_hidden as linear_sampling
 
@@ -137,7 +137,7 @@ class BlockMemory:
     """The bytes for each token of one block and of a pass through the model."""
 
     arch: Architecture
-    config: DMPOConfig
+    config: RunConfig
     device: Device
     tokens: int  # of a sequence
 
@@ -256,7 +256,7 @@ class HeadMemory:
     """The bytes of the head's work: `rows` hidden states are compared with the vocabulary."""
 
     arch: Architecture
-    config: DMPOConfig
+    config: RunConfig
     device: Device
     rows: int
 

@@ -13,8 +13,11 @@ from typing import Any, Literal, get_args
 from rich.table import Table
 
 from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
+from ..config.sft import SFTConfig
 from .ledger import CATEGORIES, Ledger
 from .memory import Architecture, Device
+from .sft_ledger import SFTLedger
 
 Sharding = Literal["ddp", "zero2", "zero3", "fsdp"]
 PHASES = ("rollout", "score", "update")
@@ -49,7 +52,7 @@ class Plan:
 
 
 def plan(
-    config: DMPOConfig,
+    config: RunConfig,
     model_config: Any,
     *,
     gpus: int = 1,
@@ -83,7 +86,8 @@ def plan(
         raise ValueError(f"merge_adapters must be false {WITH_ZERO3}")
     check_fp8_sharding(config, sharding)
     check_optimizer_sharding(config, sharding)
-    ledger = Ledger(config, Architecture.of(model_config), gpus, sharding, device)
+    kind = SFTLedger if isinstance(config, SFTConfig) else Ledger
+    ledger = kind(config, Architecture.of(model_config), gpus, sharding, device)
     limit = int(memory * GB)
     largest = ledger.largest(limit)
     chosen = max(1, largest) if config.memory_budget else ledger.micro_batch(config.micro_batch_size)
@@ -91,7 +95,7 @@ def plan(
     return Plan(phases, limit, chosen, largest)
 
 
-def check_fp8_sharding(config: DMPOConfig, sharding: str) -> None:
+def check_fp8_sharding(config: RunConfig, sharding: str) -> None:
     """Raise ValueError for an FP8 key that does not go with a sharding."""
     for key, shardings in _WHOLE_BASE.items():
         if getattr(config, key) and sharding in shardings:
@@ -99,7 +103,7 @@ def check_fp8_sharding(config: DMPOConfig, sharding: str) -> None:
             raise ValueError(f"{key} must be false with {sharding}, which does not keep FP8 weights; use {others}")
 
 
-def check_optimizer_sharding(config: DMPOConfig, sharding: str) -> None:
+def check_optimizer_sharding(config: RunConfig, sharding: str) -> None:
     """Raise ValueError for an 8-bit optimizer where weights or optimizer are split over ranks."""
     if config.optim == "adamw_8bit" and sharding != "ddp":
         raise ValueError(
@@ -109,7 +113,7 @@ def check_optimizer_sharding(config: DMPOConfig, sharding: str) -> None:
 
 
 def largest_micro_batch(
-    config: DMPOConfig,
+    config: RunConfig,
     model_config: Any,
     memory_bytes: int,
     world: int,
@@ -150,8 +154,8 @@ def table(planned: Plan) -> Table:
     return lines
 
 
-def verdict(planned: Plan, config: DMPOConfig) -> str:
-    """One line: whether the plan fits, and if not, which keys lower the memory."""
+def verdict(planned: Plan, config: RunConfig) -> str:
+    """One line: whether the plan fits, and if not, which keys lower the memory; what `resample_prompts` may cost."""
     limit = f"{planned.memory / GB:g} GB"
     too_large = [phase for phase in PHASES if planned.peak(phase) > planned.memory]
     clauses = [f"does not fit {limit}: {', '.join(too_large)}" if too_large else f"fits {limit}"]
@@ -161,9 +165,11 @@ def verdict(planned: Plan, config: DMPOConfig) -> str:
         clauses += ["not even micro_batch_size 1 fits", _LESS_FOR_UPDATES]
     if set(too_large) & set(ROLLOUT_PHASES):
         clauses.append(_less_for_rollouts(config))
+    if isinstance(config, DMPOConfig) and config.draws_of_round > 1:
+        clauses.append(f"with resample_prompts a round decodes up to {config.draws_of_round} times its completions")
     return "; ".join(clauses)
 
 
-def _less_for_rollouts(config: DMPOConfig) -> str:
+def _less_for_rollouts(config: RunConfig) -> str:
     less = f"a smaller rollout_batch_size than {config.rollout_batch_size}"
     return f"{less} or merge_adapters=false needs less" if config.merge_adapters else f"{less} needs less"

@@ -16,7 +16,7 @@ from .math_reward import math
 from .outcomes import Failure, Scores
 from .pool import RewardPool
 from .shaping import exact_answer, format, length, repetition
-from .sudoku_reward import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_solved
+from .sudoku_reward import HOLES, is_sudoku, sudoku, sudoku_cells, sudoku_holes, sudoku_solved
 
 __all__ = [
     "HOLES",
@@ -41,5 +41,6 @@ __all__ = [
     "score",
     "sudoku",
     "sudoku_cells",
+    "sudoku_holes",
     "sudoku_solved",
 ]

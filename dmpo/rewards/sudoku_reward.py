@@ -94,6 +94,38 @@ def sudoku(completions: list[str], puzzle: list[str], solution: list[str], **_: 
     return scores
 
 
+def sudoku_holes(completions: list[str], puzzle: list[str], solution: list[str], **_: Any) -> list[float]:
+    """The share of holes filled as in the solution, in [0, 1]: the reward and the published measure of d1.
+
+    Not whether a puzzle is solved: published tables of 4×4 Sudoku give the mean of this share. The grid is the text of
+    the last <answer>, or else the last run of as many digits as the puzzle has cells. Of a longer text the first cells
+    count, and cells that a shorter one lacks are wrong; so a text that is no valid grid has a share, too. See d1's
+    `diffu-grpo/reward_func.py` and `eval/parse_and_get_acc.py` (arXiv 2504.12216).
+
+    Raises:
+        ValueError: as `sudoku`.
+    """
+    shares = []
+    for text, given, recorded in zip(completions, puzzle, solution, strict=True):
+        clues, right = _column("puzzle", given, _PUZZLES), _column("solution", recorded, _SOLUTIONS)
+        if len(right) != len(clues):
+            raise ValueError(
+                f"column solution must have {len(clues)} cells, as many as its puzzle, got {len(right)} cells"
+            )
+        cells = _digits(text, len(clues))
+        holes = [i for i, mark in enumerate(clues) if mark in HOLES]
+        shares.append(sum(cells[i : i + 1] == right[i] for i in holes) / max(1, len(holes)))
+    return shares
+
+
+def _digits(text: str, count: int) -> str:
+    _, tag, answer = text.rpartition("<answer>")
+    if tag:
+        return re.sub(r"[^0-9]", "", answer.partition("</answer>")[0])
+    runs = re.findall(rf"(?<![0-9])[0-9]{{{count}}}(?![0-9])", text)
+    return runs[-1] if runs else ""
+
+
 def _column(name: str, value: Any, form: re.Pattern[str]) -> str:
     """The cells in one value of a column."""
     text = "".join(str(value).split())

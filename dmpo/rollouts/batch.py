@@ -12,7 +12,13 @@ from ..rewards import Scores
 from .drawn_rows import DrawnRows
 
 SHARED = ("rewards", "log_prob_ref", "log_prob_cur", "age")  # the tensors of a batch that every rank has in full
-NOT_SCORES = ("row_ids", *SHARED, "alive", "weights")  # what the buffer and the evidence of a bad step save, too
+NOT_SCORES = (
+    "row_ids",
+    "drawn_order",
+    *SHARED,
+    "alive",
+    "weights",
+)  # what the buffer and the evidence of a bad step save, too
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,13 @@ class Batch:
     """Groups of G completions of one prompt each; row = group · G + completion, over all ranks.
 
     A rank has its own rows (`ranks.rank_rows`) of: completions; row_ids int64 [B], which name each completion in the
-    whole run; and scores, floating [B, ...] by name, which the objective asked for when the round was drawn
-    (`scoring.RoundScorer`). A rank has the rows of all ranks of: rewards, log_prob_ref and log_prob_cur [groups, G],
-    the latter two ELBOs in nats; and age int64 [groups], rounds since the group was drawn. report: what the newest
-    round says of itself, see `metrics`. drawn: on the main rank, how the completions that the run logs were drawn. Only
-    the newest round has it. A checkpoint does not keep it, because a round is logged before it is saved.
+    whole run; scores, floating [B, ...] by name, which the objective asked for when the round was drawn
+    (`scoring.RoundScorer`); and drawn_order, int [B, L], the `order` of the Generation, where training views read it,
+    else None. A rank has the rows of all ranks of: rewards, log_prob_ref and log_prob_cur [groups, G], the latter two
+    ELBOs in nats, or log p of the paths (loss wdce_path); and age int64 [groups], rounds since the group was drawn.
+    report: what the newest round says of itself, see `metrics`. drawn: on the main rank, how the completions that the
+    run logs were drawn. Only the newest round has it. A checkpoint does not keep it, because a round is logged before
+    it is saved.
     scored: what the rewards said of this rank's rows, kept as long as `drawn`.
 
     Raises:
@@ -63,6 +71,7 @@ class Batch:
     age: Tensor
     report: dict[str, float]
     scores: dict[str, Tensor] = field(default_factory=dict)
+    drawn_order: Tensor | None = None
     drawn: DrawnRows | None = None
     scored: Scores | None = None
 
@@ -77,8 +86,9 @@ class Batch:
                 )
 
     def local(self) -> dict[str, Tensor]:
-        """This rank's rows by name: of the completions, row_ids and the scores."""
-        return {**vars(self.completions), "row_ids": self.row_ids, **self.scores}
+        """This rank's rows by name: of the completions, row_ids, the scores, and the order if there is one."""
+        order = {} if self.drawn_order is None else {"drawn_order": self.drawn_order}
+        return {**vars(self.completions), "row_ids": self.row_ids, **order, **self.scores}
 
     def shared(self) -> dict[str, Tensor]:
         """What every rank has in full, by name."""
@@ -93,9 +103,9 @@ class Batch:
         """
         scores = dict(local)
         completions = Completions(**{name: scores.pop(name) for name in Completions.__dataclass_fields__})
-        row_ids = scores.pop("row_ids")
+        row_ids, order = scores.pop("row_ids"), scores.pop("drawn_order", None)
         groups: dict[str, Any] = {name: shared[name] for name in SHARED}
-        return cls(completions=completions, row_ids=row_ids, **groups, report=report, scores=scores)
+        return cls(completions=completions, row_ids=row_ids, **groups, report=report, scores=scores, drawn_order=order)
 
 
 def spaced(total: int, most: int, device: torch.device) -> Tensor:

@@ -16,22 +16,26 @@ from ..distributed.sharding import whole_parameters
 from ..losses.weights import effective_sample_size
 from ..randomness import derive_key, uniforms
 from .batch import SHARED, Batch
-from .scoring import RoundScorer, score_log_prob
+from .dynamic_sampling import rewards_differ
+from .scoring import RoundScorer, score_again
 
 
 class ReplayBuffer:
     """Up to K rounds of rollouts, the newest last.
 
     Slot i of a batch is group i of one of these rounds, drawn at random among the rounds whose group i was not dropped.
-    So a step is as large as a round, and its groups are spread over ranks as the groups of a round are.
+    So a step is as large as a round, and its groups are spread over ranks as the groups of a round are. Where group i
+    of no round is left, slot i is group i of the newest round, which `accumulate_gradient` leaves out.
 
     Args:
         rounds: K; with 1, every step takes the newest round whole.
         seed: of the run.
+        skip_equal_rewards: groups whose rewards all agree count as dropped.
     """
 
-    def __init__(self, rounds: int, seed: int) -> None:
+    def __init__(self, rounds: int, seed: int, *, skip_equal_rewards: bool = False) -> None:
         self.limit, self.seed, self.dropped = rounds, seed, 0
+        self.skip_equal_rewards = skip_equal_rewards
         self.rounds: list[Batch] = []
         self.alive: list[Tensor] = []  # bool [groups], of each round
 
@@ -39,7 +43,8 @@ class ReplayBuffer:
         """Add a new round; the oldest leaves where there are K already."""
         older = [dataclasses.replace(old, age=old.age + 1, drawn=None, scored=None) for old in self.rounds]
         self.rounds = [*older, rollouts][-self.limit :]
-        self.alive = [*self.alive, torch.ones_like(rollouts.age).bool()][-self.limit :]
+        alive = rewards_differ(rollouts.rewards) if self.skip_equal_rewards else torch.ones_like(rollouts.age).bool()
+        self.alive = [*self.alive, alive][-self.limit :]
 
     def batch(self, step: int) -> Batch:
         """The groups of a gradient step, with the report of the newest round."""
@@ -49,8 +54,10 @@ class ReplayBuffer:
         alive = torch.stack(self.alive).double()  # [K, groups]
         slots = torch.arange(alive.shape[1], device=alive.device)
         u = uniforms(derive_key(self.seed, "buffer", step), slots, 1).T  # [1, groups]
-        below = alive.cumsum(0) / alive.sum(0) <= u
-        chosen = below.sum(0)  # the first round whose share of the unit interval reaches u
+        count = alive.sum(0)
+        below = alive.cumsum(0) / count.clamp(min=1) <= u
+        first_above = below.sum(0)  # the first round whose share of the unit interval reaches u
+        chosen = torch.where(count > 0, first_above, len(self.rounds) - 1)
         first = int(newest.row_ids[0]) % newest.rewards.numel()
         rows = torch.arange(len(newest.row_ids), device=alive.device)
         of_row = chosen[(first + rows) // newest.rewards.shape[1]]  # [B]
@@ -59,13 +66,15 @@ class ReplayBuffer:
         shared = {name: rounds[chosen, slots] for name, rounds in _stacked(r.shared() for r in self.rounds)}
         return Batch.join(local, shared, newest.report)
 
-    def drop_stale(self, accelerator: Accelerator, model: nn.Module, config: DMPOConfig) -> None:
+    def drop_stale(
+        self, accelerator: Accelerator, model: nn.Module, objective: RoundScorer, config: DMPOConfig
+    ) -> None:
         """Drop groups of earlier rounds over which softmax(log p_θ − log p_cur) has an ESS under `buffer_min_ess`."""
         for index, old in enumerate(self.rounds[:-1]):
             if not bool(self.alive[index].any()):
                 continue
             with whole_parameters(model) as policy:
-                own = score_log_prob(policy, old.completions, old.row_ids, config)
+                own = score_again(objective, policy, old, config)
             drift = _of_all_ranks(accelerator, own, old) - old.log_prob_cur
             stale = effective_sample_size(drift.softmax(-1)) < config.buffer_min_ess
             self.dropped += int((stale & self.alive[index]).sum())
@@ -77,7 +86,7 @@ class ReplayBuffer:
         """Make `model` the reference of every round: score the round again, on the same views as when it was drawn."""
         for index, old in enumerate(self.rounds):
             with whole_parameters(model) as policy, torch.no_grad():
-                own = score_log_prob(policy, old.completions, old.row_ids, config)
+                own = score_again(objective, policy, old, config)
                 scores = old.scores | objective.score_reference(policy, old.completions, old.row_ids, config)
             log_prob_ref = _of_all_ranks(accelerator, own, old)
             self.rounds[index] = dataclasses.replace(old, log_prob_ref=log_prob_ref, scores=scores)

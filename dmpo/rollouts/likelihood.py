@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import linear_token_logprobs
-from ..losses.views import mean_log_prob
+from ..losses.views import check_view_weights, mean_log_prob
 from ..models.block_causal import two_copies
 from ..models.last_layer import HeadRows
 from ..models.masked_lm import HeadFunction, T, apply_head, unwrap, without_dropout
@@ -96,6 +96,7 @@ def sequence_log_prob(
     mask_id: int,
     batch_size: int,
     limits: PassLimits | None = None,
+    view_weights: Tensor | None = None,
 ) -> Tensor:
     """log p(o|q) ≈ mean over views of (n/m) · Σ_masked log p, n the positions that count (docs/maths.md, section 4).
 
@@ -106,14 +107,16 @@ def sequence_log_prob(
         views: bool [R·B, L] from `sample_views`, row = replicate · B + sample.
         batch_size: rows of one forward, if their prompts are as long as the longest; more where they are shorter.
         limits: the same in tokens; None: of `batch_size` rows of the longest of these completions.
+        view_weights: [R·B], what each view counts in the mean (`sample_views` with rates `gauss`); None: 1.
 
     Returns:
         float32 [B].
 
     Raises:
-        ValueError: a prompt is padded elsewhere than on its left.
+        ValueError: a prompt is padded elsewhere than on its left, or view_weights has another shape.
     """
     _check_padding(completions.prompt_mask)
+    check_view_weights(view_weights, len(views))
     replicates, length = len(views) // len(completions), views.shape[1]
     rows = completions.repeat(replicates)
     limits = limits or PassLimits.of_rows(batch_size, rows.prompt_ids.shape[1], length)
@@ -126,7 +129,7 @@ def sequence_log_prob(
                 token_log_probs = log_probs.new_zeros(views.shape)
             token_log_probs[chunk.index] = log_probs
     assert token_log_probs is not None
-    return mean_log_prob(token_log_probs, views, completions.eligible.sum(-1), replicates)
+    return mean_log_prob(token_log_probs, views, completions.eligible.sum(-1), replicates, view_weights)
 
 
 @torch.no_grad()

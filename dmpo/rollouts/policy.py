@@ -11,7 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..distributed.sharding import whole_parameters
 from ..distributed.zero import zero_stage
 from ..models.fp8 import convert_base, float8_linear, fp8_base
@@ -21,7 +21,7 @@ from ..models.masked_lm import make_bidirectional, unwrap
 from ..models.merged_adapters import merged_adapters
 
 
-def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
+def make_policy(config: RunConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:
     """The model to train, on `device`: what the config names (or `model`), with LoRA and checkpointing as it asks."""
     ids: Any = {"mask_id": config.mask_id, "eos_id": config.eos_id}
     options: Any = {"dtype": config.dtype, "attn_implementation": config.attn_implementation} | ids
@@ -43,7 +43,7 @@ def make_policy(config: DMPOConfig, device: torch.device | str, model: nn.Module
 
 
 @contextmanager
-def rollout_model(model: nn.Module, config: DMPOConfig) -> Iterator[Any]:
+def rollout_model(model: nn.Module, config: RunConfig) -> Iterator[Any]:
     """The policy as it decodes: its parameters whole, its adapters merged if `merge_adapters` says so, and its products
     in FP8 if `fp8_rollouts` does.
 

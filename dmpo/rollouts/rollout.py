@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -12,17 +13,19 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config.decoding import decoding_options
 from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..decoding import Generation, generate
-from ..distributed.ranks import gather_named, rank_rows, summed_named, together
+from ..distributed.ranks import gather_named, gather_rows, rank_rows, summed_named, together
 from ..distributed.sharding import whole_parameters
 from ..models.masked_lm import special_ids
 from ..models.tokenizer import decode_text, encode_prompts
 from ..randomness import derive_key
-from ..rewards import RewardPool
+from ..rewards import RewardPool, Scores
 from ..rewards.round import RoundScoring
 from ..tasks import Row, Task
 from .batch import Batch, Completions, spaced
 from .drawn_rows import DrawnRows, rows_to_log
+from .dynamic_sampling import Draw, draw_index, host_indices, resample
 from .likelihood import token_entropy
 from .masking import completion_mask
 from .metrics import reward_columns, round_report
@@ -46,7 +49,7 @@ def complete(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     row_ids: Tensor,
-    config: DMPOConfig,
+    config: RunConfig,
     *,
     temperature: float,
     steps: int,
@@ -62,6 +65,8 @@ def complete(
     Args:
         decoded: called with the rows of each batch as soon as they are decoded.
     """
+    if not len(prompt_ids):
+        return no_completions(prompt_ids, config.gen_length)
     options = decoding_options(config, temperature=temperature, steps=steps, seed=seed)
     order, batches = prompt_mask.sum(1).argsort(descending=True, stable=True), []
     for rows in order.split(config.rollout_batch_size):
@@ -79,6 +84,21 @@ def complete(
         order=torch.cat([batch.order for batch in batches])[back],
         steps=torch.cat([batch.steps for batch in batches])[back],
         positions=sum(batch.positions for batch in batches),
+    )
+
+
+def no_completions(prompt_ids: Tensor, length: int) -> Generation:
+    """What a rank decodes that has no prompts: no rows of `length` tokens, int64 prompt_ids [0, P]."""
+    device, width = prompt_ids.device, prompt_ids.shape[1]
+    return Generation(
+        sequences=prompt_ids.new_zeros(0, width + length),
+        forwards=0,
+        row_forwards=0,
+        seconds=0.0,
+        log_probs=torch.zeros(0, length, device=device),
+        order=torch.zeros(0, length, dtype=torch.int32, device=device),
+        steps=torch.zeros(0, dtype=torch.int64, device=device),
+        positions=0,
     )
 
 
@@ -105,69 +125,64 @@ def collect(
         objective: may ask for scores of its own.
         round_index: rounds before this one.
     """
-    device, group, total = accelerator.device, config.num_generations, config.num_prompts * config.num_generations
-    own = rank_rows(total, accelerator.process_index, accelerator.num_processes)
-    rows = [training_row(task, config.seed, round_index * config.num_prompts + j) for j in range(config.num_prompts)]
-    own_indices = torch.arange(total, device=device)[own]
-    row_ids = round_index * total + own_indices
-
-    own_rows = [rows[index // group] for index in range(total)[own]]
-    columns = {name: [row[name] for row in own_rows] for name in rows[0]}
-
-    with RoundScoring(reward, [index // group for index in range(total)[own]], columns) as scoring:
-        with clock("rollout"):
-            encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
-            prompt_ids, prompt_mask = (of_prompts.to(device)[own_indices // group] for of_prompts in encoded)  # [B, P]
-            with rollout_model(model, config) as policy:
-                generation = complete(
-                    policy,
-                    prompt_ids,
-                    prompt_mask,
-                    row_ids,
-                    config,
-                    temperature=config.temperature,
-                    steps=config.steps,
-                    seed=derive_key(config.seed, "rollout"),
-                    decoded=lambda *batch: _score_soon(scoring, tokenizer, *batch),
-                )
-            tokens = generation.sequences[:, prompt_ids.shape[1] :]
-            drawn = int((generation.order >= 0).sum())
-        with clock("reward"):
-            outcome = together(scoring.scores)
-            rewards = torch.tensor(outcome.values, device=device)
+    device, group, total = accelerator.device, config.num_generations, config.rows_of_step
+    own_groups = torch.arange(total, device=device)[_own(accelerator, total)] // group
+    draw = partial(
+        draw_groups,
+        accelerator,
+        model=model,
+        tokenizer=tokenizer,
+        task=task,
+        reward=reward,
+        config=config,
+        clock=clock,
+    )
+    drawn = draw(draw_index(round_index, 0, config.draws_of_round), range(config.num_prompts))
+    if config.resample_prompts:
+        drawn = resample(
+            accelerator,
+            drawn,
+            lambda attempt, groups: draw(draw_index(round_index, attempt, config.draws_of_round), groups),
+            partial(_columns, accelerator),
+            group_size=group,
+            most=config.resample_prompts,
+        )
+    generation, outcome, tokens = drawn.generation, drawn.scored, drawn.tokens
+    prompt_ids, prompt_mask = drawn.prompt_ids[own_groups], drawn.prompt_mask[own_groups]
+    row_ids = drawn.row_ids[_own(accelerator, total)]
     with clock("score"):
         mask_id, eos_ids = special_ids(model)
         eligible = completion_mask(tokens, eos_ids if config.truncate_at_eos else ())
         completions = Completions(prompt_ids, prompt_mask, tokens, eligible)
         sample = spaced(len(tokens), config.rollout_batch_size, device)
-        views = score_views(eligible[sample], row_ids[sample], config)[: len(sample)]
-        to_score = (completions, row_ids, config)
+        views = score_views(eligible[sample], row_ids[sample], config).masks[: len(sample)]
+        to_score, paths = (completions, row_ids, config), dict[str, Tensor]()
         with whole_parameters(model) as policy, torch.no_grad():
-            log_prob_cur = score_log_prob(policy, *to_score)
-            paths = path_log_prob(policy, completions, generation.order, config, "path_log_prob_cur")
+            if config.decoder == "random_order":
+                paths["path_log_prob_cur"] = path_log_prob(policy, completions, generation.order, config)
+            log_prob_cur = paths["path_log_prob_cur"] if objective.on_path else score_log_prob(policy, *to_score)
             entropy = token_entropy(policy, completions[sample], views, mask_id=mask_id)
             scores = objective.score_round(policy, *to_score)
         with reference.active() as policy, torch.no_grad():
-            log_prob_ref = score_log_prob(policy, *to_score)
-            paths |= path_log_prob(policy, completions, generation.order, config, "path_log_prob_ref")
+            if config.decoder == "random_order":
+                paths["path_log_prob_ref"] = path_log_prob(policy, completions, generation.order, config)
+            log_prob_ref = paths["path_log_prob_ref"] if objective.on_path else score_log_prob(policy, *to_score)
             scores = joined_scores(scores, objective.score_reference(policy, *to_score))
         of_rows = {
-            "reward": rewards,
+            "reward": torch.tensor(outcome.values, device=device),
             "log_prob_ref": log_prob_ref,
             "log_prob_cur": log_prob_cur,
             "rollout_mismatch": rollout_mismatch(generation, eligible, log_prob_cur),
             "row_hash": row_hash(tokens),
         }
-        parts = {
-            name: torch.tensor(values, dtype=torch.float64, device=device)
-            for name, values in reward_columns(outcome).items()
-        }
-        gathered = gather_named(accelerator, of_rows | paths | parts, total)
+        gathered = gather_named(accelerator, of_rows | paths | _of_parts(outcome, device), total)
+        columns = gathered | {name: torch.cat([gathered[name], rows]) for name, rows in drawn.replaced.items()}
         counts: dict[str, float | Tensor] = {
             "forwards": generation.forwards,
             "row_forwards": generation.row_forwards,
-            "drawn": drawn,
-            "reward_failures": len({failure.row for failure in outcome.failures}),
+            "positions": generation.positions,
+            "drawn": drawn.drawn,
+            "reward_failures": drawn.failures,
             "entropy": entropy,
         }
         sums = summed_named(accelerator, counts)
@@ -179,11 +194,87 @@ def collect(
         rewards=gathered["reward"].view(-1, group).to(log_prob_cur.dtype),
         **shared,
         age=torch.zeros(config.num_prompts, dtype=torch.int64, device=device),
-        report=round_report(gathered, sums, group_size=group, world=accelerator.num_processes),
+        report=round_report(columns, sums, group_size=group, world=accelerator.num_processes) | drawn.report(config),
         scores=scores,
+        drawn_order=generation.order if objective.on_path or config.view_positions == "confidence" else None,
         drawn=DrawnRows.of(generation, logged) if logged and accelerator.is_main_process else None,
         scored=outcome,
     )
+
+
+def draw_groups(
+    accelerator: Accelerator,
+    index: int,
+    groups: Sequence[int],
+    *,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    reward: RewardPool,
+    config: DMPOConfig,
+    clock: Clock,
+) -> Draw:
+    """Prompts, completions and rewards of these groups of draw `index`, whose prompts are num_prompts rows of the run.
+
+    The completions are split over ranks in order. A rank may have none, where there are fewer completions than ranks.
+    """
+    device, group, count = accelerator.device, config.num_generations, len(groups) * config.num_generations
+    rows = [training_row(task, config.seed, index * config.num_prompts + place) for place in groups]
+    own = _own(accelerator, count)
+    own_groups = [row // group for row in range(count)[own]]
+    columns = {name: [rows[place][name] for place in own_groups] for name in rows[0]}
+    first_rows = (index * config.num_prompts + host_indices(groups, device)) * group
+    row_ids = (first_rows.unsqueeze(1) + torch.arange(group, device=device)).flatten()
+
+    with RoundScoring(reward, own_groups, columns) as scoring:
+        with clock("rollout"):
+            encoded = encode_prompts(tokenizer, rows, config.max_prompt_length)
+            prompt_ids, prompt_mask = (of_prompts.to(device) for of_prompts in encoded)  # [groups, P]
+            of_rows = torch.arange(count, device=device)[own] // group
+            with rollout_model(model, config) as policy:
+                generation = complete(
+                    policy,
+                    prompt_ids[of_rows],
+                    prompt_mask[of_rows],
+                    row_ids[own],
+                    config,
+                    temperature=config.temperature,
+                    steps=config.steps,
+                    seed=derive_key(config.seed, "rollout"),
+                    decoded=lambda *batch: _score_soon(scoring, tokenizer, *batch),
+                )
+            drawn = int((generation.order >= 0).sum())
+        with clock("reward"):
+            scored = together(scoring.scores)
+    return Draw(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        row_ids=row_ids,
+        generation=generation,
+        scored=scored,
+        drawn=drawn,
+        failures=len({failure.row for failure in scored.failures}),
+    )
+
+
+def _own(accelerator: Accelerator, total: int) -> slice:
+    return rank_rows(total, accelerator.process_index, accelerator.num_processes)
+
+
+def _columns(accelerator: Accelerator, draw: Draw, scores: Scores) -> dict[str, Tensor]:
+    """The columns of `round_report` that are known before a round is scored, float64 of all ranks' rows."""
+    device = draw.row_ids.device
+    hashes = gather_rows(accelerator, row_hash(draw.tokens), len(draw.row_ids))
+    rewards = torch.tensor(scores.values, device=device)
+    return {"reward": rewards.double(), "row_hash": hashes.double(), **_of_parts(scores, device)}
+
+
+def _of_parts(scores: Scores, device: torch.device) -> dict[str, Tensor]:
+    """The values of each of several rewards, float64 by the names of `round_report`."""
+    return {
+        name: torch.tensor(values, dtype=torch.float64, device=device)
+        for name, values in reward_columns(scores).items()
+    }
 
 
 def _score_soon(scoring: RoundScoring, tokenizer: PreTrainedTokenizerBase, rows: Tensor, tokens: Tensor) -> None:

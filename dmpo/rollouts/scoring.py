@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..config.checks import largest_mask_rate
 from ..config.keys import DMPOConfig
 from ..decoding import Generation
 from ..models.masked_lm import special_ids
 from ..randomness import derive_key
-from .batch import Completions
+from .batch import Batch, Completions
 from .chunks import PassLimits
 from .likelihood import ordered_log_probs, sequence_log_prob
-from .masking import views_of
+from .masking import WeightedViews, views_of
 
 RowScores = Callable[[nn.Module, Completions, Tensor, DMPOConfig], dict[str, Tensor]]
 
@@ -36,10 +37,13 @@ class RoundScorer:
 
     score_round: under the policy that drew the round; the scores stay as they are.
     score_reference: under the reference; the scores are computed again when the reference is refreshed.
+    on_path: weigh completions by log p of the path that was drawn, in place of their ELBO; then the batch has its
+        `drawn_order`. Needs the decoder random_order.
     """
 
     score_round: RowScores = field(default=no_scores)
     score_reference: RowScores = field(default=no_scores)
+    on_path: bool = False
 
 
 def joined_scores(of_round: dict[str, Tensor], of_reference: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,32 +58,41 @@ def score_log_prob(model: nn.Module, completions: Completions, row_ids: Tensor, 
     """ELBO of completions [B] on K views that depend on their row ids alone: the same ones for every policy."""
     mask_id, _ = special_ids(model)
     views = score_views(completions.eligible, row_ids, config)
-    limits = pass_limits(config, config.rollout_batch_size)
     return sequence_log_prob(
-        model, completions, views, mask_id=mask_id, batch_size=config.rollout_batch_size, limits=limits
+        model,
+        completions,
+        views.masks,
+        mask_id=mask_id,
+        batch_size=config.rollout_batch_size,
+        limits=pass_limits(config, config.rollout_batch_size),
+        view_weights=views.weights,
     )
 
 
 def pass_limits(config: DMPOConfig, rows: int, *, whole: bool = False) -> PassLimits:
     """What passes at once where so many rows of the greatest length do; `whole`: views that mask whole completions."""
-    mask_rate = 1.0 if whole else config.mask_rate_max
+    mask_rate = largest_mask_rate(config, whole=whole)
     return PassLimits.of_rows(rows, config.max_prompt_length, config.gen_length, mask_rate)
 
 
-def score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> Tensor:
-    """The K views, bool [K·B, L], on which `score_log_prob` scores completions."""
+def score_views(eligible: Tensor, row_ids: Tensor, config: DMPOConfig) -> WeightedViews:
+    """The K views, K·B rows, on which `score_log_prob` scores completions."""
     return views_of(config, eligible, row_ids, replicates=config.score_views, key=derive_key(config.seed, "score"))
 
 
-def path_log_prob(
-    model: nn.Module, completions: Completions, order: Tensor, config: DMPOConfig, name: str
-) -> dict[str, Tensor]:
-    """Exact log-probability [B] of the path that was drawn, under that name; nothing where the decoder has none."""
-    if config.decoder != "random_order":
-        return {}
+def path_log_prob(model: nn.Module, completions: Completions, order: Tensor, config: DMPOConfig) -> Tensor:
+    """Exact log-probability [B] of the path that random_order drew; order int [B, L], as in `Generation`."""
     mask_id, _ = special_ids(model)
     of_tokens = ordered_log_probs(model, completions, order, mask_id=mask_id, batch_size=config.rollout_batch_size)
-    return {name: of_tokens.sum(-1)}
+    return of_tokens.sum(-1)
+
+
+def score_again(objective: RoundScorer, model: nn.Module, batch: Batch, config: DMPOConfig) -> Tensor:
+    """log p [B] of a round's completions under another policy, as the round was scored: of the path, or the ELBO."""
+    if objective.on_path:
+        assert batch.drawn_order is not None
+        return path_log_prob(model, batch.completions, batch.drawn_order, config)
+    return score_log_prob(model, batch.completions, batch.row_ids, config)
 
 
 def rollout_mismatch(generation: Generation, eligible: Tensor, log_prob_cur: Tensor) -> Tensor:

@@ -10,19 +10,20 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..kernels.launch import kernel_status
 from ..kernels.remask import extension_status
 from ..models.masked_lm import unwrap
 from ..planning.plan import GB, plan
 from ..tasks import Task, size_of
-from .epochs import epochs, prompts_drawn
+from .epochs import epochs
 from .preflight import sharding_of
 
 log = logging.getLogger("dmpo")
 
 
 def banner(
-    config: DMPOConfig, accelerator: Accelerator, policy: nn.Module, task: Task, step: int
+    config: RunConfig, accelerator: Accelerator, policy: nn.Module, task: Task, step: int
 ) -> list[tuple[str, str]]:
     """Title and text of each line. A line that cannot be made says so, and never ends the run.
 
@@ -48,15 +49,19 @@ def _text(maker: Callable[[], str]) -> str:
         return f"not known ({type(error).__name__}: {error})"
 
 
-def _model(config: DMPOConfig, policy: nn.Module) -> str:
+def _model(config: RunConfig, policy: nn.Module) -> str:
     trained = sum(_count(p) for p in policy.parameters() if p.requires_grad)
     frozen = sum(_count(p) for p in policy.parameters() if not p.requires_grad)
     fields = unwrap(policy).config
     kind = f"{fields.model_type}, {fields.num_hidden_layers} layers, {config.dtype}"
     if config.load_in_4bit:
         kind += ", the base in 4 bits"
-    how = f"LoRA of rank {config.lora_r}" if config.lora_r else "all weights, beside a frozen copy"
+    how = f"LoRA of rank {config.lora_r}" if config.lora_r else _all_weights(config)
     return f"{config.model} ({kind}); {trained:,} parameters trained ({how}), {frozen:,} frozen"
+
+
+def _all_weights(config: RunConfig) -> str:
+    return "all weights, beside a frozen copy" if isinstance(config, DMPOConfig) else "all weights"
 
 
 def _count(parameter: nn.Parameter) -> int:
@@ -67,9 +72,9 @@ def _count(parameter: nn.Parameter) -> int:
     return int(state.shape.numel()) if state is not None else parameter.numel()
 
 
-def _task(config: DMPOConfig, task: Task) -> str:
+def _task(config: RunConfig, task: Task) -> str:
     rows, held_out = size_of(task, "train"), size_of(task, "test")
-    prompts = prompts_drawn(config, config.max_steps)
+    prompts = config.rows_drawn(config.max_steps)
     drawn = f"the run draws {prompts:,} prompts"
     passes = epochs(config, task, config.max_steps)
     known = "rows without end" if rows is None or passes is None else f"{rows:,} training rows"
@@ -78,7 +83,7 @@ def _task(config: DMPOConfig, task: Task) -> str:
     return f"{config.task}: {known}, {drawn}{often}; an evaluation takes {evaluated:,} held-out rows"
 
 
-def _ranks(config: DMPOConfig, accelerator: Accelerator) -> str:
+def _ranks(config: RunConfig, accelerator: Accelerator) -> str:
     world, device, threads = accelerator.num_processes, accelerator.device, torch.get_num_threads()
     name = f"cpu, {threads} thread{'s' * (threads > 1)}"
     if device.type == "cuda":
@@ -95,17 +100,21 @@ def _kernels(device: torch.device) -> str:
     return f"losses and draw: {losses}; remasking: {'C++ extension' if built else f'plain PyTorch ({reason})'}"
 
 
-def _steps(config: DMPOConfig, step: int) -> str:
-    rounds = -(-config.max_steps // config.gradient_steps)
-    completions = prompts_drawn(config, config.max_steps) * config.num_generations
+def _steps(config: RunConfig, step: int) -> str:
     begun = f"; {step:,} are taken already" if step else ""
+    if not isinstance(config, DMPOConfig):
+        return f"{config.max_steps:,} gradient steps of {config.rows_of_step:,} rows{begun}"
+    rounds = -(-config.max_steps // config.gradient_steps)
+    completions, draws = config.rows_drawn(config.max_steps) * config.num_generations, config.draws_of_round
+    more = f", and resampling up to {(draws - 1) * completions:,} more" if draws > 1 else ""
     return (
         f"{config.max_steps:,} gradient steps in {rounds:,} rounds of {config.gradient_steps}; a round has "
-        f"{config.num_prompts:,} prompts × {config.num_generations:,} completions, all rounds {completions:,}{begun}"
+        f"{config.num_prompts:,} prompts × {config.num_generations:,} completions, all rounds {completions:,}"
+        f"{more}{begun}"
     )
 
 
-def _memory(config: DMPOConfig, accelerator: Accelerator, policy: nn.Module) -> str:
+def _memory(config: RunConfig, accelerator: Accelerator, policy: nn.Module) -> str:
     device = accelerator.device
     cuda = device.type == "cuda"
     total = torch.cuda.get_device_properties(device).total_memory if cuda else None

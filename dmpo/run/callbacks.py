@@ -2,7 +2,7 @@
 
 A run calls `on_train_begin`, `on_step_end`, `on_round_end`, `on_evaluate`, `on_log`, `on_save` and `on_train_end`.
 `on_round_end` is an event of dmpo: it follows `on_step_end` of the last gradient step of a round. The arguments are
-transformers', except that `args` is the `DMPOConfig` of the run.
+transformers', except that `args` is the config of the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..distributed.ranks import largest, summed, together
 from ..tasks import Task
 from .epochs import epochs
@@ -68,7 +68,7 @@ class Callbacks:
         accelerator: Accelerator,
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]],
         *,
-        config: DMPOConfig,
+        config: RunConfig,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         optimizer: Optimizer,
@@ -106,7 +106,7 @@ class Callbacks:
         for decision in _DECISIONS[1:]:
             setattr(self.control, decision, False)
         self._call("on_step_end")
-        if step % self.config.gradient_steps == 0:
+        if step % self.config.round_steps == 0:
             self._call("on_round_end")
         return self.decide()
 

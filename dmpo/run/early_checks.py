@@ -14,6 +14,8 @@ from ..config.embedded import keys_of_model
 from ..config.files import read_values
 from ..config.keys import DMPOConfig
 from ..config.names import is_own_name
+from ..config.run import RunConfig
+from ..config.sft import SFTConfig
 from ..models.files import local_checkpoint
 from ..models.refused import check_name
 from ..rewards.entries import source_of
@@ -30,25 +32,45 @@ def check_run(config: DMPOConfig, source: str) -> None:
 
     A Hub id is not looked up, and no data set is read.
     """
-    check_not_moved(source, config)
-    _mention_keys_of_model(config, source)
-    check_task_name(config.task)
-    if config.task not in TASKS:
-        _check_module(config.task, "task")
+    _check_task_and_place(config, source)
     own_rewards = config.rewards or ([] if config.reward is None else [config.reward])
     check_task_options(config.task, config.task_options, has_reward=bool(own_rewards))
     for reward in own_rewards:
         _check_module(source_of(reward), "reward")
     check_own_modules("loss", [config.loss])
+    _check_model_and_decoder(config)
+
+
+def check_sft_run(config: SFTConfig, source: str) -> None:
+    """`check_run` for supervised fine-tuning, which has no reward and no loss to choose."""
+    _check_task_and_place(config, source)
+    check_task_options(config.task, config.task_options, has_reward=True)
+    _check_model_and_decoder(config)
+
+
+def _check_task_and_place(config: RunConfig, source: str) -> None:
+    check_not_moved(source, config)
+    _mention_keys_of_model(config, source)
+    check_task_name(config.task)
+    if config.task not in TASKS:
+        _check_module(config.task, "task")
+
+
+def _check_model_and_decoder(config: RunConfig) -> None:
     check_own_modules("decoder", [config.decoder])
     check_model_path(config.model)
     check_output_dir(config, {})
 
 
-def _mention_keys_of_model(config: DMPOConfig, source: str) -> None:
+def _mention_keys_of_model(config: RunConfig, source: str) -> None:
     """Say in one line which keys a config leaves to its embedded model."""
-    left_out = keys_of_model(config.model).keys() - read_values(DMPOConfig, source).keys()
-    keys = {name: getattr(config, name) for name in keys_of_model(config.model) if name in left_out}
+    suggested = keys_of_model(config.model)
+    left_out = suggested.keys() - read_values(type(config), source).keys()
+    keys = {
+        name: value
+        for name in suggested
+        if name in left_out and (value := getattr(config, name, None)) == suggested[name]
+    }
     if keys and int(os.environ.get("RANK", "0")) == 0:
         values = ", ".join(f"{name}={value}" for name, value in keys.items())
         log.warning("keys that %s leaves out are as the model %s suggests: %s", source, config.model, values)

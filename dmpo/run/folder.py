@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.files import dump_config
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..distributed.ranks import together
 from ..storage.checkpoints import CHECKPOINTS, list_checkpoints
 from ..storage.json_lines import JsonLines
@@ -35,7 +35,7 @@ class RunFolder:
     the rank with `writes` writes.
     """
 
-    def __init__(self, config: DMPOConfig, checkpoint: Path | None, *, writes: bool = True) -> None:
+    def __init__(self, config: RunConfig, checkpoint: Path | None, *, writes: bool = True) -> None:
         self.path = Path(config.output_dir)
         self.writes, self.checkpoint = writes, checkpoint
         self.seconds: dict[str, float] = defaultdict(float)  # of each phase since the last line of timings.jsonl
@@ -47,7 +47,7 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINTS
 
-    def start(self, config: DMPOConfig, step: int, objects: Mapping[str, str]) -> None:
+    def start(self, config: RunConfig, step: int, objects: Mapping[str, str]) -> None:
         """Lock the folder, and write config.yaml and the names of a script's objects (`resumption.object_name`).
 
         In a resumed run the lines after `step` are deleted, because the run will write them again. So are the last
@@ -108,7 +108,7 @@ class RunFolder:
         if self.writes:
             write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
-    def _begin(self, config: DMPOConfig, step: int, objects: Mapping[str, str]) -> None:
+    def _begin(self, config: RunConfig, step: int, objects: Mapping[str, str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         if self._traces_of_runs() != self._first_look:

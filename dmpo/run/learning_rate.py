@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 
 
-def learning_rate(config: DMPOConfig, step: int) -> float:
+def learning_rate(config: RunConfig, step: int) -> float:
     """The learning rate of a gradient step; steps count from 0.
 
     After the warm-up it is transformers' `get_scheduler(lr_scheduler_type)` after `step` calls of its `step`. In the

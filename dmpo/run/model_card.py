@@ -12,17 +12,19 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..config.files import config_values
 from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..evaluation.intervals import Accuracy, MeanReward
 from ..models.files import local_checkpoint
 from .versions import installed_version, installed_versions
 
 # Keys that say where and how a run was kept, and not what was trained.
 _OF_THE_PLACE = {"output_dir", "resume", "run_name", "report_to", "model", "task"}
+_KINDS = {True: ["reinforcement-learning"], False: ["sft"]}  # tags, by whether the run is one of DMPO
 _MEASURES = (Accuracy, MeanReward)
 
 
 def model_card(
-    config: DMPOConfig,
+    config: RunConfig,
     summary: Mapping[str, Any],
     *,
     repo_id: str,
@@ -49,8 +51,7 @@ def model_card(
     sections = [
         f"# {name}",
         f"{what} the masked diffusion language model {base}, trained with dmpo on the task `{task}` for {steps} "
-        f"gradient steps{epochs}. The method is distribution matching policy optimization with the loss "
-        f"`{config.loss}`.",
+        f"gradient steps{epochs}. The method is {_method(config)}.",
         _results(summary),
         "## Use\n\n```python\n" + _how_to_load(config, repo_id, hub_id, is_adapter) + "```",
         "## Training\n\nThe keys that differ from dmpo's defaults"
@@ -62,12 +63,18 @@ def model_card(
         base_model=hub_id,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["dmpo", "masked-diffusion", "reinforcement-learning", *(["lora"] if is_adapter else [])],
+        tags=["dmpo", "masked-diffusion", *_KINDS[isinstance(config, DMPOConfig)], *(["lora"] if is_adapter else [])],
         model_name=name,
         eval_results=_eval_results(summary, task) or None,
     )
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _method(config: RunConfig) -> str:
+    if isinstance(config, DMPOConfig):
+        return f"distribution matching policy optimization with the loss `{config.loss}`"
+    return "supervised fine-tuning with the masked-diffusion loss of LLaDA"
 
 
 def _hub_id(model: str) -> str | None:
@@ -118,7 +125,7 @@ def _eval_results(summary: Mapping[str, Any], task: str) -> list[EvalResult]:
     ]
 
 
-def _how_to_load(config: DMPOConfig, repo_id: str, hub_id: str | None, is_adapter: bool) -> str:
+def _how_to_load(config: RunConfig, repo_id: str, hub_id: str | None, is_adapter: bool) -> str:
     base = hub_id or Path(config.model).name
     options = "".join(
         f", {name}={value!r}" for name in ("mask_id", "eos_id") if (value := getattr(config, name, None)) is not None
@@ -139,7 +146,7 @@ def _how_to_load(config: DMPOConfig, repo_id: str, hub_id: str | None, is_adapte
     )
 
 
-def _changed_keys(config: DMPOConfig) -> str:
+def _changed_keys(config: RunConfig) -> str:
     values = config_values(config)
     changed = {
         field.name: values[field.name]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..distributed.ranks import together
 from ..distributed.sharding import full_model_state
 from ..models.saving import save_model
-from ..storage.whole_files import ASIDE
+from ..storage.whole_files import ASIDE, share
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -56,6 +56,7 @@ class ModelCopy:
         if self.name == "adapter":
             contiguous = {name: value.contiguous() for name, value in self._weights.items()}
             save_file(contiguous, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+            share([folder / _ADAPTER_WEIGHTS], folder / "adapter_config.json")
         else:
             save_model(self._policy, folder, state=self._weights)
 

@@ -7,20 +7,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..config.keys import DMPOConfig
-from ..evaluation.held_out import Evaluation
+from ..config.run import RunConfig
 from .callbacks import Callbacks
 from .folder import RunFolder
 from .hub import push_to_hub
 from .model_card import model_card
 from .model_copy import model_name, write_model
+
+
+class HeldOut(Protocol):
+    """What a run measures on held-out rows, such as `Evaluation`."""
+
+    def lines(self, step: int) -> list[dict[str, Any]]:
+        """Lines of held_out.jsonl after a gradient step."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for metrics.jsonl and the trackers."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """`metrics` with their intervals, and `rows`, the number of rows on all ranks."""
+        ...
+
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint stores, as JSON values."""
+        ...
 
 
 class ModelOfRun:
@@ -34,7 +53,7 @@ class ModelOfRun:
     """
 
     accelerator: Accelerator
-    config: DMPOConfig
+    config: RunConfig
     run: RunFolder
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +66,7 @@ class ModelOfRun:
         """Decode `eval_prompts` rows of a split with the policy as it is. All ranks call it together, at any time.
 
         Returns, on every rank: sampled_accuracy and greedy_accuracy (or sampled_reward and greedy_reward), each with
-        its 95 % interval, and rows.
+        its 95 % interval, and rows; of supervised fine-tuning the loss, too.
         """
         self._restore()
         evaluation = self._evaluate(split)
@@ -94,7 +113,7 @@ class ModelOfRun:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return summary if summary["steps"] == self.step else {}
 
-    def _evaluate(self, split: str) -> Evaluation:
+    def _evaluate(self, split: str) -> HeldOut:
         raise NotImplementedError
 
     def _restore(self) -> None:

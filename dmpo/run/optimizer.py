@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 
 
-def check_optimizer(config: DMPOConfig, device: torch.device) -> None:
+def check_optimizer(config: RunConfig, device: torch.device) -> None:
     """Raise ValueError if `optim` needs bitsandbytes and it is not installed, or does not support the device."""
     if config.optim != "adamw_8bit":
         return
@@ -27,7 +27,7 @@ def check_optimizer(config: DMPOConfig, device: torch.device) -> None:
         )
 
 
-def make_optimizer(config: DMPOConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(config: RunConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW on the trained parameters. The loop sets the learning rate before each step."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     settings: Any = {

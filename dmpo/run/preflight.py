@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config.checks import unread_keys
 from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..decoding.factory import make_policy
-from ..decoding.generation import check_block_causal
+from ..decoding.generation import options_of_blocks
 from ..distributed.ranks import check_launch
 from ..models.fp8 import check_fp8_device
 from ..models.masked_lm import special_ids, unwrap
@@ -30,15 +32,17 @@ from ..tasks import Task, rows_of_evaluation
 from ..tasks.verdict import judge
 from .optimizer import check_optimizer
 
+Run = TypeVar("Run", bound=RunConfig)
+
 log = logging.getLogger("dmpo")
 
 
-def check_ranks(config: DMPOConfig, accelerator: Accelerator) -> None:
+def check_ranks(config: RunConfig, accelerator: Accelerator) -> None:
     """Raise ValueError unless the launch worked, every rank has work and the trackers exist."""
     check_launch(accelerator)
     world = accelerator.num_processes
-    if (completions := config.num_prompts * config.num_generations) < world:
-        raise ValueError(f"num_prompts · num_generations is {completions}, must be at least the {world} ranks")
+    if config.rows_of_step < world:
+        raise ValueError(f"{config.ROWS} is {config.rows_of_step}, must be at least the {world} ranks")
     if config.eval_prompts < world:
         raise ValueError(f"eval_prompts {config.eval_prompts} must be at least the {world} ranks")
     if config.merge_adapters and sharding_of(accelerator) == "zero3":
@@ -73,7 +77,7 @@ def warn_unread_keys(config: DMPOConfig, *, enabled: bool) -> None:
         log.warning("loss %s does not read %s", config.loss, ", ".join(f"{k}={getattr(config, k)}" for k in keys))
 
 
-def check_held_out(config: DMPOConfig, task: Task, accelerator: Accelerator) -> None:
+def check_held_out(config: RunConfig, task: Task, accelerator: Accelerator) -> None:
     """Warn, in one line, if an evaluation has fewer rows than eval_prompts.
 
     Raises:
@@ -94,7 +98,7 @@ def check_held_out(config: DMPOConfig, task: Task, accelerator: Accelerator) -> 
 def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError for a wrong reward, for a task that raises on an empty completion, or if one of the prompts of
     this run is too long."""
-    drawn = config.num_prompts * -(-config.max_steps // config.gradient_steps)
+    drawn = config.rows_drawn(config.max_steps) * config.draws_of_round
     rows = [training_row(task, config.seed, index) for index in range(drawn)]
     held_out = [
         task.row(split, index)
@@ -107,7 +111,7 @@ def check_task(config: DMPOConfig, task: Task, reward: RewardPool, tokenizer: Pr
         raise ValueError(f"task {config.task} fails on an empty completion: {message}")
 
 
-def check_model(config: DMPOConfig, policy: nn.Module) -> None:
+def check_model(config: RunConfig, policy: nn.Module) -> None:
     """Raise ValueError if the model cannot do what the config requires."""
     model = unwrap(policy)
     longest = config.max_prompt_length + config.gen_length
@@ -118,16 +122,16 @@ def check_model(config: DMPOConfig, policy: nn.Module) -> None:
         )
     _, eos_ids = special_ids(model)
     for name in ("early_stop", "truncate_at_eos"):
-        if getattr(config, name) and not eos_ids:
+        if getattr(config, name, False) and not eos_ids:
             raise ValueError(f"{name} needs an EOS token, and the model's config names none: set {name}=false")
-    check_block_causal(policy, config)
+    options_of_blocks(policy, config)
     if config.merge_adapters:
         check_mergeable(policy)
     if not config.lora_r and config.dtype != "float32":
         log.warning("training every weight in %s loses updates below its resolution; set dtype=float32", config.dtype)
 
 
-def fit_micro_batch(config: DMPOConfig, policy: nn.Module, accelerator: Accelerator) -> DMPOConfig:
+def fit_micro_batch(config: Run, policy: nn.Module, accelerator: Accelerator) -> Run:
     """The config with the largest micro_batch_size that fits memory_budget, if that is set; a log line names it.
 
     Raises:

@@ -38,7 +38,9 @@ class Training:
     def step(self, metrics: dict[str, Any], speeds: Sequence[str], *, reports: bool) -> None:
         """A step is done. `speeds` are for the terminal, a plain line is for a step that `reports`."""
         if self._console.is_terminal:
-            status = [f"reward {metrics['reward']:.3f}", f"ESS {metrics['ess']:.2f}", *speeds]
+            of_dmpo = (("reward", "reward", ".3f"), ("ESS", "ess", ".2f"))
+            shown = [f"{title} {metrics[name]:{form}}" for title, name, form in of_dmpo if name in metrics]
+            status = [*(shown or [f"loss {metrics['loss']:.4g}"]), *speeds]
             self._progress.update(self._task, completed=metrics["step"], status=status)
         elif reports:
             self._console.print(Text(self._plain(metrics)), soft_wrap=True)
@@ -50,11 +52,11 @@ class Training:
         values = [
             f"step {done}/{self._total}",
             f"loss {metrics['loss']:.4g}",
-            f"reward {metrics['reward']:.3f}",
+            *([f"reward {metrics['reward']:.3f}"] if "reward" in metrics else []),
             *own,
             f"learning rate {metrics['learning_rate']:.3g}",
             f"gradient norm {metrics['grad_norm']:.3g}",
-            f"ESS {metrics['ess']:.2f}",
+            *([f"ESS {metrics['ess']:.2f}"] if "ess" in metrics else []),
             f"{seconds:.1f} s",
             f"left {clock(left)}",
         ]

@@ -1,22 +1,21 @@
-"""The report of a run for people: banner, progress, a closing table, one example before and after, and plots."""
+"""The report of a run for people: banner, progress, a closing table, one example before and after."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from ..evaluation.demonstrations import SFTEvaluation
 from ..evaluation.held_out import Evaluation
 from ..evaluation.intervals import Accuracy
 from ..storage.terminal import make_console
 from ..tasks import Task, judges
 from .progress import Training
 
-PHASES = ("rollout", "reward", "score", "update", "evaluate", "checkpoint")
 _TITLE = 9  # the width of the titles of the banner
 
 
@@ -36,10 +35,9 @@ class Reporter:
             wrapped = textwrap.wrap(f"{title:<{_TITLE}}{text}", self.console.width, subsequent_indent=" " * _TITLE)
             self.console.print(Text("\n".join(wrapped)), soft_wrap=True)
 
-    def step(self, metrics: dict[str, Any], completions_per_second: float, *, reports: bool = True) -> None:
+    def step(self, metrics: dict[str, Any], speeds: Sequence[str], *, reports: bool = True) -> None:
         """A gradient step is done; where the output is no terminal, a step that `reports` has a line."""
-        speed = f"{metrics['tokens_per_forward']:.1f} tokens/forward", f"{completions_per_second:.0f} completions/s"
-        self.training.step(metrics, speed, reports=reports)
+        self.training.step(metrics, speeds, reports=reports)
 
     def accuracy(self, step: int, evaluation: Evaluation) -> None:
         """Print one line for an evaluation. At the start it is of the test split, later of the validation split."""
@@ -79,6 +77,11 @@ class Reporter:
             prefix = "" if summary["steps_taken"] else "No step was taken: "
             reason = "their loss or gradient was not finite. A smaller learning_rate, or dtype=float32, may help."
             self.say(f"[bold red]{prefix}{skipped}; {reason}[/]")
+        if summary.get("idle_steps"):
+            prefix = "" if summary["steps_taken"] else "No step was taken: "
+            idle = f"{summary['idle_steps']} of {summary['steps']} steps had nothing to learn from"
+            reason = "the rewards of every group agreed. A larger num_generations or resample_prompts may help."
+            self.say(f"[bold red]{prefix}{idle}; {reason}[/]")
         self.say(
             f"{summary['seconds']:.0f} s on {summary['device']}, seed {summary['seed']}; see {summary['output_dir']}"
         )
@@ -95,6 +98,14 @@ def summarise(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     return summary
 
 
+def summarise_demonstrations(before: SFTEvaluation, after: SFTEvaluation) -> dict[str, Any]:
+    """The losses before and after, and what `summarise` says of the accuracies, for summary.json."""
+    summary: dict[str, Any] = {"held_out_loss_before": before.loss, "held_out_loss_after": after.loss}
+    if before.answers is None or after.answers is None:
+        return summary | {"test_rows": after.rows}
+    return summary | summarise(before.answers, after.answers)
+
+
 def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | None:
     """The index of the first row whose greedy completion was wrong before training; None if all were right.
 
@@ -105,64 +116,3 @@ def example_index(before: Evaluation, after: Evaluation, task: Task) -> int | No
         return next((i for i, (old, new) in pairs if old != new), None)
     rows = zip(before.completions, before.rows, strict=True)
     return next((i for i, (text, row) in enumerate(rows) if not task.solved(text, row)), None)
-
-
-def plot_run(
-    metrics: list[dict[str, Any]], timings: list[dict[str, Any]], summary: dict[str, Any], title: str, path: Path
-) -> None:
-    """Write a figure with eight panels to `path`.
-
-    Seven panels show values over steps: reward (and each of several), accuracy, ESS, log-ratio to the reference, token
-    entropy, tokens per forward, and the mismatch of rollouts. The eighth shows the time of each phase.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    steps = [line["step"] for line in metrics]
-    figure, axes = pyplot.subplots(2, 4, figsize=(16, 6.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    reward, accuracy, ess, phases, ratio, entropy, speed, mismatch = axes.flat
-    for axis, key, colour, panel_title in (
-        (reward, "reward", "C0", "mean reward of rollouts"),
-        (ess, "ess", "C3", "effective sample size / group size"),
-        (ratio, "log_ratio", "C4", "log p_cur − log p_ref of rollouts (nats)"),
-        (entropy, "entropy", "C5", "token entropy of the policy (nats)"),
-        (speed, "tokens_per_forward", "C6", "tokens drawn per row-forward"),
-        (mismatch, "rollout_mismatch", "C8", "rollout mismatch (nats a token)"),
-    ):
-        axis.plot(steps, [line[key] for line in metrics], color=colour)
-        axis.set(title=panel_title)
-    for key in dict.fromkeys(key for line in metrics for key in line if key.startswith("reward/")):
-        reward.plot(steps, [line.get(key) for line in metrics], linewidth=1, label=key.removeprefix("reward/"))
-        reward.legend(frameon=False, title="each reward, unweighted", fontsize="small", title_fontsize="small")
-    ess.set(ylim=(0, 1))
-    measure = "accuracy" if "greedy_accuracy_after" in summary else "reward"
-    for name, colour in (("sampled", "C1"), ("greedy", "C2")):
-        key = f"{name}_{measure}"
-        points = [(m["step"], m[key]) for m in metrics if key in m]
-        accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", markersize=3, color=colour, label=name)
-        ends = [summary[f"{key}_before"], summary[f"{key}_after"]]
-        accuracy.plot([0, summary["steps"]], ends, "D", color=colour, markerfacecolor="white")
-    accuracy.plot([], [], "D", color="grey", markerfacecolor="white", label="test rows, before and after")
-    accuracy.legend(frameon=False, loc="lower right")
-    if measure == "accuracy":
-        accuracy.set(title="held-out accuracy", ylim=(0, 1.02))
-        accuracy.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-    else:
-        accuracy.set(title="mean reward of held-out rows")
-    totals = {phase: sum(line.get(phase, 0.0) for line in timings) for phase in PHASES}
-    totals = {phase: seconds for phase, seconds in totals.items() if seconds}
-    bars = phases.barh(list(totals), list(totals.values()), color="C7")
-    phases.bar_label(bars, fmt="%.1f s", padding=3)
-    phases.invert_yaxis()
-    phases.margins(x=0.18)
-    phases.set(title="time per phase")
-    for axis in axes.flat:
-        if axis is not phases:
-            axis.set_xlabel("gradient step")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

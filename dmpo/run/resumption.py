@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..config.files import build_config
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..rewards.entries import source_of
 from ..storage.checkpoints import CHECKPOINTS, list_checkpoints, newest_checkpoint, step_of
 from ..storage.lock import LOCK
@@ -53,7 +53,7 @@ def is_used(folder: Path) -> bool:
     return any(name not in (LOCK, OBJECTS) and not name.startswith(ASIDE) for name in names)
 
 
-def check_output_dir(config: DMPOConfig, objects: Mapping[str, str]) -> None:
+def check_output_dir(config: RunConfig, objects: Mapping[str, str]) -> None:
     """Raise ValueError unless the run may start in `output_dir`, or continue there with the same keys and objects.
 
     objects: `object_name` of the task and of the reward that a script gave, by "task" and "reward", and what
@@ -72,7 +72,7 @@ def check_output_dir(config: DMPOConfig, objects: Mapping[str, str]) -> None:
     _check_objects(objects, folder / OBJECTS)
 
 
-def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
+def resume_point(config: RunConfig, objects: Mapping[str, str]) -> Path | None:
     """The checkpoint from which a run continues; None if the run starts at step 0.
 
     With resume, a run without a checkpoint starts at step 0. So the same command starts a run and continues it.
@@ -99,7 +99,7 @@ def resume_point(config: DMPOConfig, objects: Mapping[str, str]) -> Path | None:
     return checkpoint
 
 
-def check_not_moved(source: str, config: DMPOConfig) -> None:
+def check_not_moved(source: str, config: RunConfig) -> None:
     """Raise ValueError if `source` is the config.yaml of a run whose folder is no longer its `output_dir`."""
     path = Path(source)
     is_a_run = path.name == CONFIG and (path.parent / CHECKPOINTS).is_dir()
@@ -110,14 +110,14 @@ def check_not_moved(source: str, config: DMPOConfig) -> None:
         )
 
 
-def _check_same(config: DMPOConfig, path: Path) -> None:
+def _check_same(config: RunConfig, path: Path) -> None:
     if not path.exists():
         raise ValueError(
             f"cannot resume: output_dir {path.parent} is not empty, but it is not the folder of a run, because it has "
             "no config.yaml; give another output_dir"
         )
     try:
-        before = dataclasses.asdict(build_config(DMPOConfig, yaml.safe_load(path.read_text(encoding="utf-8"))))
+        before = dataclasses.asdict(build_config(type(config), yaml.safe_load(path.read_text(encoding="utf-8"))))
     except (OSError, yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f"cannot resume: {path} cannot be read: {error}") from error
     if config.lr_scheduler_type != "constant" and before["max_steps"] != config.max_steps:

@@ -6,17 +6,16 @@ import logging
 import time
 from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..config.keys import DMPOConfig
+from ..config.run import RunConfig
 from ..distributed.ranks import from_main
-from ..rollouts.buffer import ReplayBuffer
 from ..rollouts.policy import ReferencePolicy
 from ..storage.background import BackgroundThread
 from .checkpoint import CheckpointWrite, load_checkpoint, load_part, refusals, snapshot
@@ -29,11 +28,27 @@ PATIENCE, PAUSE = 600.0, 30.0  # seconds: how long, and how often, the last chec
 GRACE = 5.0  # seconds that an interrupted process waits for the file that is being written
 
 
+class Kept(Protocol):
+    """What a run needs to continue beside weights and optimiser, such as `ReplayBuffer`."""
+
+    def state(self) -> tuple[dict[str, Tensor], Any]:
+        """Tensors of this rank, on the CPU, and JSON values."""
+        ...
+
+    def load_state(
+        self, parts: list[dict[str, Tensor]], values: Any, *, rank: int, world: int, device: torch.device
+    ) -> None:
+        """The inverse of `state`, from the tensors of all ranks."""
+        ...
+
+
 class Saver:
     """Saves the state of a run into its folder, and restores it. As a context it does not leave a write behind.
 
     Args:
         model, optimizer: the results of `accelerator.prepare`.
+        reference: to save its weights, too.
+        buffer: what the run keeps besides; None: nothing.
         config: the config of the run.
         origin: the fingerprint (see `preflight`) of the model with which the run began.
     """
@@ -46,17 +61,16 @@ class Saver:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         tokenizer: PreTrainedTokenizerBase,
-        reference: ReferencePolicy,
-        buffer: ReplayBuffer,
+        reference: ReferencePolicy | None,
+        buffer: Kept | None,
         skipped: SkippedSteps,
-        config: DMPOConfig,
+        config: RunConfig,
         origin: str | None,
     ) -> None:
         self.accelerator, self.run, self.keep = accelerator, run, config.save_total_limit
         self.model, self.optimizer, self.tokenizer = model, optimizer, tokenizer
         self.buffer, self.skipped, self.origin = buffer, skipped, origin
-        # A reference that is never refreshed is not saved: the model of the config gives it at any time.
-        self.reference = reference if config.reference_refresh_steps else None
+        self.reference = reference
         self.saved = 0  # the step of the newest checkpoint on disk; 0 if no step could be lost
         self._thread = BackgroundThread("checkpoint")
         self._written_step: int | None = None  # the step that is being written, on every rank
@@ -97,7 +111,7 @@ class Saver:
         self.finish()
         if step == self.saved:
             return
-        tensors, values = self.buffer.state()
+        tensors, values = self.buffer.state() if self.buffer is not None else ({}, None)
         with self.run.clock("checkpoint"):
             if texts := refusals(self.run.sync):  # a checkpoint needs the lines up to its step
                 log.warning("no checkpoint of step %d: its metrics could not be written (%s)", step, texts[0])
@@ -159,13 +173,14 @@ class Saver:
                 f"checkpoint {path}: the run began with other weights than config key 'model' gives now; give the "
                 "model with which the run began"
             )
-        self.buffer.load_state(
-            [load_part(path, rank) for rank in range(state["world"])],
-            state["buffer"],
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            device=self.accelerator.device,
-        )
+        if self.buffer is not None:
+            self.buffer.load_state(
+                [load_part(path, rank) for rank in range(state["world"])],
+                state["buffer"],
+                rank=self.accelerator.process_index,
+                world=self.accelerator.num_processes,
+                device=self.accelerator.device,
+            )
         self.skipped.load_state(state["skipped"])
         self.saved = state["step"]
         return state

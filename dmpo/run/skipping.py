@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..config.keys import DMPOConfig
@@ -22,16 +24,22 @@ log = logging.getLogger("dmpo")
 
 
 class SkippedSteps:
-    """How many steps were skipped: in the whole run, and in a row.
+    """How many steps were skipped: in the whole run, and in a row; and how many had nothing to learn from (`idle`).
 
     Loss and gradient norm are the same on every rank, so all ranks decide alike.
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.total, self.in_row = limit, 0, 0
+        self.limit, self.total, self.in_row, self.idle = limit, 0, 0, 0
 
-    def skip(self, loss: float, norm: float) -> bool:
-        """Whether a step with this loss and gradient norm must be skipped; counts it."""
+    def skip(self, loss: float, norm: float, *, idle: bool = False) -> bool:
+        """Whether a step with this loss and gradient norm must be skipped; counts it.
+
+        An idle step is counted apart. It neither ends nor lengthens a row of steps that are not finite.
+        """
+        self.idle += idle
+        if idle:
+            return False
         bad = not (math.isfinite(loss) and math.isfinite(norm))
         self.total += bad
         self.in_row = self.in_row + 1 if bad else 0
@@ -50,11 +58,12 @@ class SkippedSteps:
 
     def state(self) -> dict[str, int]:
         """The counts, as a checkpoint stores them."""
-        return {"total": self.total, "in_row": self.in_row}
+        return {"total": self.total, "in_row": self.in_row, "idle": self.idle}
 
     def load_state(self, state: dict[str, int]) -> None:
         """The inverse of `state`."""
         self.total, self.in_row = state["total"], state["in_row"]
+        self.idle = state.get("idle", 0)  # a checkpoint of an earlier version of dmpo has none
 
 
 def write_evidence(
@@ -79,12 +88,18 @@ def write_evidence(
         | {name: finite_or_none(float(values[i])) for name, values in numbers.items()}
         for i, (prompt, completion) in enumerate(texts)
     ]
+    write_lines(folder, rank, lines, batch.local() | numbers)
+
+
+def write_lines(
+    folder: Path, rank: int, lines: list[dict[str, Any]], tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write rank-R.json, and rank-R.safetensors of tensors. If the disk cannot be written, a warning says so."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: value.detach().to("cpu", copy=True).contiguous() for name, value in (batch.local() | numbers).items()
-        }
-        save_file(tensors, folder / f"rank-{rank}.safetensors")
+        if tensors:
+            copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+            save_file(copies, folder / f"rank-{rank}.safetensors")
         (folder / f"rank-{rank}.json").write_text(json.dumps(lines, indent=1, ensure_ascii=False), encoding="utf-8")
     except Exception as error:
         if not is_write_failure(error):

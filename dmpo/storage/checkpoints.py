@@ -23,15 +23,16 @@ def best_step(run: Path, steps: Iterable[int]) -> int | None:
 
     The greedy accuracy decides; ties go to the better sampled accuracy, then to the earlier step, which is nearer to
     the reference. metrics.jsonl holds accuracies of the validation split alone. The run of a task that cannot say what
-    is solved has mean rewards in their place.
+    is solved has mean rewards in their place, and fine-tuning without either has the loss.
     """
     wanted = set(steps)
+    evaluated = [line for line in JsonLines(run / "metrics.jsonl").read() if line["step"] in wanted]
     scores = [
         (line[f"greedy_{measure}"], line[f"sampled_{measure}"], -line["step"])
-        for line in JsonLines(run / "metrics.jsonl").read()
+        for line in evaluated
         for measure in ("accuracy", "reward")
-        if line["step"] in wanted and line.get(f"greedy_{measure}") is not None
-    ]
+        if line.get(f"greedy_{measure}") is not None
+    ] or [(-line["held_out_loss"], 0.0, -line["step"]) for line in evaluated if line.get("held_out_loss") is not None]
     return -max(scores)[2] if scores else None
 
 

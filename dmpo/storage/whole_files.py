@@ -29,6 +29,12 @@ def write_text(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def share(files: Iterable[Path], like: Path) -> None:
+    """Give files the mode of a file that Python made. safetensors 0.8 lets their owner alone read what it writes."""
+    for path in files:
+        shutil.copymode(like, path)
+
+
 def publish(aside: Path, final: Path) -> None:
     """Write a folder's manifest (relative path -> blake2b digest), sync the folder to disk, and rename it to `final`.
 
@@ -37,6 +43,7 @@ def publish(aside: Path, final: Path) -> None:
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     manifest = {path.relative_to(aside).as_posix(): file_digest(path) for path in files}
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    share(files, aside / MANIFEST)
     for path in [*aside.rglob("*"), aside]:
         sync(path)
     if final.exists():

@@ -10,6 +10,9 @@ from .cells import shown
 MESSAGES = "prompt_messages"
 """The column of a row that has the messages of its prompt; the column `prompt` then has them as a text for people."""
 
+DEMONSTRATION = "demonstration"
+"""The column of a row that has the completion to learn from, a text."""
+
 Message = dict[str, Any]
 
 
@@ -49,6 +52,23 @@ def read_messages(value: Any) -> list[Message]:
     if (last := messages[-1]["role"]) != "user":
         raise ValueError(f"the last message of the prompt must be the user's, got role {last!r}")
     return messages
+
+
+def read_completion(value: Any) -> tuple[Sequence[Any], str]:
+    """The turns before a completion, and its text; of a plain text there are no turns.
+
+    Raises:
+        ValueError: there is no text, or the last message is not the assistant's.
+    """
+    turns: Sequence[Any] = []
+    if is_conversation(value):
+        *turns, last = value or [None]
+        if not isinstance(last, Mapping) or last.get("role") != "assistant":
+            raise ValueError(f"the last message of a completion must be the assistant's, got {shown(last)}")
+        value = last.get("content")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"there is no answer to learn from: got {shown(value)}, must be a text")
+    return turns, value
 
 
 def conversation_text(messages: Sequence[Message]) -> str:

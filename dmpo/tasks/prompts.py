@@ -11,7 +11,15 @@ from rich.markup import escape
 from ..rewards import Reward, load_object, score
 from ..rewards.stated_answers import same_answer, stated_answer
 from .cells import as_text, shown
-from .messages import MESSAGES, conversation_text, is_conversation, read_messages, read_text
+from .messages import (
+    DEMONSTRATION,
+    MESSAGES,
+    conversation_text,
+    is_conversation,
+    read_completion,
+    read_messages,
+    read_text,
+)
 from .options import check_integers, check_texts
 from .records import Record
 from .row_objects import RowObject, read_row_object
@@ -41,6 +49,8 @@ class Prompts(SplitRows):
             the task has only test rows.
         prompt: the column of the prompt. The model sees it, and the rewards get it as `prompt`, a text.
         answer: the column of the right answer, a text or a number. The rewards get it also as `answer`.
+        completion: the column of a completion to learn from (`dmpo sft`): a text, or messages whose last one is the
+            assistant's, which may be the column of the prompt, too. Without it the right answer is learned.
         solved: `module:function`, called as a reward is; a completion is solved if its value is True or above 0.5.
         validation_rows, test_rows: number of different training prompts that are held out; None for a share.
         held_out_share: this share, of each split; at least one prompt and at most 500.
@@ -60,6 +70,7 @@ class Prompts(SplitRows):
         test: Source | None = None,
         prompt: str = "prompt",
         answer: str | None = None,
+        completion: str | None = None,
         solved: str | None = None,
         validation_rows: int | None = None,
         test_rows: int | None = None,
@@ -70,7 +81,14 @@ class Prompts(SplitRows):
         test_split: str = "test",
     ) -> None:
         check_integers(1, validation_rows=validation_rows, test_rows=test_rows)
-        check_texts(prompt=prompt, answer=answer, solved=solved, revision=revision, test_revision=test_revision)
+        check_texts(
+            prompt=prompt,
+            answer=answer,
+            completion=completion,
+            solved=solved,
+            revision=revision,
+            test_revision=test_revision,
+        )
         check_texts(train_split=train_split, test_split=test_split)
         if not isinstance(held_out_share, int | float) or not 0 < held_out_share < 0.5:
             raise ValueError(f"held_out_share must be above 0 and below 0.5, got {held_out_share!r}")
@@ -80,7 +98,7 @@ class Prompts(SplitRows):
             raise ValueError(f"give test or test_rows, not both, got test {source_name(test, 'test')} and {test_rows}")
         if answer is not None and solved is not None:
             raise ValueError(f"give answer or solved, not both, got {answer!r} and {solved!r}")
-        self.prompt_column, self.answer_column = prompt, answer
+        self.prompt_column, self.answer_column, self.completion_column = prompt, answer, completion
         self._judge = None if solved is None else load_object(solved, "solved")
         self.judges = answer is not None or solved is not None
         self.set_no_rows()
@@ -97,6 +115,7 @@ class Prompts(SplitRows):
         """The task without rows, which scores completions by a column `answer`; no data is loaded."""
         task = cls.__new__(cls)
         task.prompt_column, task.answer_column, task._judge, task.judges = "prompt", "answer", None, True
+        task.completion_column = None
         task.set_no_rows()
         return task
 
@@ -149,7 +168,9 @@ class Prompts(SplitRows):
         return stated_answer(completion)
 
     def demonstrate(self, row: Row) -> str:
-        """The right answer. Raises ValueError for a task without answers."""
+        """The completion to learn from, or else the right answer. Raises ValueError for a task without either."""
+        if self.completion_column is not None:
+            return str(row[DEMONSTRATION])
         right = as_text(row.get("answer")) if self.answer_column is not None else None
         if right is None:
             raise ValueError("shots must be 0 for task prompts without task_options answer: there is nothing to show")
@@ -212,27 +233,43 @@ class Prompts(SplitRows):
                 raise ValueError(f"revision {revision!r} needs a hub data set, but {name} is an object")
             records = read_row_object(source, name)
         self._check_columns(list(records[0]), f"data set {name}")
+        if self.completion_column is not None:
+            records = [self._with_demonstration(record, number, name) for number, record in enumerate(records)]
         as_messages = any(is_conversation(record[self.prompt_column]) for record in records)
         return read_each(records, f"data set {name}", lambda record: self._row(record, as_messages))
 
     def _check_columns(self, columns: list[str], name: str) -> None:
         """Raise ValueError if a column that is asked for is missing, or if one would be hidden."""
-        for option, column in (("prompt", self.prompt_column), ("answer", self.answer_column)):
+        named = {"prompt": self.prompt_column, "answer": self.answer_column, "completion": self.completion_column}
+        for option, column in named.items():
             if column is not None and column not in columns:
                 raise ValueError(
                     f"{name} has no column {column!r}; its columns are {', '.join(map(repr, columns))}; "
                     f"name yours in task_options: {option}: COLUMN"
                 )
-            if column not in (None, option) and option in columns:
+            if option != "completion" and column not in (None, option) and option in columns:
                 raise ValueError(
                     f"{name} has a column {option!r} beside {column!r}, which task_options name as its {option}: "
                     "the rewards get that one by this name; rename or remove the other"
                 )
-        for column in ("completion", "completions", MESSAGES):
-            if column in columns:
+        for column in ("completion", "completions", MESSAGES, DEMONSTRATION):
+            if column in columns and column != self.completion_column:
+                hint = ", or name it in task_options if it has the answers that dmpo sft learns: completion: completion"
                 raise ValueError(
                     f"{name} has a column {column!r}, a name under which the rewards get something else; rename it"
+                    + (hint if column == "completion" else "")
                 )
+
+    def _with_demonstration(self, record: Record, number: int, name: str) -> Record:
+        """The record with its completion as a text under `DEMONSTRATION`, and the prompt without it."""
+        assert self.completion_column is not None
+        try:
+            turns, text = read_completion(record[self.completion_column])
+        except ValueError as error:
+            raise ValueError(f"data set {name}, row {number}: column {self.completion_column}: {error}") from None
+        shared = self.completion_column == self.prompt_column
+        kept = {column: cell for column, cell in record.items() if column != self.completion_column}
+        return kept | ({self.prompt_column: turns} if shared else {}) | {DEMONSTRATION: text}
 
     def _row(self, record: Record, as_messages: bool) -> Row:
         value = record[self.prompt_column]

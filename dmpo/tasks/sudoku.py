@@ -1,40 +1,26 @@
 """4×4 Sudoku. The puzzles are made here, from 288 grids. A grid belongs to one split, so that the solutions of held-out
-puzzles never occur in training.
+puzzles never occur in training. With a protocol, prompts and splits are those of a public one.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from functools import cache
+from collections.abc import Mapping
 from random import Random
 from typing import Any, ClassVar
 
 from rich.markup import escape
 
 from ..rewards import HOLES, sudoku, sudoku_cells, sudoku_solved
-from ..rewards.sudoku_reward import units
 from .options import check_integers
+from .sources import check_file
 from .splits import Row, check_split
+from .sudoku_grids import all_grids
+from .sudoku_protocols import HOLES as PROTOCOL_HOLES
+from .sudoku_protocols import TEMPLATES, FilePuzzles, MadePuzzles, ProtocolOptions
 from .templates import choose_template, fill, worked_example
 
 SPLITS = {"train": (0, 200), "validation": (200, 240), "test": (240, 288)}  # ranges of the shuffled list of grids
-
-
-@cache
-def all_grids() -> tuple[str, ...]:
-    """The 288 valid 4×4 grids as strings of 16 digits, in one fixed shuffled order."""
-    rows = ["".join(p) for p in itertools.permutations("1234")]
-    grids = [""]
-    for _ in range(4):
-        grids = [grid + row for grid in grids for row in rows if _repeats_nothing(grid + row)]
-    Random("sudoku4 splits").shuffle(grids)
-    return tuple(grids)
-
-
-def _repeats_nothing(start: str) -> bool:
-    units_so_far = ([start[i] for i in unit if i < len(start)] for unit in units(4))
-    return all(len(set(digits)) == len(digits) for digits in units_so_far)
 
 
 class Sudoku:
@@ -79,9 +65,10 @@ class Sudoku:
         puzzle, solution = self.draw(split, index)
         return {"prompt": fill(self.template, {"puzzle": puzzle}), "puzzle": puzzle, "solution": solution}
 
-    def size(self, split: str) -> None:
+    def size(self, split: str) -> int | None:
         """None, because puzzles are made without end."""
         check_split(split, SPLITS)
+        return None
 
     def reward(self, completions: list[str], **columns: list[Any]) -> list[float]:
         """See `dmpo.rewards.sudoku`."""
@@ -124,14 +111,92 @@ class Sudoku:
 class Sudoku4(Sudoku):
     """The prompt has 16 cells with `.` for a hole; the completion has the 16 cells of the solved grid.
 
-    For arguments see `Sudoku`.
+    With `protocol`, the prompt and the splits are those of published results, and `0` is a hole. See
+    `sudoku_protocols`.
+
+    Args:
+        min_holes, max_holes, template, template_file: as of `Sudoku`. With `protocol`, made puzzles have 8 holes unless
+            told otherwise, and a template replaces the prompt of the protocol.
+        protocol: `zero_shot_shared` or `three_shot_disjoint`.
+        train, test: files of puzzles with columns `Puzzle` and `Solution`, for a protocol. Without `test`, test rows
+            are held out of `train`; without `train`, there are only test rows; without both, puzzles are made.
+        train_solutions: how many solutions of `train` are for training with `three_shot_disjoint`; None for 200.
     """
 
     SIZE, DEFAULT_HOLES = 4, (4, 9)
 
+    def __init__(
+        self,
+        min_holes: int | None = None,
+        max_holes: int | None = None,
+        template: str | None = None,
+        template_file: str | None = None,
+        *,
+        protocol: str | None = None,
+        train: str | None = None,
+        test: str | None = None,
+        train_solutions: int | None = None,
+    ) -> None:
+        given = {"train": train, "test": test, "train_solutions": train_solutions}
+        options = _protocol_options(protocol, **given)
+        self.puzzles: MadePuzzles | FilePuzzles | None = None
+        if options is None:
+            super().__init__(min_holes, max_holes, template, template_file)
+            return
+        if template is None and template_file is None:
+            template = TEMPLATES[options.protocol]()
+        for name, holes in (("min_holes", min_holes), ("max_holes", max_holes)):
+            if holes is not None and (train is not None or test is not None):
+                raise ValueError(f"{name} is for made puzzles, but the puzzles are read from files; leave {name} out")
+        least = PROTOCOL_HOLES[0] if min_holes is None else min_holes
+        most = max(least, PROTOCOL_HOLES[1]) if max_holes is None else max_holes
+        super().__init__(least, most, template, template_file)
+        if train is None and test is None:
+            self.puzzles = MadePuzzles(options, (self.min_holes, self.max_holes))
+        else:
+            self.puzzles = FilePuzzles(options)
+
+    @staticmethod
+    def check_options(options: Mapping[str, Any], *, has_reward: bool) -> None:
+        """Raise ValueError for options with which no run can train, before any data is read."""
+        names = ("train", "test", "train_solutions")
+        given = _protocol_options(options.get("protocol"), **{name: options.get(name) for name in names})
+        if given is None:
+            return
+        if given.train is None and given.test is not None:
+            raise ValueError(
+                f"task_options of sudoku4: got test {given.test} without train; a run needs rows to train on"
+            )
+        for source in (given.train, given.test):
+            if source is not None:
+                check_file(source)
+
     def draw(self, split: str, index: int) -> tuple[str, str]:
         """Puzzle and solution `index` of a split."""
+        if self.puzzles is not None:
+            return self.puzzles.draw(split, index)
         random = Random(f"sudoku4/{split}/{index}")
         grid = all_grids()[random.randrange(*SPLITS[split])]
         holes = set(random.sample(range(16), random.randint(self.min_holes, self.max_holes)))
         return "".join("." if i in holes else c for i, c in enumerate(grid)), grid
+
+    def size(self, split: str) -> int | None:
+        """The number of rows of a split; None if puzzles are made."""
+        check_split(split, SPLITS)
+        return None if self.puzzles is None else self.puzzles.size(split)
+
+
+def _protocol_options(protocol: Any, *, train: Any, test: Any, train_solutions: Any) -> ProtocolOptions | None:
+    """The options of a protocol; None without a protocol.
+
+    Raises:
+        ValueError: they do not go together, or there are some without a protocol.
+    """
+    if protocol is not None:
+        return ProtocolOptions(protocol, train, test, train_solutions)
+    for name, value in (("train", train), ("test", test), ("train_solutions", train_solutions)):
+        if value is not None:
+            raise ValueError(
+                f"{name} needs a protocol: give protocol, one of {', '.join(TEMPLATES)}, or leave {name} out"
+            )
+    return None

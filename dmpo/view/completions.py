@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..config.kinds import kind_of_keys
+from ..config.sft import SFTConfig
 from .run_files import Run
 from .values import number_of, text_of, whole_of
 
@@ -65,8 +67,8 @@ def rollout_gallery(runs: Sequence[Run], most: int = MOST_COMPLETIONS) -> dict[s
 
 
 def why_no_completions(run: Run) -> str | None:
-    """Why a run has no completions to show; None if it has some."""
-    if run.rounds:
+    """Why a run has no completions to show; None if it has some, or if a run of its kind never has any."""
+    if run.rounds or kind_of_keys(run.config) is SFTConfig:
         return None
     if run.config.get("log_completions") == 0:
         return f"{run.path} has no completions, because it was trained with log_completions=0"

@@ -15,18 +15,36 @@ MOST_POINTS = 4_000  # of a metric, over all runs
 GROUPS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     (
         "At a glance",
-        ("reward", "reward/.*", "sampled_(accuracy|reward)", "greedy_(accuracy|reward)", "ess", "loss", "entropy"),
+        (
+            "reward",
+            "reward/.*",
+            "sampled_(accuracy|reward)",
+            "greedy_(accuracy|reward)",
+            "ess",
+            "(held_out_)?loss",
+            "entropy",
+        ),
         True,
     ),
     (
         "The policy",
-        ("distinct_in_group", "reward_std_in_group", "reward_std/.*", "log_ratio", "rollout_mismatch"),
+        ("distinct_in_group", "reward_std_in_group", "reward_std/.*", "equal_rewards", "log_ratio", "rollout_mismatch"),
         True,
     ),
-    ("The step", ("learning_rate", "grad_norm", "clipped", "coeff", "clip_share", "kl", "skipped", "left_out"), True),
+    (
+        "The step",
+        (
+            *("learning_rate", "grad_norm", "clipped", "coeff", "clip_share", "kl", "skipped", "left_out"),
+            *("left_out_equal", "idle", "masked", "attention_reach"),
+        ),
+        True,
+    ),
     (
         "Decoding",
-        ("tokens_per_forward", "row_forwards", "forwards", "path_log_prob_cur", "path_log_prob_ref", "reward_failures"),
+        (
+            *("tokens_per_forward", "row_forwards", "forwards", "prompts_resampled", "path_log_prob_cur"),
+            *("path_log_prob_ref", "reward_failures"),
+        ),
         False,
     ),
     ("Buffer", ("age", "buffer_groups", "buffer_dropped"), False),

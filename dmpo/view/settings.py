@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config.keys import DMPOConfig
+from ..config.kinds import kind_of_keys
 from ..config.meanings import key_meanings
+from ..config.sft import SFTConfig
 from .run_files import Run
 from .values import duration, number_of, text_of
 
@@ -18,7 +20,8 @@ _ABSENT = "absent"
 
 def settings_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Tables {title, open, rows}; a row is {key, meaning, values}, a value for each run."""
-    meanings, defaults = key_meanings(DMPOConfig), _defaults()
+    meanings = key_meanings(SFTConfig) | key_meanings(DMPOConfig)
+    defaults = _defaults(kind_of_keys(runs[0].config))
     keys = list(dict.fromkeys([*meanings, *(str(key) for run in runs for key in run.config)]))
     keys = [key for key in keys if any(key in run.config for run in runs)]
     head: list[dict[str, Any]] = []
@@ -89,9 +92,9 @@ def _interval(bounds: Any) -> list[float | int] | None:
     return finite if len(finite) == len(numbers) == 2 else None
 
 
-def _defaults() -> dict[str, str]:
+def _defaults(kind: type) -> dict[str, str]:
     values = {}
-    for key in dataclasses.fields(DMPOConfig):
+    for key in dataclasses.fields(kind):
         if key.default is not dataclasses.MISSING:
             values[key.name] = _shown(key.default)
         elif key.default_factory is not dataclasses.MISSING:

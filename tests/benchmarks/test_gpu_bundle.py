@@ -36,7 +36,7 @@ def test_what_the_machine_has_is_not_asked_for_and_keeps_its_version() -> None:
     names = {name_of(line) for line in has}
     assert {"torch", "triton", "transformers", "numpy"} <= names
     wanted = {name_of(requirement) for requirement in wanted_packages(names)}
-    assert wanted == {"datasets", "math-verify", "peft", "plotly", "pydantic", "cut-cross-entropy", "liger-kernel"}
+    assert wanted == {"datasets", "math-verify", "peft", "pydantic", "cut-cross-entropy", "liger-kernel"}, "no plotly"
     limits = constraints(has, "2.11.0")
     assert "torch==2.11.0" in limits
     assert "triton==3.6.0" in limits

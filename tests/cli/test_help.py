@@ -76,7 +76,7 @@ def test_a_wrong_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == "dmpo: no command 'trian', did you mean train?\n"
     assert main(["zzz"]) == 2
-    assert "choose one of train, config" in capsys.readouterr().err
+    assert "choose one of train, sft, config" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         main(["train"])
     assert ended.value.code == 2

@@ -31,6 +31,7 @@ from dmpo.config.decoding import (
 from dmpo.config.files import dump_config, load_config, shipped_configs
 from dmpo.config.meanings import key_meanings
 from dmpo.config.pretrain import PretrainConfig
+from dmpo.config.sft import SFTConfig
 from dmpo.evaluation.keys import EvalConfig
 from dmpo.evaluation.rescore import RescoreConfig
 from dmpo.objectives import OBJECTIVES
@@ -62,7 +63,7 @@ def test_overrides_have_types() -> None:
     assert config.report_to == ["tensorboard"]
 
 
-@pytest.mark.parametrize("kind", [DMPOConfig, EvalConfig, GenerateConfig, RescoreConfig, PretrainConfig])
+@pytest.mark.parametrize("kind", [DMPOConfig, SFTConfig, EvalConfig, GenerateConfig, RescoreConfig, PretrainConfig])
 def test_every_key_has_its_meaning_below_it(kind: type) -> None:
     meanings = key_meanings(kind)
     assert list(meanings) == [key.name for key in dataclasses.fields(kind)]
@@ -87,6 +88,11 @@ def test_meanings_of_inherited_keys_are_those_of_the_options() -> None:
         ("seed=abc", "config key 'seed'.*'abc'"),
         ("baseline=negativ", "config key 'baseline'.*'negative'"),
         ("num_generations=1", "num_generations must be ≥ 2"),
+        ("resample_prompts=2", "resample_prompts must be 0 where skip_equal_rewards is false; set .* to true, got 2"),
+        ("resample_prompts=-1", r"resample_prompts must be in \[0, 100\], got -1"),
+        ("resample_prompts=101", r"resample_prompts must be in \[0, 100\], got 101"),
+        ("resample_prompts=1.5", "resample_prompts"),
+        ("skip_equal_rewards=2", "skip_equal_rewards"),
         ("coeff=0", "coeff must be"),
         ("coeff=.nan", "coeff"),
         ("gen_length=100", "gen_length must be a positive multiple of block_length, got 100 and 32"),
@@ -263,6 +269,7 @@ def test_rules_pass_through() -> None:
     ("kind", "base", "defaults"),
     [
         (DMPOConfig, DecodingOptions, {"gen_length": 256, "temperature": 0.2, "early_stop": True}),
+        (SFTConfig, DecodingOptions, {"gen_length": 256, "early_stop": True}),
         (GenerateConfig, DecodingOptions, {"early_stop": True}),
         (EvalConfig, DecodingRules, {"early_stop": True}),
     ],
@@ -289,8 +296,8 @@ def test_each_decoding_option_is_declared_once() -> None:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
     )
     own = {"block_length": 2, "seed": 2}  # of EvalConfig, which may be null; of PretrainConfig, which decodes nothing
-    own |= {"gen_length": 3, "decoder": 2, "steps": 2}  # of EvalConfig, which may have several, or null
-    own |= {"temperature": 2, "early_stop": 4}  # other defaults
+    own |= {"gen_length": 4, "decoder": 2, "steps": 2}  # of EvalConfig, which may have several, or null
+    own |= {"temperature": 2, "early_stop": 5}  # other defaults
     assert {name: declared[name] for name in OPTIONS} == dict.fromkeys(OPTIONS, 1) | own
     keywords = inspect.signature(generate).parameters.keys()
     assert not keywords & set(OPTIONS), "generate takes the options by the names of the fields"
@@ -306,10 +313,11 @@ def test_options_are_read_only() -> None:
 
 def test_an_option_that_the_decoder_does_not_read_is_refused_by_its_annotation() -> None:
     assert {name: readers_of(name) for name in OPTIONS if readers_of(name)} == {
-        "threshold": ("parallel", "prefix_cache", "dual_cache", "risk", "hierarchy"),
+        "threshold": ("parallel", "prefix_cache", "dual_cache", "risk", "hierarchy", "credit"),
         "factor": ("parallel", "prefix_cache", "dual_cache"),
         "entropy_bound": ("entropy",),
         "low_threshold": ("hierarchy",),
+        **dict.fromkeys(("credit_alpha", "credit_gamma", "credit_beta"), ("credit",)),
         **dict.fromkeys(("wino_threshold", "wino_threshold_back"), ("wino",)),
         "compiled": ("dual_cache",),
     }

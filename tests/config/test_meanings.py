@@ -14,11 +14,12 @@ from dmpo.config.commented import commented_yaml
 from dmpo.config.files import config_values, load_config, shipped_configs
 from dmpo.config.meanings import keys_of, kind_in_words
 from dmpo.config.pretrain import PretrainConfig
+from dmpo.config.sft import SFTConfig
 from dmpo.evaluation.keys import EvalConfig
 from dmpo.evaluation.rescore import RescoreConfig
 
 
-@pytest.mark.parametrize("kind", [DMPOConfig, EvalConfig, GenerateConfig, RescoreConfig, PretrainConfig])
+@pytest.mark.parametrize("kind", [DMPOConfig, SFTConfig, EvalConfig, GenerateConfig, RescoreConfig, PretrainConfig])
 def test_every_key_has_a_line(kind: type) -> None:
     keys = keys_of(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}

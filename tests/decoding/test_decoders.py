@@ -34,6 +34,7 @@ CASES: list[dict[str, Any]] = [
     {"decoder": "risk", "threshold": 0.3, "cfg_scale": 0.5, "steps": 12},
     {"decoder": "entropy", "entropy_bound": 2.0},
     {"decoder": "hierarchy", "threshold": 0.5, "low_threshold": 0.2},
+    {"decoder": "credit", "threshold": 0.5, "credit_alpha": 0.05},
     {"decoder": "topk", "confidence_eos_eot_inf": True},
     {"decoder": "topk", "logits_eos_inf": True},
 ]
@@ -81,7 +82,7 @@ def test_a_row_does_not_see_its_neighbours(make: Any, case: dict[str, Any], temp
     assert whole.row_forwards == sum(r.row_forwards for r in alone) - shared
     if "threshold" in case or "factor" in case or case["decoder"] == "wino":
         assert len({r.row_forwards for r in alone}) > 1, "all rows need the same number of steps"
-    if case["decoder"] in ("parallel", "wino", "topk", "random_order", "risk", "entropy", "hierarchy"):
+    if case["decoder"] in ("parallel", "wino", "topk", "random_order", "risk", "entropy", "hierarchy", "credit"):
         assert whole.forwards == max(r.forwards for r in alone)
 
 

@@ -15,7 +15,8 @@ from dmpo.evaluation.held_out import Evaluation, evaluate
 from dmpo.evaluation.intervals import Accuracy, MeanReward
 from dmpo.pretrain import character_tokenizer
 from dmpo.rewards import RewardPool
-from dmpo.run.report import example_index, plot_run, summarise
+from dmpo.run.plots import plot_run
+from dmpo.run.report import example_index, summarise
 from dmpo.tasks import load_task
 from tests.tiny_models import tiny
 

@@ -21,6 +21,6 @@ def test_every_exported_name_is_there(package: ModuleType) -> None:
 
 def test_the_names_of_dmpo_models() -> None:
     assert dmpo.models.__all__ == [
-        *("MaskedLM", "head_weight", "hidden_states", "lm_head", "load_adapter", "load_model", "load_tokenizer"),
-        *("lora_target_modules", "new_model", "save_model", "unwrap"),
+        *("MaskedLM", "convert", "head_weight", "hidden_states", "lm_head", "load_adapter", "load_model"),
+        *("load_tokenizer", "lora_target_modules", "new_model", "save_model", "unwrap"),
     ]

@@ -20,10 +20,15 @@ from tests.tiny_models import tiny
 pytestmark = pytest.mark.usefixtures("device")
 NOWHERE = 47  # a token of no text but the bad one
 FINITE = [0, 2]
+ON_PATH: dict[str, Any] = {"loss": "wdce_path", "decoder": "random_order", "early_stop": False, "temperature": 1.0}
 LOSSES: dict[str, dict[str, Any]] = {
     "wdce": {},
     "theta": {"baseline": "theta"},
     "wddo": {"loss": "wddo", "wddo_beta": 0.05},
+    "rspo": {"loss": "rspo"},
+    "tb": {"loss": "tb"},
+    "path": ON_PATH,
+    "path, theta": {**ON_PATH, "baseline": "theta"},
     **OPTIONS,
 }
 
@@ -39,12 +44,18 @@ def walked(batch: Batch, options: dict[str, Any], *, step: int = STEP) -> tuple[
 def batches(name: str) -> tuple[Batch, Batch]:
     """Groups of which the second has a bad completion; and the others alone."""
     whole = scored(one_step_config("diffu_grpo"))
+    drawn_order = torch.rand(whole.completions.tokens.shape, generator=torch.Generator().manual_seed(0)).argsort(-1)
+    whole = dataclasses.replace(whole, drawn_order=drawn_order)
     whole.completions.tokens[whole.completions.tokens == NOWHERE] = 5
     rows = [group * SIZE + row for group in FINITE for row in range(SIZE)]
-    scores = {key: of_rows[rows] for key, of_rows in whole.scores.items()}
+    scores = {key: score[rows] for key, score in whole.scores.items()}
     shared: dict[str, Any] = {key: of_groups[FINITE] for key, of_groups in whole.shared().items()}
-    completions, ids = whole.completions[torch.tensor(rows)], whole.row_ids[rows]
-    others = dataclasses.replace(whole, completions=completions, row_ids=ids, **shared, scores=scores)
+    of_rows: dict[str, Any] = {
+        "completions": whole.completions[torch.tensor(rows)],
+        "row_ids": whole.row_ids[rows],
+        "drawn_order": drawn_order[rows],
+    }
+    others = dataclasses.replace(whole, **of_rows, **shared, scores=scores)
     whole.completions.tokens[6, 3] = NOWHERE
     if name in whole.scores:
         whole.scores[name][6, 0, 1, 3] = math.nan

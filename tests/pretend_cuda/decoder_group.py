@@ -27,11 +27,13 @@ ROWS, PROMPT = 2, 3
 
 @dataclass(frozen=True)
 class Case:
-    """options: of `generate`. padded: the first row's prompt has padding on its left."""
+    """options: of `generate`. padded: the first row's prompt has padding on its left. of_blocks: for a block-causal
+    model."""
 
     decoder: str
     options: dict[str, Any] = field(default_factory=dict)
     padded: bool = False
+    of_blocks: bool = False
 
 
 CASES = {
@@ -59,11 +61,22 @@ CASES = {
     "wino": Case("wino", {"wino_threshold": 0.3}),
     "wino, padded, guidance": Case("wino", {"wino_threshold": 0.3, "cfg_scale": 0.5}, padded=True),
     "random_order": Case("random_order", {"temperature": 1.0}),
+    "topk, prefix": Case("topk", {"cache": "prefix"}),
+    "risk, dual": Case("risk", {"threshold": 0.4, "cache": "dual"}),
+    "entropy": Case("entropy", {"entropy_bound": 1.0}),
+    "hierarchy": Case("hierarchy", {"threshold": 0.4, "low_threshold": 0.2}),
+    "credit": Case("credit", {"threshold": 0.4}),
+    "credit, temperature": Case("credit", {"threshold": 0.4, "temperature": 0.7}),
+    "topk, block-causal": Case("topk", of_blocks=True),
+    "topk, block-causal, padded": Case("topk", padded=True, of_blocks=True),
 }
+LOOKS = ("wino", "risk", "entropy", "hierarchy", "credit")  # decoders whose counts only the device has
 
 
-def model() -> nn.Module:
+def model(case: Case) -> nn.Module:
     made = new_model(**SIZES, mask_id=59, eos_id=58, init_std=0.3)
+    if case.of_blocks:
+        made.config.block_size = SHAPE["block_length"]
     return made.eval()
 
 
@@ -79,11 +92,11 @@ def measure(case: Case) -> dict[str, Any]:
     options: dict[str, Any] = {"decoder": case.decoder, **SHAPE, **case.options}
     tensors: dict[str, Any] = {"prompt_ids": prompts, **({"attention_mask": attended} if case.padded else {})}
     with launch.plain_path(True):
-        wanted = generate(model(), **tensors, **options | {"compiled": False})
+        wanted = generate(model(case), **tensors, **options | {"compiled": False})
     steps: list[Counts] = []
     graphs: dict[int, Counts] = {}
     with uncompiled(graphs, steps), pretend_cuda(), counted_steps(steps), counting() as whole:
-        found = generate(module_on_device(model()), **on_device(tensors), **options)
+        found = generate(module_on_device(model(case)), **on_device(tensors), **options)
     inside = sum(steps, Counts())
     return {
         "same": float((on_host(found.sequences) == wanted.sequences).float().mean()),

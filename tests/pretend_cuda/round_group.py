@@ -53,20 +53,32 @@ CASES: dict[str, dict[str, Any]] = {
     "wdce, reward weighting": {"weighting": "reward", "baseline": "mean"},
     "wdce, ess_target": {"ess_target": 0.6},
     "wddo": {"loss": "wddo", "replicates": 4},
+    "rspo": {"loss": "rspo", "replicates": 4},
+    "tb": {"loss": "tb", "replicates": 4},
+    "wdce_path": {"loss": "wdce_path", "decoder": "random_order", "baseline": "theta"},
     "wd1": {"loss": "wd1", **ONE_STEP},
     "diffu_grpo": {"loss": "diffu_grpo", **ONE_STEP},
     "random_order": {"decoder": "random_order"},
+    "stratified views": {"view_rates": "stratified"},
+    "gauss views": {"view_rates": "gauss", "antithetic": False},
+    "views by confidence": {"view_positions": "confidence"},
     "dual_cache": {"decoder": "dual_cache", "threshold": 0.5, "early_stop": True, "truncate_at_eos": True},
     "merged adapters": {"merge_adapters": True},
     "full training": {"lora_r": 0},
     "refreshed reference": {"reference_refresh_steps": 1},
     "gradient checkpointing": {"gradient_checkpointing": True},
+    "prompts drawn anew": {"skip_equal_rewards": True, "resample_prompts": 4},
 }
 
 
 def reward(completions: list[str], **columns: list[Any]) -> list[float]:
     """Different for different completions: groups of equal rewards have coefficients of 0."""
     return [sum((i + 1) * ord(c) for i, c in enumerate(text)) % 97 / 97 for text in completions]
+
+
+def coarse(completions: list[str], **columns: list[Any]) -> list[float]:
+    """Often the same for both completions of a prompt."""
+    return [float("1" in text) for text in completions]
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +120,7 @@ def _round(config: DMPOConfig, *, to_device: bool) -> tuple[dict[str, Any], dict
             yield
         phases[name] = counted.record()
 
-    pool = RewardPool(reward)
+    pool = RewardPool(coarse if config.resample_prompts else reward)
     batch = collect(
         accelerator,
         model=policy,

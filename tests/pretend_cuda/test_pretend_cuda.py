@@ -88,7 +88,7 @@ def test_a_decoder_draws_the_tokens_of_the_cpu(results: Results, name: str) -> N
 @every(decoder_group)
 def test_a_step_waits_once_at_most_and_never_where_counts_are_known(results: Results, name: str) -> None:
     case, row = decoder_group.CASES[name], case_of(results, "decoder_group", name)
-    looks_every_step = case.decoder == "wino" or {"threshold", "factor"} & case.options.keys()
+    looks_every_step = case.decoder in decoder_group.LOOKS or {"threshold", "factor"} & case.options.keys()
     looks_at_ends = case.options.get("early_stop", False) and not looks_every_step
     steps = [{place: count for place, count in step["syncs"].items() if place != FIRST_DRAW} for step in row["steps"]]
     per_block = len(steps) // 2

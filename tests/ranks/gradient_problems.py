@@ -30,6 +30,7 @@ def batch(rank: int, world: int) -> Batch:
     scores = -4 + torch.randn(2, count, 8, 3, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     scores[1, 7, 0, 1, 2] = float("nan")  # of group 1, which is left out where they are read
     cur, ref = scores[:, share]
+    order = torch.rand(count, LENGTH, generator=torch.Generator().manual_seed(2)).argsort(-1)
     return Batch(
         completions=completions[share],
         row_ids=torch.arange(count)[share],
@@ -39,6 +40,7 @@ def batch(rank: int, world: int) -> Batch:
         age=torch.zeros(GROUPS).long(),
         report={},
         scores={CUR: cur, REF: ref},
+        drawn_order=order[share],
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["dmpo.trainer", "tests.small_runs"])
+_CONTEXT.set_forkserver_preload(["dmpo.trainer", "dmpo.sft", "tests.small_runs"])
 
 
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]

@@ -15,11 +15,22 @@ from dmpo.objectives.gradient import accumulate_gradient
 from tests.ranks.gradient_problems import SIZE, batch, policy
 from tests.ranks.launch import on_ranks, results
 
+ON_PATH: dict[str, Any] = {"loss": "wdce_path", "decoder": "random_order", "early_stop": False, "temperature": 1.0}
 LOSSES: dict[str, dict[str, Any]] = {
     "wdce": {"micro_batch_size": 0},
     "theta": {"baseline": "theta", "micro_batch_size": 7, "rollout_batch_size": 5},
     "adaptive": {"ess_target": 0.5, "micro_batch_size": 9},
+    "stratified": {"view_rates": "stratified", "micro_batch_size": 7},
+    "gauss, by confidence": {
+        "view_rates": "gauss",
+        "view_positions": "confidence",
+        "antithetic": False,
+        "micro_batch_size": 9,
+    },
+    "path": {**ON_PATH, "baseline": "theta", "micro_batch_size": 7, "rollout_batch_size": 5},
     "wddo": {"loss": "wddo", "wddo_beta": 0.05, "micro_batch_size": 11, "rollout_batch_size": 3},
+    "rspo": {"loss": "rspo", "micro_batch_size": 11},
+    "tb": {"loss": "tb", "micro_batch_size": 11, "rollout_batch_size": 3},
     "wd1": {"loss": "wd1", "replicates": 3, "micro_batch_size": 11},
     "diffu_grpo": {"loss": "diffu_grpo", "replicates": 3, "clip_epsilon": 0.3, "micro_batch_size": 7},
 }

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dmpo.rewards import is_sudoku, sudoku, sudoku_cells, sudoku_solved
-from dmpo.tasks.sudoku import all_grids
+from dmpo.rewards import is_sudoku, sudoku, sudoku_cells, sudoku_holes, sudoku_solved
+from dmpo.tasks.sudoku_grids import all_grids
 
 GRID = "1234341221434321"
 OTHER = "4321214334121234"  # a valid grid with other clues
@@ -120,3 +120,30 @@ def test_the_grids() -> None:
     assert all(is_sudoku([int(c) for c in grid]) for grid in grids)
     assert not is_sudoku([1, 2, 3, 4] * 4)
     assert sudoku_cells(GRID) == [int(c) for c in GRID]
+
+
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [
+        (GRID, 3),
+        (f"<answer>\n{GRID}\n</answer>", 3),
+        (f"<answer>{OTHER}</answer> or <answer>{GRID}</answer>", 3),
+        (f"<answer>{GRID}999</answer>", 3),  # cut to 16 cells
+        (f"<answer>{GRID[:8]}</answer>", 2),  # two of the holes are in the first half
+        ("<answer>" + " ".join(GRID[:13]) + "</answer>", 2),
+        (f"<answer>{OTHER}", 0),
+        (f"the grid is {GRID}.", 3),
+        (f"{GRID}1", 0),
+        ("", 0),
+        ("<answer></answer>", 0),
+    ],
+)
+def test_the_share_of_holes(completion: str, right: int) -> None:
+    """The published measure: a text that is no grid has a share, too."""
+    for hole in ".0":
+        puzzle = PUZZLE.replace(".", hole)
+        assert sudoku_holes([completion], puzzle=[puzzle], solution=[GRID]) == [right / 3]
+    with pytest.raises(ValueError, match="column puzzle "):
+        sudoku_holes([completion], puzzle=["12"], solution=[GRID])
+    with pytest.raises(ValueError, match="as many as its puzzle"):
+        sudoku_holes([completion], puzzle=[PUZZLE], solution=[NINE])

@@ -14,7 +14,7 @@ import pytest
 
 from dmpo import DMPOConfig
 from dmpo.config import load_config
-from dmpo.run.report import plot_run
+from dmpo.run.plots import plot_run
 from tests.small_runs import CountOnes, lines, settings, trainer
 
 

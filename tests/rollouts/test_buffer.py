@@ -122,14 +122,14 @@ def test_what_the_policy_has_left_behind_is_dropped() -> None:
     accelerator = Accelerator(cpu=True)
     for index in range(2):
         buffer.add(a_round(policy, reference, options, index))
-        buffer.drop_stale(accelerator, policy, options)
+        buffer.drop_stale(accelerator, policy, OBJECTIVES["wdce"], options)
     assert buffer.dropped == 0, "the policy has not moved"
     moved = model()
     with torch.no_grad():
         for parameter in moved.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     buffer.add(a_round(moved, reference, options, 2))
-    buffer.drop_stale(accelerator, moved, options)
+    buffer.drop_stale(accelerator, moved, OBJECTIVES["wdce"], options)
     assert buffer.dropped > 0
     for old, alive in zip(buffer.rounds[:2], buffer.alive[:2], strict=True):
         now = score_log_prob(moved, old.completions, old.row_ids, options).view(4, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def test_the_saved_model_is_the_policy(tmp_path: Path, lora_r: int) -> None:
         assert (folder / "tokenizer.json").exists()
     assert not list((tmp_path / "run").glob(".partial*"))
     assert run.save_model(tmp_path / "new" / "folders").exists()
+
+
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_others_read_the_weights_as_they_read_the_config(tmp_path: Path, lora_r: int) -> None:
+    before = os.umask(0o027)  # of a group that shares its models
+    try:
+        run = trainer(settings(tmp_path / "run", lora_r=lora_r, **{**SHORT, "save_steps": 2}))
+        run.train()
+        saved = run.save_model()
+    finally:
+        os.umask(before)
+    checkpoints = list((tmp_path / "run/checkpoints/step-2").rglob("*"))
+    weights = [path for path in (*saved.iterdir(), *checkpoints) if path.suffix == ".safetensors"]
+    assert len(weights) >= 3
+    assert {path.stat().st_mode & 0o777 for path in weights} == {0o640}
 
 
 def test_a_folder_of_other_files_is_not_overwritten(tmp_path: Path) -> None:

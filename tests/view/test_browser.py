@@ -181,7 +181,7 @@ def test_completions_are_filtered_and_sorted(page: Opened, run: Path) -> None:
 def test_more_groups_come_when_asked_for(page: Opened) -> None:
     groups = page["#completions .group"]
     expect(groups).to_have_count(6)
-    page["#completions .more"].click()
+    page["#completions .more"].press("Enter")  # a group that is laid out late can move the button away from a pointer
     expect(groups).to_have_count(10)
     expect(page["#completions .more"]).to_be_hidden()
 

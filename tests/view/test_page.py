@@ -141,6 +141,8 @@ def test_a_run_without_completions_says_why(tmp_path: Path, caplog: pytest.LogCa
     reason = f"{run} has no completions, because it was trained with log_completions=0"
     assert gallery(content)["absent"] == [reason]
     assert [record.getMessage() for record in caplog.records] == [reason]
+    taught = write_run(tmp_path / "taught", logged=0, keys={"batch_size": 8})  # a key of `dmpo sft`, which draws none
+    assert gallery(content_of(write_page([taught])))["absent"] == []
     early = write_run(tmp_path / "early", steps=0, finished=False)
     for name in ("metrics.jsonl", "completions.jsonl", "timings.jsonl", "held_out.jsonl"):
         (early / name).unlink()

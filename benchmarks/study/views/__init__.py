@@ -1,0 +1,1 @@
+"""The study of views: the variance and bias of log p at equal forwards."""
