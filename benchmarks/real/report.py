@@ -121,13 +121,15 @@ def markdown(records: Sequence[Record]) -> str:
 def in_short(records: Sequence[Record]) -> str:
     """Accuracies before and after DMPO, and what they cost."""
 
-    def of(name: str, when: str) -> str:
-        return mean([100 * record.dmpo[f"{name}_accuracy_{when}"] for record in records], 1, " %")
+    def row(name: str) -> tuple[str, ...]:
+        before, after = ([record.dmpo[f"{name}_accuracy_{when}"] for record in records] for when in ("before", "after"))
+        gains = [100 * (end - start) for start, end in zip(before, after, strict=True)]
+        return name, percent(before), percent(after), mean(gains, 1)
 
     minutes = sum(record.sft["seconds"] + record.dmpo["seconds"] for record in records) / len(records) / 60
     seeds = f"seed {records[0].seed}" if len(records) == 1 else f"mean of {len(records)} seeds"
-    head = (f"{records[0].dmpo['test_rows']} held-out sums, {seeds}", "fine-tuned", "after DMPO")
-    rows = [(name, of(name, "before"), of(name, "after")) for name in ("sampled", "greedy")]
+    head = (f"{records[0].dmpo['test_rows']} held-out sums, {seeds}", "fine-tuned", "after DMPO", "gain, points")
+    rows = [row(name) for name in ("sampled", "greedy")]
     dmpo = records[0].dmpo
     device = f"{os.cpu_count()} CPU cores" if dmpo["device"] == "cpu" else dmpo["device"]
     brackets = "" if len(records) == 1 else " Brackets: 95 % intervals over seeds."
@@ -153,19 +155,25 @@ def _accuracy(record: Record, name: str, when: str) -> str:
 
 
 def _means(records: Sequence[Record]) -> tuple[str, ...]:
-    def percent(name: str) -> str:
-        return mean([100 * record.dmpo[name] for record in records], 1, " %")
+    def of(name: str) -> list[str]:
+        return [percent([record.dmpo[f"{name}_accuracy_{when}"] for record in records]) for when in ("before", "after")]
 
-    sampled = (percent("sampled_accuracy_before"), percent("sampled_accuracy_after"))
-    ratio = mean([_ratio(record) for record in records], 2)
-    return "mean", *sampled, ratio, percent("greedy_accuracy_before"), percent("greedy_accuracy_after")
+    return "mean", *of("sampled"), mean([_ratio(record) for record in records], 2), *of("greedy")
 
 
-def mean(values: Sequence[float], digits: int, unit: str = "") -> str:
+def mean(values: Sequence[float], digits: int) -> str:
     """The mean of seeds with its 95 % interval, which one seed does not have."""
     found = Mean.of(values)
     interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    return f"{found.value:.{digits}f}{unit}{interval}"
+    return f"{found.value:.{digits}f}{interval}"
+
+
+def percent(shares: Sequence[float]) -> str:
+    """The mean of shares of seeds in percent; its 95 % interval, which is cut to what a share can be."""
+    found = Mean.of([100 * share for share in shares])
+    if found.low is None or found.high is None:
+        return f"{found.value:.1f} %"
+    return f"{found.value:.1f} % [{max(found.low, 0):.1f}, {min(found.high, 100):.1f}]"
 
 
 def _times(record: Record) -> tuple[str, ...]:

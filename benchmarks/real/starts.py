@@ -11,7 +11,7 @@ from benchmarks.harness.markdown import table
 from dmpo.storage.whole_files import write_text
 
 from .pipeline import Command, carry_out, command_of_run, prepare
-from .report import mean
+from .report import mean, percent
 
 COMMAND = "python -m benchmarks.real --starts"
 EVALUATIONS = ("eval_steps=20", "eval_prompts=64")
@@ -95,7 +95,7 @@ def write(folder: Path, results: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Accuracies of a run on its validation sums, by gradient step, in percent; its loss on them at the end."""
+    """Accuracies of a run on its validation sums, by gradient step; its loss on them at the end."""
 
     greedy: dict[int, float]
     sampled: dict[int, float]
@@ -105,11 +105,11 @@ class _Curve:
     def of(cls, folder: Path) -> _Curve:
         lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         found = [line for line in lines if "greedy_accuracy" in line]
-        greedy, sampled = ({x["step"]: 100 * x[f"{how}_accuracy"] for x in found} for how in ("greedy", "sampled"))
+        greedy, sampled = ({x["step"]: x[f"{how}_accuracy"] for x in found} for how in ("greedy", "sampled"))
         return cls(greedy, sampled, found[-1]["held_out_loss"])
 
 
 def _row(start: Start, curves: Sequence[_Curve], steps: Sequence[int]) -> tuple[str, ...]:
-    greedy = (mean([curve.greedy[step] for curve in curves], 1, " %") for step in steps)
-    sampled = mean([curve.sampled[steps[-1]] for curve in curves], 1, " %")
+    greedy = (percent([curve.greedy[step] for curve in curves]) for step in steps)
+    sampled = percent([curve.sampled[steps[-1]] for curve in curves])
     return start.title, *greedy, sampled, mean([curve.loss for curve in curves], 2)

@@ -1,8 +1,8 @@
 """Question: do the paper's claims hold on the embedded tasks, and where does DMPO not win?
 
     python -m benchmarks.study                       # every run that is not in runs.jsonl yet, then the report
-    python -m benchmarks.study --only group reuse    # the runs of some questions
-    python -m benchmarks.study --list                # what there is to run, and what is done
+    python -m benchmarks.study --only loss reuse     # the runs of some questions
+    python -m benchmarks.study --list                # what there is to run, what is done, and how long the rest takes
     python -m benchmarks.study --report              # tables, conclusions and plots from the records alone
     python -m benchmarks.study decoders              # another study: accuracy against forwards, for every decoder
     python -m benchmarks.study exact                 # another study: does a policy reach a target that is known?
@@ -26,7 +26,7 @@ from benchmarks.harness.extras import missing_package
 from benchmarks.harness.provenance import ROOT
 from dmpo.storage.lock import FolderLock
 
-from .conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
+from .conditions import SCAN_SEED, SECONDS, SEEDS, Condition, conditions, scan_conditions
 from .decoders.command import main as decoders_main
 from .exact.command import main as exact_main
 from .questions import QUESTIONS
@@ -56,6 +56,12 @@ def missing(tasks: list[Task], records: dict[Key, Record]) -> list[Task]:
         ValueError: a record is of other settings.
     """
     return without_record(tasks, records, lambda condition, seed: model_digest(condition.config(seed, "unused").model))
+
+
+def duration(tasks: list[Task], workers: int) -> str:
+    """How many runs, and about how long they take."""
+    minutes = sum(SECONDS[condition.task] for condition, _ in tasks) / workers / 60
+    return f"{len(tasks)} runs to do, about {minutes:.0f} minutes with {workers} at a time"
 
 
 def carry_out(tasks: list[Task], path: Path, scratch: Path, workers: int) -> list[str]:
@@ -130,9 +136,10 @@ def main() -> int:
         left = missing(tasks, load(path))
         if arguments.list:
             print(*listed(tasks, left), sep="\n")
-            print(f"{len(tasks)} runs, {len(left)} to do")
+            print(f"{len(tasks)} runs; {duration(left, arguments.workers)}")
             return 0
         if not arguments.report:
+            print(duration(left, arguments.workers), flush=True)
             failures = carry_out(left, path, SCRATCH, arguments.workers)
         write(load(path), arguments.results)
     except ModuleNotFoundError as error:

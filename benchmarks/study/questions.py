@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .conditions import BASELINES, COEFFICIENTS, DECODERS, GROUPS, REUSE, RIVALS, default
+from .conditions import (
+    BASELINES,
+    COEFFICIENTS,
+    DECODERS,
+    GROUPS,
+    HARD_BASELINES,
+    HARD_GROUPS,
+    REUSE,
+    RIVALS,
+    default,
+)
 
 USUAL = default("sudoku")
 
@@ -84,6 +94,36 @@ def _baselines() -> Question:
     )
 
 
+def _regime() -> Question:
+    names = {(name, group): default("hard", group, name) for group in HARD_GROUPS for name in HARD_BASELINES}
+    rows = {name: tuple(names[name, group] for group in HARD_GROUPS) for name in HARD_BASELINES}
+    columns = {group: tuple(names[name, group] for name in HARD_BASELINES) for group in HARD_GROUPS}
+    small, large = HARD_GROUPS
+    contrasts = [
+        Contrast(f"negative − none at G={group}", (names["negative", group],), (names["none", group],))
+        for group in HARD_GROUPS
+    ]
+    contrasts += [
+        Contrast("negative − none, mean over G", rows["negative"], rows["none"], len(HARD_GROUPS)),
+        Contrast(
+            f"(negative − none at G={small}) − (negative − none at G={large})",
+            (names["negative", small], names["none", large]),
+            (names["none", small], names["negative", large]),
+        ),
+        Contrast(f"G={small} − G={large}, mean over baselines", columns[small], columns[large], len(HARD_BASELINES)),
+    ]
+    shown = tuple(names.values())
+    panels = tuple(Panel("", quantity, shown) for quantity in ("sampled", "greedy", "reward"))
+    return Question(
+        "regime",
+        "Baselines and group size where the base rarely succeeds (the paper's figures 3 and 5)",
+        shown,
+        tuple(contrasts),
+        panels,
+        ("peak", "entropy", "distinct_in_group"),
+    )
+
+
 def _compared(key: str, title: str, others: Iterable[str], *columns: str) -> Question:
     names = (USUAL, *others)
     panels = (Panel("", "sampled", names), Panel("", "greedy", names))
@@ -126,4 +166,5 @@ QUESTIONS: tuple[Question, ...] = (
         "row_forwards",
     ),
     _rivals("countdown", "The same objectives on a second task, a small Countdown", "countdown"),
+    _regime(),
 )

@@ -90,8 +90,8 @@ def test_the_report_has_the_ratio_and_the_interval_over_seeds() -> None:
     text = markdown([record(0, 0.2, 0.4), record(1, 0.25, 0.75)])
     assert "| 2.00 |" in text
     assert "| 3.00 |" in text
-    assert "mean | 22.5 % [-9.3, 54.3]" in text  # t of one degree of freedom is 12.706: 22.5 ± 12.706 · 3.5355 / √2
-    assert "| sampled | 22.5 % [-9.3, 54.3] | 57.5 % [-164.9, 279.9] |" in text
+    assert "mean | 22.5 % [0.0, 54.3]" in text  # t of one degree of freedom is 12.706: 22.5 ± 12.706 · 3.5355 / √2
+    assert "| sampled | 22.5 % [0.0, 54.3] | 57.5 % [0.0, 100.0] | 35.0 [-155.6, 225.6] |" in text
     assert "3 minutes a seed" in text
     assert "2026-01-31. Brackets" in text
     assert "| 0 + 1 | 2 (wrong) | 1 |" in text

@@ -67,6 +67,12 @@ def test_every_condition_is_a_valid_config_that_draws_as_much_as_the_others() ->
     assert len(shown) == len(conditions())  # no setting is run under two names
 
 
+def test_the_time_of_a_study_is_told_before_it_starts() -> None:
+    tasks = [(Condition("sudoku/a"), seed) for seed in range(6)] + [(Condition("hard/a"), seed) for seed in range(3)]
+    minutes = (6 * settings.SECONDS["sudoku"] + 3 * settings.SECONDS["hard"]) / 2 / 60
+    assert command.duration(tasks, workers=2) == f"9 runs to do, about {minutes:.0f} minutes with 2 at a time"
+
+
 def test_a_name_used_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="sudoku/a"):
         settings.by_name([Condition("sudoku/a"), Condition("sudoku/a", "none")])
