@@ -100,7 +100,7 @@ SCANS: dict[str, dict[str, tuple[float, ...]]] = {
         **dict.fromkeys(("wddo 1/G", "wd1"), (2e-4, 4e-4, 8e-4)),
         "diffu_grpo": (1e-4, 2e-4, 4e-4, 8e-4),
     },
-    "hard": dict.fromkeys(("negative", "none"), (2.5e-5, 5e-5, 1e-4, 2e-4)),
+    "hard": dict.fromkeys(("negative", "none"), (5e-5, 1e-4, 2e-4)),
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "sudoku": {
