@@ -93,7 +93,9 @@ def _reading(reported: list[Record]) -> list[str]:
     sizes = "; ".join(f"on {task} {rounds} rounds of {each}" for task, (rounds, each) in SIZES.items())
     return [
         f"Every run starts from an embedded model and draws as many completions, whatever the group size: {sizes}. "
-        "*hard* is Sudoku with 12 to 14 holes, more than its model learned to fill; its learning rate falls to 0. "
+        "*hard* is Sudoku with 13 or 14 holes, more than its model learned to fill. Most of its puzzles have several "
+        "solutions, so its reward is the share of complete rows, columns and boxes, plus 1 if all are. Its learning "
+        "rate falls to 0. "
         f"Accuracies are of {TEST_ROWS} held-out test rows after the last step, drawn at temperature 1 "
         "(*sampled*) and 0 (*greedy*), always with the same decoder and the same draws; *best validation* is the "
         f"highest sampled accuracy of {VALIDATION_ROWS} validation rows during a run. Cells hold the mean over seeds "

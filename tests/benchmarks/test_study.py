@@ -14,6 +14,7 @@ from benchmarks.study import report
 from benchmarks.study.conditions import SCAN_SEED, SEEDS, Condition, conditions, scan_conditions
 from benchmarks.study.questions import QUESTIONS, Contrast, Panel, Question
 from benchmarks.study.records import RUNS, check_same, load, save
+from benchmarks.study.rewards import units_complete
 from benchmarks.study.statistics import Mean, contrast
 
 SHARES = {
@@ -71,6 +72,15 @@ def test_the_time_of_a_study_is_told_before_it_starts() -> None:
     tasks = [(Condition("sudoku/a"), seed) for seed in range(6)] + [(Condition("hard/a"), seed) for seed in range(3)]
     minutes = (6 * settings.SECONDS["sudoku"] + 3 * settings.SECONDS["hard"]) / 2 / 60
     assert command.duration(tasks, workers=2) == f"9 runs to do, about {minutes:.0f} minutes with 2 at a time"
+
+
+def test_the_reward_of_the_hard_puzzles_counts_units_of_any_solution() -> None:
+    whole, clues = "1234341221434321", "12.............."
+    broken = "1234341221433421"  # two columns have a digit twice
+    other = "1243432121343412"
+    assert units_complete([whole, other, broken, "2134431212433421", "no grid"], [clues] * 5) == pytest.approx(
+        [2.0, 2.0, 10 / 12, 0.0, 0.0]
+    )
 
 
 def test_a_name_used_twice_is_refused() -> None:
