@@ -137,6 +137,7 @@ QUESTIONS: tuple[Question, ...] = (
             _fast("c = 0.5", coeff=0.5),
             _fast("topk, 2 steps", decoder="topk", steps=2),
         ),
+        (2,),
     ),
     Question(
         "small",
