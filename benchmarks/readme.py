@@ -42,6 +42,12 @@ def _real() -> str:
     return _section(RESULTS / "real" / "real.md", "In short")
 
 
+def _starts() -> str:
+    """The table of starts.md."""
+    lines = (RESULTS / "real" / "starts.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("|"))
+
+
 def _resolved(conclusions: str) -> str:
     """The conclusions that the intervals allow, and how many comparisons allow none."""
     bullets = re.findall(r"^- .*$", conclusions, re.MULTILINE)
@@ -57,7 +63,7 @@ def _gpus() -> str:
 
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {  # of each page
     README: {"sudoku-tiny": lambda: _embedded_model("sudoku-tiny", seeds=False), "real": _real},
-    CONVERT_PAGE: {"real": _real},
+    CONVERT_PAGE: {"real": _real, "starts": _starts},
     RESULTS_PAGE: {
         "countdown-tiny": lambda: _embedded_model("countdown-tiny"),
         "prediction": _gpus,

@@ -75,6 +75,7 @@ def write(folder: Path, results: Path) -> bool:
     if not rows:
         return False
     results.mkdir(parents=True, exist_ok=True)
+    greedy = [f"greedy, step {step}" for step in steps]
     lines = [
         "# SmolLM2-135M: which start is best?",
         "",
@@ -84,7 +85,7 @@ def write(folder: Path, results: Path) -> bool:
         "intervals.",
         "",
         table(
-            ("start", *(f"greedy, step {step}" for step in steps), f"sampled, step {steps[-1]}", "loss at the end"),
+            ("start", "seeds", *greedy, f"sampled, step {steps[-1]}", "loss at the end"),
             [_row(start, curves, steps) for start, curves in rows],
         ),
         "",
@@ -112,4 +113,4 @@ class _Curve:
 def _row(start: Start, curves: Sequence[_Curve], steps: Sequence[int]) -> tuple[str, ...]:
     greedy = (percent([curve.greedy[step] for curve in curves]) for step in steps)
     sampled = percent([curve.sampled[steps[-1]] for curve in curves])
-    return start.title, *greedy, sampled, mean([curve.loss for curve in curves], 2)
+    return start.title, str(len(curves)), *greedy, sampled, mean([curve.loss for curve in curves], 2)

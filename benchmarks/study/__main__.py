@@ -30,7 +30,7 @@ from .conditions import SCAN_SEED, SECONDS, SEEDS, Condition, conditions, scan_c
 from .decoders.command import main as decoders_main
 from .exact.command import main as exact_main
 from .questions import QUESTIONS
-from .records import STUDY, Key, Record, listed, load, save, without_record
+from .records import STUDY, Key, Record, duration, listed, load, save, without_record
 from .report import write
 from .runner import keys, model_digest, run
 from .views.command import main as views_main
@@ -56,12 +56,6 @@ def missing(tasks: list[Task], records: dict[Key, Record]) -> list[Task]:
         ValueError: a record is of other settings.
     """
     return without_record(tasks, records, lambda condition, seed: model_digest(condition.config(seed, "unused").model))
-
-
-def duration(tasks: list[Task], workers: int) -> str:
-    """How many runs, and about how long they take."""
-    minutes = sum(SECONDS[condition.task] for condition, _ in tasks) / workers / 60
-    return f"{len(tasks)} runs to do, about {minutes:.0f} minutes with {workers} at a time"
 
 
 def carry_out(tasks: list[Task], path: Path, scratch: Path, workers: int) -> list[str]:
@@ -134,12 +128,13 @@ def main() -> int:
     try:
         tasks = planned(arguments.only, arguments.seeds)
         left = missing(tasks, load(path))
+        time = duration([SECONDS[condition.task] for condition, _ in left], arguments.workers)
         if arguments.list:
             print(*listed(tasks, left), sep="\n")
-            print(f"{len(tasks)} runs; {duration(left, arguments.workers)}")
+            print(f"{len(tasks)} runs; {time}")
             return 0
         if not arguments.report:
-            print(duration(left, arguments.workers), flush=True)
+            print(time, flush=True)
             failures = carry_out(left, path, SCRATCH, arguments.workers)
         write(load(path), arguments.results)
     except ModuleNotFoundError as error:

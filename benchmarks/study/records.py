@@ -95,3 +95,9 @@ def listed(tasks: Iterable[tuple[S, int]], left: Sequence[tuple[S, int]]) -> Ite
     """A line for each run: whether it is done."""
     for condition, seed in tasks:
         yield f"{'to do' if (condition, seed) in left else 'done '} {condition.name}, seed {seed}"
+
+
+def duration(seconds: Sequence[float], at_a_time: int) -> str:
+    """How many runs there are to do, and about how long they take. seconds: of each on one core."""
+    minutes = sum(seconds) / at_a_time / 60
+    return f"{len(seconds)} runs to do, about {minutes:.0f} minutes with {at_a_time} at a time"

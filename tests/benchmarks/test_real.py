@@ -117,8 +117,8 @@ def test_the_report_of_the_starts(tmp_path: Path) -> None:
     text = (tmp_path / "starts.md").read_text(encoding="utf-8")
     assert "--seeds 0 1`" in text
     wide = "[0.0, 100.0]"  # two seeds know nothing, see the t interval of real.md
-    assert f"| with the shift, all weights | 50.0 % {wide} | 75.0 % {wide} | 0.0 % [0.0, 0.0] | 1.50 " in text
-    assert f"| without the shift, LoRA | 25.0 % {wide} | 50.0 % {wide} |" in text
+    assert f"| with the shift, all weights | 2 | 50.0 % {wide} | 75.0 % {wide} | 0.0 % [0.0, 0.0] | 1.50 " in text
+    assert f"| without the shift, LoRA | 2 | 25.0 % {wide} | 50.0 % {wide} |" in text
 
 
 def test_starts_differ_in_their_model_and_in_what_is_trained(tmp_path: Path) -> None:

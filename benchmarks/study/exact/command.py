@@ -1,7 +1,7 @@
 """Question: does the policy reach the target p* ∝ p_ref·exp(r/α), where both can be computed exactly?
 
     python -m benchmarks.study exact                 # every run that is not in runs.jsonl yet, then the report
-    python -m benchmarks.study exact --only loss    # the runs of some questions
+    python -m benchmarks.study exact --only loss     # the runs of some questions
     python -m benchmarks.study exact --list          # what there is to run, and its time
     python -m benchmarks.study exact --report        # tables and plots from the records alone
 
@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from benchmarks.harness.extras import missing_package
-from benchmarks.study.records import STUDY, Record, listed, load, save, without_record
+from benchmarks.study.records import STUDY, Record, duration, listed, load, save, without_record
 
 from .conditions import QUESTIONS, Condition
 from .report import write
@@ -39,12 +39,6 @@ def planned(only: Sequence[str], seeds: Sequence[int]) -> list[Task]:
         for condition in question.conditions
     }
     return list(chosen.values())
-
-
-def time_of(tasks: Sequence[Task], jobs: int) -> str:
-    """How long the runs take, in words."""
-    seconds = sum(condition.steps * SECONDS_A_STEP for condition, _ in tasks) / jobs
-    return f"{len(tasks)} runs, about {seconds / 60:.0f} minutes with {jobs} at a time"
 
 
 def _results(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
@@ -82,7 +76,7 @@ def main(words: Sequence[str]) -> int:
         if arguments.list:
             print(*listed(tasks, left), sep="\n")
         if arguments.list or not arguments.report:
-            print(time_of(left, arguments.jobs), flush=True)
+            print(duration([condition.steps * SECONDS_A_STEP for condition, _ in left], arguments.jobs), flush=True)
         if arguments.list:
             return 0
         if not arguments.report:
