@@ -80,12 +80,12 @@ def write(folder: Path, results: Path) -> bool:
         "# SmolLM2-135M: which start is best?",
         "",
         f"`{COMMAND} --seeds {' '.join(map(str, sorted(seeds)))}`: fine-tuning as in [real.md](real.md), which "
-        "says what the task is. LoRA is of rank 64, with a learning rate of 1e-3 in place of 3e-4. Accuracies are "
-        "of 64 validation rows, whose sums the run also learns, with other answers; means over seeds, with 95 % "
-        "intervals.",
+        "says what the task is. LoRA is of rank 64, with a learning rate of 1e-3 in place of 3e-4. Accuracies after so "
+        "many steps are of 64 validation rows, whose sums the run also learns, with other answers. Held-out sums are "
+        "64 that no run learns. Means over seeds, with 95 % intervals.",
         "",
         table(
-            ("start", "seeds", *greedy, f"sampled, step {steps[-1]}", "loss at the end"),
+            ("start", "seeds", *greedy, "held-out, greedy", "held-out, sampled", "loss"),
             [_row(start, curves, steps) for start, curves in rows],
         ),
         "",
@@ -96,21 +96,22 @@ def write(folder: Path, results: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Accuracies of a run on its validation sums, by gradient step; its loss on them at the end."""
+    """Greedy accuracies of a run on its validation sums, by gradient step; on held-out sums at the end; its loss."""
 
     greedy: dict[int, float]
-    sampled: dict[int, float]
+    held_out: dict[str, float]
     loss: float
 
     @classmethod
     def of(cls, folder: Path) -> _Curve:
         lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        found = [line for line in lines if "greedy_accuracy" in line]
-        greedy, sampled = ({x["step"]: x[f"{how}_accuracy"] for x in found} for how in ("greedy", "sampled"))
-        return cls(greedy, sampled, found[-1]["held_out_loss"])
+        found = {line["step"]: line["greedy_accuracy"] for line in lines if "greedy_accuracy" in line}
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        held_out = {how: summary[f"{how}_accuracy_after"] for how in ("greedy", "sampled")}
+        return cls(found, held_out, summary["held_out_loss_after"])
 
 
 def _row(start: Start, curves: Sequence[_Curve], steps: Sequence[int]) -> tuple[str, ...]:
     greedy = (percent([curve.greedy[step] for curve in curves]) for step in steps)
-    sampled = percent([curve.sampled[steps[-1]] for curve in curves])
-    return start.title, str(len(curves)), *greedy, sampled, mean([curve.loss for curve in curves], 2)
+    held_out = (percent([curve.held_out[how] for curve in curves]) for how in ("greedy", "sampled"))
+    return start.title, str(len(curves)), *greedy, *held_out, mean([curve.loss for curve in curves], 2)

@@ -106,18 +106,19 @@ def test_the_report_of_the_starts(tmp_path: Path) -> None:
         for start, gain in zip(starts.STARTS, (0.0, -0.25, 0.0, -0.25), strict=True):
             home = starts.run_of(tmp_path, start, seed)
             home.mkdir(parents=True)
-            (home / "summary.json").write_text("{}", encoding="utf-8")
+            summary = {"greedy_accuracy_after": late, "sampled_accuracy_after": 0.0, "held_out_loss_after": 1.5}
+            (home / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
             lines: list[dict[str, float]] = [{"step": 10, "loss": 1.0}]
-            lines += [
-                {"step": step, "greedy_accuracy": value + gain, "sampled_accuracy": 0.0, "held_out_loss": 1.5}
-                for step, value in ((20, early), (40, late))
-            ]
+            lines += [{"step": step, "greedy_accuracy": value + gain} for step, value in ((20, early), (40, late))]
             (home / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines), encoding="utf-8")
     assert starts.write(tmp_path, tmp_path)
     text = (tmp_path / "starts.md").read_text(encoding="utf-8")
     assert "--seeds 0 1`" in text
     wide = "[0.0, 100.0]"  # two seeds know nothing, see the t interval of real.md
-    assert f"| with the shift, all weights | 2 | 50.0 % {wide} | 75.0 % {wide} | 0.0 % [0.0, 0.0] | 1.50 " in text
+    assert (
+        f"| with the shift, all weights | 2 | 50.0 % {wide} | 75.0 % {wide} | 75.0 % {wide} | 0.0 % [0.0, 0.0] | 1.50 "
+        in text
+    )
     assert f"| without the shift, LoRA | 2 | 25.0 % {wide} | 50.0 % {wide} |" in text
 
 
