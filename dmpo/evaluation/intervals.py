@@ -96,7 +96,8 @@ def wilson(share: float, total: float) -> tuple[float, float]:
     n, p = total, share
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The interval holds the share. Rounding alone would put 0 and 1 outside of it.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
 def pass_at_k(samples: int, solved: int, k: int) -> float:

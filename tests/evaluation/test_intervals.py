@@ -40,6 +40,12 @@ def test_one_sample_is_wilson() -> None:
     assert found.method == "wilson"
 
 
+@pytest.mark.parametrize("total", [1, 3, 64, 96, 1000])
+def test_none_right_begins_at_zero_and_all_right_ends_at_one(total: int) -> None:
+    assert wilson(0.0, total)[0] == 0.0
+    assert wilson(1.0, total)[1] == 1.0
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(1, 4))
 def test_interval_holds_the_estimate(solved: list[int], k: int) -> None:
     found = estimate_pass(solved, 4, k)
