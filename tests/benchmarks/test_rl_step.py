@@ -36,7 +36,10 @@ def config(bench: Bench) -> DMPOConfig:
 @pytest.fixture(scope="module")
 def batch(bench: Bench, config: DMPOConfig) -> Batch:
     actors = (bench.policy, bench.tokenizer, bench.task, bench.reward)
-    return published_collect(*actors, config, Phases(CpuGauge()))
+    clock = Phases(CpuGauge())
+    found = published_collect(*actors, config, clock)
+    clock.stop()
+    return found
 
 
 def test_greedy_rounds_are_the_same(bench: Bench, config: DMPOConfig, batch: Batch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -58,7 +59,7 @@ def test_a_file_has_a_line_of_text_for_a_reported_step() -> None:
 
 def test_the_time_left_is_that_of_this_session(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("dmpo.run.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dmpo.run.progress.time", SimpleNamespace(perf_counter=lambda: now[0]))
     console = Console(file=io.StringIO(), width=1000)
     training = Training(console, 1000)
     with training.from_step(900):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,8 @@ from tests.view.run_folders import content_of, curve, write_results, write_run, 
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     """What happens in each pause of the watch, in place of waiting."""
     actions: list[Callable[[], None]] = []
-    monkeypatch.setattr("dmpo.view.watch.time.sleep", lambda seconds: actions.pop(0)())
+    stand_in = SimpleNamespace(sleep=lambda seconds: actions.pop(0)(), monotonic=time.monotonic)
+    monkeypatch.setattr(watch, "time", stand_in)  # of that module alone: other threads may sleep, too
     return actions
 
 
