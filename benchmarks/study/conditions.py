@@ -101,7 +101,7 @@ SCANS: dict[str, dict[str, tuple[float, ...]]] = {
         **dict.fromkeys(("wddo 1/G", "wd1"), (2e-4, 4e-4, 8e-4)),
         "diffu_grpo": (1e-4, 2e-4, 4e-4, 8e-4),
     },
-    "hard": {"negative": (2.5e-5, 5e-5, 1e-4, 2e-4), "none": (5e-5, 1e-4, 2e-4, 4e-4)},
+    "hard": {"negative": (2.5e-5, 5e-5, 1e-4, 2e-4), "none": (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)},
 }
 LEARNING_RATES: dict[str, dict[str, float]] = {
     "sudoku": {
@@ -115,7 +115,7 @@ LEARNING_RATES: dict[str, dict[str, float]] = {
         "diffu_grpo": 4e-4,
     },
     "countdown": {"negative": 4e-4, "none": 2e-4, "wddo 1/G": 4e-4, "wd1": 4e-4, "diffu_grpo": 2e-4},
-    "hard": {"negative": 5e-5, "none": 2e-4},
+    "hard": {"negative": 5e-5, "none": 4e-4},
 }
 
 
