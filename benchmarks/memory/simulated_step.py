@@ -32,7 +32,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig
 
 from dmpo.config import DMPOConfig
-from dmpo.models.masked_lm import MaskedLlama, make_bidirectional
+from dmpo.models.masked_lm import MaskedLlama
+from dmpo.models.model_config import make_bidirectional
 from dmpo.objectives.gradient import accumulate_gradient
 from dmpo.planning.memory import NF4_BYTES
 from dmpo.rollouts.batch import Batch, Completions

@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.decoding import OPTIONS, DecodingOptions, decoding_options
 from ..config.errors import nearest_name
-from ..models.masked_lm import listed_ids, special_ids, unwrap, without_dropout
+from ..models.masked_lm import special_ids, unwrap, without_dropout
+from ..models.token_ids import listed_ids
 from ..models.tokenizer import padding
 from .alike import alike_rows
 from .canvas import Canvas

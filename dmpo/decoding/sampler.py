@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..config.decoding import DecodingOptions
 from ..kernels import linear_sample_tokens, linear_sample_tokens_with_entropy, linear_token_logprobs
-from ..models.masked_lm import head_weight, one_of, unwrap
+from ..models.masked_lm import head_weight, unwrap
+from ..models.token_ids import one_of
 from ..randomness import derive_key, seed_change, uniforms, uniforms_of_change, with_seed_zero
 from .canvas import Canvas
 from .credit import Credits, Plain

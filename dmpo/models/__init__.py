@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from .adapters import load_adapter as load_adapter
     from .conversion import convert as convert
     from .loading import load_model as load_model
+    from .lora import lora_target_modules as lora_target_modules
     from .masked_lm import MaskedLM as MaskedLM
     from .masked_lm import head_weight as head_weight
     from .masked_lm import hidden_states as hidden_states
     from .masked_lm import lm_head as lm_head
-    from .masked_lm import lora_target_modules as lora_target_modules
     from .masked_lm import unwrap as unwrap
     from .new_models import new_model as new_model
     from .saving import save_model as save_model
@@ -32,7 +32,7 @@ _HOME = {
     "load_adapter": "adapters",
     "load_model": "loading",
     "load_tokenizer": "tokenizer",
-    "lora_target_modules": "masked_lm",
+    "lora_target_modules": "lora",
     "new_model": "new_models",
     "save_model": "saving",
     "unwrap": "masked_lm",

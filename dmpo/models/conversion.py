@@ -17,12 +17,14 @@ from .files import checkpoint_folder, local_checkpoint, read_json
 from .gguf_files import load_gguf_model, load_gguf_tokenizer, read_gguf_config
 from .loading import load_model
 from .mask_token import MaskToken, add_mask_token
-from .masked_lm import MaskedLM, listed_ids, make_bidirectional
+from .masked_lm import MaskedLM
+from .model_config import make_bidirectional
 from .model_types import CLASSES
 from .placement import parse_dtype
 from .published import PUBLISHED
 from .refused import check_name, find_refused
 from .saving import save_model
+from .token_ids import listed_ids
 from .tokenizer import load_tokenizer
 
 AUTOREGRESSIVE = ("llama", "qwen2", "qwen3")

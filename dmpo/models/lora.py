@@ -10,7 +10,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .masked_lm import lora_target_modules
+from .masked_lm import unwrap
+
+
+def lora_target_modules(model: nn.Module) -> list[str]:
+    """Names of the linear layers of attention and MLP, never lm_head, for peft's `target_modules`."""
+    names = [name for name, module in unwrap(model).model.named_modules() if isinstance(module, nn.Linear)]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 def add_lora(

@@ -7,7 +7,7 @@ at j-1. `prediction_shift` of config.json is 1 in other models of that alignment
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -28,6 +28,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .block_causal import block_causal_mask
 from .last_layer import HeadRows, read_rows_only
+from .token_ids import listed_ids
 
 T = TypeVar("T")
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], T]  # (hidden [..., H], weight [V, H], bias [V] or None)
@@ -188,46 +189,6 @@ class Dream(MaskedLM, Qwen2ForCausalLM):
     prediction_shift = 1
 
 
-def make_bidirectional(
-    config: PreTrainedConfig,
-    mask_id: int | None = None,
-    eos_id: int | Sequence[int] | None = None,
-    *,
-    usual_mask_id: int | None = None,
-) -> None:
-    """Set, in place, what the config of every model here carries: token ids, `is_causal=False`, no cache by itself.
-
-    Args:
-        mask_id, eos_id: in place of those of the config; None keeps them.
-        usual_mask_id: the mask token of published models of this type, where nothing else names one.
-
-    Raises ValueError without a mask token, for a token id outside the vocabulary, or if a given mask token is an EOS.
-    """
-    if config.hidden_size % config.num_attention_heads and getattr(config, "head_dim", None) is None:
-        raise ValueError(f"hidden size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
-    given, stated = mask_id is not None or eos_id is not None, getattr(config, "mask_token_id", None)
-    mask_id = next((token for token in (mask_id, stated, usual_mask_id) if token is not None), None)
-    if mask_id is None:
-        raise ValueError(
-            "the checkpoint does not name its mask token; give its id in one of three ways: mask_token_id in the "
-            "checkpoint's config.json, the config key mask_id, or load_model(..., mask_id=...)"
-        )
-    config.mask_token_id = mask_id
-    if eos_id is not None:
-        config.eos_token_id = eos_id if isinstance(eos_id, int) else list(eos_id)
-    if config.pad_token_id is None:
-        config.pad_token_id = next(iter(listed_ids(config.eos_token_id)), None)
-    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(config, name)
-        for token_id in value if isinstance(value, list) else [value]:
-            if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < config.vocab_size):
-                raise ValueError(f"{name} must be in [0, {config.vocab_size}), the vocabulary, got {token_id!r}")
-    if given and mask_id in listed_ids(config.eos_token_id):
-        raise ValueError(f"mask_id and eos_id must differ, got {mask_id} for both")
-    config.is_causal = False
-    config.use_cache = False
-
-
 def unwrap(model: nn.Module) -> MaskedLM:
     """The masked language model inside DDP, `torch.compile` and peft wrappers. Raises TypeError if there is none."""
     inner: Any = model
@@ -326,27 +287,6 @@ def special_ids(model: nn.Module) -> tuple[int, tuple[int, ...]]:
     """Ids of the mask token and of every EOS in the model's config; an empty tuple without one."""
     config = unwrap(model).config
     return config.mask_token_id, listed_ids(config.eos_token_id)
-
-
-def listed_ids(value: Any) -> tuple[int, ...]:
-    """Token ids that are given as one, as several or as None, each once."""
-    if value is None:
-        return ()
-    return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else (value,)
-
-
-def one_of(tokens: Tensor, ids: Sequence[int]) -> Tensor:
-    """Whether each token is one of a few ids; int64 [...] -> bool [...]. Nothing is copied to the device."""
-    result = torch.zeros_like(tokens, dtype=torch.bool)
-    for token_id in ids:
-        result |= tokens == token_id
-    return result
-
-
-def lora_target_modules(model: nn.Module) -> list[str]:
-    """Names of the linear layers of attention and MLP, never lm_head, for peft's `target_modules`."""
-    names = [name for name, module in unwrap(model).model.named_modules() if isinstance(module, nn.Linear)]
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
 
 
 def _hidden_only(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

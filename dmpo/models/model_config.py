@@ -9,10 +9,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .llada_layout import llama_config_from_llada
-from .masked_lm import make_bidirectional
 from .model_types import BLOCK_SIZES, CLASSES, MASK_IDS, OLD_KEYS
 from .placement import parse_dtype
 from .refused import find_refused
+from .token_ids import listed_ids
 
 # What the code of a type computes, and the class here does not: such a field must have one of these values, or be
 # absent. iLLaDA with `layer_norm_eps` has LayerNorm in place of RMSNorm.
@@ -52,6 +52,46 @@ def bidirectional_config(
     _check_shift(config)
     make_bidirectional(config, mask_id, eos_id, usual_mask_id=MASK_IDS.get(str(model_type)))
     return config
+
+
+def make_bidirectional(
+    config: PreTrainedConfig,
+    mask_id: int | None = None,
+    eos_id: int | Sequence[int] | None = None,
+    *,
+    usual_mask_id: int | None = None,
+) -> None:
+    """Set, in place, what the config of every model here carries: token ids, `is_causal=False`, no cache by itself.
+
+    Args:
+        mask_id, eos_id: in place of those of the config; None keeps them.
+        usual_mask_id: the mask token of published models of this type, where nothing else names one.
+
+    Raises ValueError without a mask token, for a token id outside the vocabulary, or if a given mask token is an EOS.
+    """
+    if config.hidden_size % config.num_attention_heads and getattr(config, "head_dim", None) is None:
+        raise ValueError(f"hidden size {config.hidden_size} is not a multiple of {config.num_attention_heads} heads")
+    given, stated = mask_id is not None or eos_id is not None, getattr(config, "mask_token_id", None)
+    mask_id = next((token for token in (mask_id, stated, usual_mask_id) if token is not None), None)
+    if mask_id is None:
+        raise ValueError(
+            "the checkpoint does not name its mask token; give its id in one of three ways: mask_token_id in the "
+            "checkpoint's config.json, the config key mask_id, or load_model(..., mask_id=...)"
+        )
+    config.mask_token_id = mask_id
+    if eos_id is not None:
+        config.eos_token_id = eos_id if isinstance(eos_id, int) else list(eos_id)
+    if config.pad_token_id is None:
+        config.pad_token_id = next(iter(listed_ids(config.eos_token_id)), None)
+    for name in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        for token_id in value if isinstance(value, list) else [value]:
+            if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < config.vocab_size):
+                raise ValueError(f"{name} must be in [0, {config.vocab_size}), the vocabulary, got {token_id!r}")
+    if given and mask_id in listed_ids(config.eos_token_id):
+        raise ValueError(f"mask_id and eos_id must differ, got {mask_id} for both")
+    config.is_causal = False
+    config.use_cache = False
 
 
 def _check_shift(config: PreTrainedConfig) -> None:

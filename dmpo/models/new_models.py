@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import LlamaConfig
 
-from .masked_lm import MaskedLlama, make_bidirectional
+from .masked_lm import MaskedLlama
+from .model_config import make_bidirectional
 
 
 def new_model(

@@ -17,8 +17,9 @@ from ..distributed.zero import zero_stage
 from ..models.fp8 import convert_base, float8_linear, fp8_base
 from ..models.loading import load_model
 from ..models.lora import add_lora
-from ..models.masked_lm import make_bidirectional, unwrap
+from ..models.masked_lm import unwrap
 from ..models.merged_adapters import merged_adapters
+from ..models.model_config import make_bidirectional
 
 
 def make_policy(config: RunConfig, device: torch.device | str, model: nn.Module | None = None) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dmpo import generate
-from dmpo.models.masked_lm import make_bidirectional
+from dmpo.models.model_config import make_bidirectional
 from dmpo.models.model_types import SDAR, SDARConfig
 from tests import devices
 from tests.tiny_models import PLAIN, tokens

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dmpo import generate
 from dmpo.config.decoding import DecodingOptions
-from dmpo.models.masked_lm import make_bidirectional
+from dmpo.models.model_config import make_bidirectional
 from dmpo.models.model_types import SDAR, SDARConfig
 from tests import devices, tiny_models
 from tests.tiny_models import PLAIN, tokens

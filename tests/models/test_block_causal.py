@@ -16,7 +16,8 @@ from torch import Tensor
 from dmpo.decoding import generate
 from dmpo.decoding.sampler import Sampler
 from dmpo.models.block_causal import block_causal_mask
-from dmpo.models.masked_lm import apply_head, make_bidirectional
+from dmpo.models.masked_lm import apply_head
+from dmpo.models.model_config import make_bidirectional
 from dmpo.models.model_types import SDAR, SDARConfig
 from dmpo.rollouts.batch import Completions
 from dmpo.rollouts.likelihood import apply_head_to_views, kept_positions, ordered_log_probs

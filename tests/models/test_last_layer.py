@@ -28,8 +28,8 @@ from dmpo.models.masked_lm import (
     MaskedQwen3,
     apply_head,
     hidden_states,
-    make_bidirectional,
 )
+from dmpo.models.model_config import make_bidirectional
 from dmpo.rollouts.likelihood import kept_positions
 from tests.tiny_models import PLAIN, random_in_float64, tiny, tokens
 

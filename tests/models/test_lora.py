@@ -7,8 +7,7 @@ import peft
 import pytest
 import torch
 
-from dmpo.models.lora import add_lora, use_input_dtype
-from dmpo.models.masked_lm import lora_target_modules
+from dmpo.models.lora import add_lora, lora_target_modules, use_input_dtype
 from tests.tiny_models import tiny
 
 IDS = torch.arange(12).view(2, 6) % 10

@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import DynamicCache
 
 from dmpo.models import load_model, save_model
-from dmpo.models.masked_lm import apply_head, head_weight, hidden_states, lm_head, lora_target_modules, unwrap
+from dmpo.models.lora import lora_target_modules
+from dmpo.models.masked_lm import apply_head, head_weight, hidden_states, lm_head, unwrap
 from tests.tiny_models import DATA, plain_checkpoint, tiny, tokens
 
 

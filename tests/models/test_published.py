@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dmpo.cli import main
-from dmpo.models.masked_lm import listed_ids
 from dmpo.models.published import PUBLISHED, read_model_config
+from dmpo.models.token_ids import listed_ids
 from dmpo.planning.memory import Architecture
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

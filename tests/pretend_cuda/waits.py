@@ -51,7 +51,7 @@ ROUND = {
         "_unique2 dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
         "nonzero of an index dmpo/rollouts/likelihood.py:ordered_log_probs": 2,
         "copy from host dmpo/rollouts/likelihood.py:token_log_probs": 8,  # a Python number into one entry of the bias
-        "copy from host dmpo/rollouts/masking.py:_gauss_nodes": 3,  # the views of gauss; one a score
+        "copy from host dmpo/rollouts/mask_draws.py:gauss_nodes": 3,  # the views of gauss; one a score
     },
     "update": {
         CHUNKS: 3,  # 1; wdce with theta 2, wddo 3
@@ -77,7 +77,7 @@ ROUND = {
         "_local_scalar_dense dmpo/distributed/ranks.py:summed": 3,  # one a number
         "copy from host dmpo/distributed/ranks.py:summed": 1,
         "tolist dmpo/distributed/ranks.py:summed": 1,
-        "copy from host dmpo/rollouts/masking.py:_gauss_nodes": 1,
+        "copy from host dmpo/rollouts/mask_draws.py:gauss_nodes": 1,
         # wdce_path with theta: as in the scores.
         "_local_scalar_dense dmpo/objectives/wdce_path.py:terms": 1,
         "_local_scalar_dense dmpo/rollouts/likelihood.py:ordered_log_probs": 1,

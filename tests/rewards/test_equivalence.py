@@ -17,7 +17,9 @@ from dmpo.rewards.latex_parser import parse
 from dmpo.rewards.latex_text import plain_latex, words
 from dmpo.rewards.math_reward import _decided, math_correct
 from dmpo.rewards.units import split_unit
-from tests.rewards.rewritings import FIXED, MADE, golds, missed, rewritten
+from tests.rewards.near_misses import missed
+from tests.rewards.rewritings import rewritten
+from tests.rewards.right_answers import FIXED, MADE, golds
 
 LONG = 1_000_000
 HOSTILE = [

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dmpo.rollouts import masking
-from dmpo.rollouts.masking import PHASES, sample_views, views_of
+from dmpo.rollouts.mask_draws import PHASES
+from dmpo.rollouts.masking import sample_views, views_of
 from tests.gradient_problems import config
 from tests.view_worlds import World
 
