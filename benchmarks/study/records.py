@@ -99,5 +99,5 @@ def listed(tasks: Iterable[tuple[S, int]], left: Sequence[tuple[S, int]]) -> Ite
 
 def duration(seconds: Sequence[float], at_a_time: int) -> str:
     """How many runs there are to do, and about how long they take. seconds: of each on one core."""
-    minutes = sum(seconds) / at_a_time / 60
-    return f"{len(seconds)} runs to do, about {minutes:.0f} minutes with {at_a_time} at a time"
+    minutes = max(sum(seconds) / at_a_time, *seconds, 0) / 60  # a run is not shared out
+    return f"runs to do: {len(seconds)}, {at_a_time} at a time, in about {minutes:.0f} min"

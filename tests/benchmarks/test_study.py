@@ -70,7 +70,9 @@ def test_every_condition_is_a_valid_config_that_draws_as_much_as_the_others() ->
 
 def test_the_time_of_a_study_is_told_before_it_starts() -> None:
     seconds = [44.0] * 6 + [140.0] * 3
-    assert duration(seconds, 2) == "9 runs to do, about 6 minutes with 2 at a time"  # 684 s
+    assert duration(seconds, 2) == "runs to do: 9, 2 at a time, in about 6 min"  # 684 s
+    assert duration([140.0], 2) == "runs to do: 1, 2 at a time, in about 2 min"
+    assert duration([], 2) == "runs to do: 0, 2 at a time, in about 0 min"
 
 
 def test_the_reward_of_the_hard_puzzles_counts_units_of_any_solution() -> None:
