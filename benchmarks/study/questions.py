@@ -12,8 +12,10 @@ from .conditions import (
     GROUPS,
     HARD_BASELINES,
     HARD_GROUPS,
+    LOWER_RATE,
     REUSE,
     RIVALS,
+    at_lower_rate,
     default,
 )
 
@@ -104,6 +106,12 @@ def _regime() -> Question:
         for group in HARD_GROUPS
     ]
     contrasts += [
+        Contrast(
+            f"negative − none at G={group}, none at {LOWER_RATE}", (names["negative", group],), (at_lower_rate(group),)
+        )
+        for group in HARD_GROUPS
+    ]
+    contrasts += [
         Contrast("negative − none, mean over G", rows["negative"], rows["none"], len(HARD_GROUPS)),
         Contrast(
             f"(negative − none at G={small}) − (negative − none at G={large})",
@@ -117,7 +125,7 @@ def _regime() -> Question:
     return Question(
         "regime",
         "Baselines and group size where the base rarely succeeds (the paper's figures 3 and 5)",
-        shown,
+        (*shown, *map(at_lower_rate, HARD_GROUPS)),
         tuple(contrasts),
         panels,
         ("peak", "entropy", "distinct_in_group"),
