@@ -108,7 +108,6 @@ QUESTIONS: tuple[Question, ...] = (
             _graded("stratified", view_rates="stratified", baseline="none"),
             _graded("gauss", view_rates="gauss", antithetic=False, baseline="none"),
         ),
-        (2, 3),
     ),
     Question(
         "answers",
@@ -123,7 +122,6 @@ QUESTIONS: tuple[Question, ...] = (
         "graded",
         "A reward of its own for every completion, so that nothing carries over from one to the next (3e-3)",
         tuple(_graded(name, baseline=name) for name in ("none", "negative", "theta")),
-        (2,),
     ),
     Question(
         "settings",
@@ -137,7 +135,6 @@ QUESTIONS: tuple[Question, ...] = (
             _fast("c = 0.5", coeff=0.5),
             _fast("topk, 2 steps", decoder="topk", steps=2),
         ),
-        (2,),
     ),
     Question(
         "small",
