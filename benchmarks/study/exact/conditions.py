@@ -57,8 +57,8 @@ def _fast(name: str, scores: str = "elbo", instance: str = "additive", **changes
     return Condition(prefix + name, instance, 15_360, {**FAST, **changes}, scores)
 
 
-def _graded(name: str, **changes: Any) -> Condition:
-    return Condition(f"graded, {name}", "graded", 51_200, {**FAST, "learning_rate": 3e-3, **changes})
+def _graded(name: str, scores: str = "elbo", **changes: Any) -> Condition:
+    return Condition(f"graded, {name}", "graded", 51_200, {**FAST, "learning_rate": 3e-3, **changes}, scores)
 
 
 NONE = _fast("none")
@@ -121,7 +121,10 @@ QUESTIONS: tuple[Question, ...] = (
     Question(
         "graded",
         "A reward of its own for every completion, so that nothing carries over from one to the next (3e-3)",
-        tuple(_graded(name, baseline=name) for name in ("none", "negative", "theta")),
+        (
+            *(_graded(name, baseline=name) for name in ("none", "negative", "theta")),
+            *(_graded(f"path loss, {name}", "path", **_ON_PATH, baseline=name) for name in ("none", "theta")),
+        ),
     ),
     Question(
         "settings",
