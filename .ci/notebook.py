@@ -31,7 +31,7 @@ def execute(path: Path = NOTEBOOK) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")  # no open ports
         client = NotebookClient(notebook, km=manager, timeout=SECONDS, startup_timeout=SECONDS, record_timing=False)
-        client.execute(cwd=folder)
+        client.execute(cwd=folder, cleanup_kc=True)  # ends the kernel, which its manager alone would leave
     return clean(notebook)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -31,8 +32,18 @@ def kinds(notebook: Any) -> list[list[str]]:
     ]
 
 
+def living_kernels() -> list[str]:
+    """Jupyter kernels that this process has started (Linux)."""
+    children = [
+        child for of_thread in Path("/proc/self/task").glob("*/children") for child in of_thread.read_text().split()
+    ]
+    commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    return [command for command in commands if "ipykernel_launcher" in command]
+
+
 def test_it_runs_and_shows_what_was_committed(helper: Any) -> None:
     committed, executed = nbformat.read(helper.NOTEBOOK, as_version=4), helper.execute()
+    assert living_kernels() == []
     assert helper.faults(executed) == helper.faults(committed) == []
     assert kinds(executed) == kinds(committed)
     assert [cell.get("execution_count") for cell in committed.cells] == [
