@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmpo.rollouts import masking
+from dmpo.rollouts import mask_draws
 from dmpo.rollouts.mask_draws import PHASES
 from dmpo.rollouts.masking import sample_views, views_of
 from tests.gradient_problems import config
@@ -26,8 +26,8 @@ NODES = {  # of [0, 1], and their weights
 
 def with_draws(monkeypatch: pytest.MonkeyPatch, **draws: Tensor) -> int:
     """Make the random numbers of each purpose these, one row a case; returns the number of cases."""
-    monkeypatch.setattr(masking, "derive_key", lambda key, purpose, *_: purpose)
-    monkeypatch.setattr(masking, "uniforms", lambda purpose, ids, columns: draws[purpose][:, :columns])
+    monkeypatch.setattr(mask_draws, "derive_key", lambda key, purpose, *_: purpose)
+    monkeypatch.setattr(mask_draws, "uniforms", lambda purpose, ids, columns: draws[purpose][:, :columns])
     return len(draws["view"])
 
 
