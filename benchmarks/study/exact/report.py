@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness.markdown import table
 from benchmarks.study.records import Key, Record
-from benchmarks.study.statistics import Mean
+from benchmarks.study.statistics import Mean, contrast
 from dmpo.storage.whole_files import write_text
 
 from .conditions import QUESTIONS, Question
@@ -21,18 +21,23 @@ COLUMNS = {
     "entropy": "entropy",
     "modes": "modes",
 }
+DIFFERENCE = "KL(p*‖p_θ) − the first's"
 
 
 def write(records: Mapping[Key, Record], folder: Path) -> None:
     """exact.md, and a picture for each question with records."""
     folder.mkdir(parents=True, exist_ok=True)
-    answered = [question for question in QUESTIONS if _of(question, records)]
-    write_text(folder / "exact.md", markdown(answered, records))
-    for question in answered:
+    write_text(folder / "exact.md", markdown(records))
+    for question in answered(records):
         plot(question, records, folder / f"{question.key}.png")
 
 
-def markdown(answered: Sequence[Question], records: Mapping[Key, Record]) -> str:
+def answered(records: Mapping[Key, Record]) -> list[Question]:
+    """The questions with records."""
+    return [question for question in QUESTIONS if _of(question, records)]
+
+
+def markdown(records: Mapping[Key, Record]) -> str:
     """The whole report."""
     lines = [
         "# Does the policy reach the target?",
@@ -40,13 +45,14 @@ def markdown(answered: Sequence[Question], records: Mapping[Key, Record]) -> str
         "All 256 completions of 4 tokens are listed, so the target p* ∝ p_ref·exp(r/α) and the policy's own "
         "distribution are known exactly. The policy is what `random_order` draws from. KL, reward and entropy are "
         "sums over all completions, in nats. A mode counts where p_θ ≥ p*/2. Cells hold the mean over seeds and its "
-        "95 % t interval. A run is WDCE without a baseline, with G = 256, F = 2, K = R = 4, c = 1, random_order and a "
-        "learning rate of 5e-3 that falls on a cosine, unless its name says otherwise. The reward is a sum over "
-        "tokens; in *answers* it is 1 for eight completions and 0 for all others.",
+        "95 % t interval. The last column has the difference to the first condition of the same instance, seed by "
+        "seed, where both drew as many completions. A run is WDCE without a baseline, with G = 256, F = 2, K = R = 4, "
+        "c = 1, random_order and a learning rate of 5e-3 that falls on a cosine, unless its name says otherwise. The "
+        "reward is a sum over tokens; in *answers* it is 1 for eight completions and 0 for all others.",
     ]
-    for question in answered:
-        of_question = _of(question, records)
-        lines += ["", f"## {question.title}", "", _table(of_question), "", f"![{question.title}]({question.key}.png)"]
+    for question in answered(records):
+        lines += ["", f"## {question.title}", "", _table(question, records)]
+        lines += ["", f"![{question.title}]({question.key}.png)"]
     return "\n".join(lines) + "\n"
 
 
@@ -59,17 +65,32 @@ def _of(question: Question, records: Mapping[Key, Record]) -> dict[str, list[Rec
     return {name: found for name, found in by_condition.items() if found}
 
 
-def _table(of_question: Mapping[str, Sequence[Record]]) -> str:
-    first = next(iter(of_question.values()))[0]
-    rows = [
-        [name, "", "", *(_plain(point[column]) for column in COLUMNS)]
-        for name, point in (("*before*", first["curve"][0]), ("*target*", first["target"]))
-    ]
-    for name, found in of_question.items():
-        ends = [record["curve"][-1] for record in found]
-        cells = [_cell(Mean.of([float(end[column]) for end in ends])) for column in COLUMNS]
-        rows.append([name, str(len(found)), f"{ends[0]['completions']:,}", *cells])
-    return table(["condition", "seeds", "completions", *COLUMNS.values()], rows)
+def _table(question: Question, records: Mapping[Key, Record]) -> str:
+    """The conditions of each instance below its start, its target, and the condition that they are compared with."""
+    of_question, rows = _of(question, records), list[list[str]]()
+    for instance in dict.fromkeys(condition.instance for condition in question.conditions):
+        names = [c.name for c in question.conditions if c.instance == instance and c.name in of_question]
+        if not names:
+            continue
+        first, *others = names
+        start = of_question[first][0]
+        for text, point in (("before", start["curve"][0]), ("target", start["target"])):
+            rows.append([f"*{text}, {instance}*", "", "", *(_plain(point[column]) for column in COLUMNS), ""])
+        for name in names:
+            ends = [record["curve"][-1] for record in of_question[name]]
+            cells = [_cell(Mean.of([float(end[column]) for end in ends])) for column in COLUMNS]
+            difference = _difference(of_question, name, first) if name in others else ""
+            rows.append([name, str(len(ends)), f"{ends[0]['completions']:,}", *cells, difference])
+    return table(["condition", "seeds", "completions", *COLUMNS.values(), DIFFERENCE], rows)
+
+
+def _difference(of_question: Mapping[str, Sequence[Record]], name: str, first: str) -> str:
+    """KL(p*‖p_θ) of a condition minus the first one's, seed by seed; empty where they drew unequal completions."""
+    ends = {key: {record["seed"]: record["curve"][-1] for record in of_question[key]} for key in (name, first)}
+    if len({end["completions"] for of_seeds in ends.values() for end in of_seeds.values()}) > 1:
+        return ""
+    found = contrast({key: {s: end["kl_forward"] for s, end in ends[key].items()} for key in ends}, [name], [first])
+    return "" if found is None else _cell(found)
 
 
 def _plain(value: float) -> str:
