@@ -9,10 +9,8 @@ import torch
 from scipy import stats
 
 from dmpo import generate
-from dmpo.decoding.canvas import Canvas
-from dmpo.decoding.passes import FullPass, ShadowPass
 from dmpo.models.lora import add_lora
-from tests import tiny_models
+from tests.decoding.unsure_models import tiny
 from tests.tiny_models import tokens
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -45,23 +43,6 @@ def _name(case: dict[str, Any]) -> str:
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=_name)
-
-
-def tiny(**changes: Any) -> Any:
-    """A tiny model that is sure of some tokens and not of others, so that rows need unlike numbers of steps."""
-    return tiny_models.tiny(**{"init_std": 0.7, **changes})
-
-
-def dream(**changes: Any) -> Any:
-    """One that predicts each position at its left neighbour."""
-    model = tiny(**changes)
-    model.prediction_shift = 1
-    return model
-
-
-@pytest.fixture(params=[tiny, dream], ids=["llada", "dream"])
-def make(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @every_case
@@ -212,60 +193,6 @@ def test_cached_pass_runs_on_what_its_name_says() -> None:
         widths.clear()
         generate(model, tokens(2, 6), decoder=decoder, **SHAPE)
         assert widths[2 * block : 2 * block + 2] == [(2, 18), (2, later)]
-
-
-def test_wino_block_does_not_see_its_shadow(make: Any) -> None:
-    model, prompt = make(), tokens(3, 6)
-    canvas = torch.cat([prompt, torch.full((3, 8), MASK)], 1)
-    canvas[:, 6:8] = tokens(3, 2, seed=1)
-    view = Canvas(model, canvas, None, None, 6, 0.0, MASK)
-    index, start = torch.arange(3), torch.tensor([6, 10, 6])
-    with torch.no_grad():
-        block, shadow = ShadowPass(view, 4)(index, start, None)
-        plain, _ = FullPass(view, 4)(index, start, None)
-    assert shadow is not None
-    assert shadow.shape == block.shape
-    torch.testing.assert_close(block, plain, rtol=1e-4, atol=1e-5)
-
-
-def test_shadow_sees_all_but_the_token_it_verifies(make: Any) -> None:
-    """With one layer nothing else can carry that token to it."""
-    model, start = make(num_layers=1), torch.tensor([6])
-    canvas = torch.cat([tokens(1, 6), tokens(1, 4, seed=1), torch.full((1, 4), MASK)], 1)
-
-    def shadow(position: int | None) -> torch.Tensor:
-        changed = canvas.clone()
-        if position is not None:
-            changed[0, position] = 4 + (changed[0, position] - 3) % 44
-        with torch.no_grad():
-            result = ShadowPass(Canvas(model, changed, None, None, 6, 0.0, MASK), 4)(torch.tensor([0]), start, None)[1]
-        assert result is not None
-        return result[0]
-
-    plain = shadow(None)
-    for position in range(14):
-        moved = (shadow(position) - plain).abs().amax(-1) > 1e-5  # [4]
-        expected = [position != 6 + j for j in range(4)]
-        assert moved.tolist() == expected, position
-
-
-def test_shadow_is_a_token_at_its_position(make: Any) -> None:
-    """With one layer attention is to a set: leave the verified token out, put the shadow in, and mask nothing."""
-    model, start = make(num_layers=1), 6
-    shift = model.prediction_shift
-    canvas = torch.cat([tokens(1, 6), tokens(1, 2, seed=1), torch.full((1, 4), MASK)], 1)
-    with torch.no_grad():
-        shadow = ShadowPass(Canvas(model, canvas, None, None, 6, 0.0, MASK), 4)(
-            torch.tensor([0]), torch.tensor([start]), None
-        )[1]
-        assert shadow is not None
-        for j in range(4):
-            rest = torch.tensor([position for position in range(12) if position != start + j])
-            output = model.model(
-                input_ids=torch.cat([canvas[:, rest], torch.full((1, 4), MASK)], 1),
-                position_ids=torch.cat([rest, start - shift + torch.arange(4)]).unsqueeze(0),
-            ).last_hidden_state
-            torch.testing.assert_close(shadow[:, j], output[:, 11 + j], rtol=1e-4, atol=1e-5)
 
 
 def test_wino_takes_tokens_back() -> None:

@@ -75,3 +75,7 @@ def write(path: Path, rows: list[Row]) -> str:
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return str(path)
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": f"What is {n} + 1?", "gold": str(n + 1), "level": n % 3} for n in range(start, start + count)]

@@ -10,17 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmpo.rewards.stated_answers import same_answer, stated_answer
-from dmpo.tasks import check_task_options, describe_datasets, judges, load_task, scoring_task, task_of_run
+from dmpo.tasks import check_task_options, judges, load_task, scoring_task
 from dmpo.tasks.splits import SPLITS
 from dmpo.tasks.verdict import check_judges, judge
-from tests.tasks.data_files import write
+from tests.tasks.data_files import rows, write
 
 SYSTEM = {"role": "system", "content": "Be short."}
-
-
-def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [{"prompt": f"What is {n} + 1?", "gold": str(n + 1), "level": n % 3} for n in range(start, start + count)]
 
 
 def user(text: str) -> dict[str, str]:
@@ -261,66 +256,6 @@ def test_what_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [task.size(split) for split in SPLITS] == [8, 1, 9]
 
 
-def test_objects_of_a_script() -> None:
-    import datasets
-
-    as_list, as_dataset = rows(20), datasets.Dataset.from_list(rows(20))
-    tasks = [task_of_run(None, "prompts", {"answer": "gold"}, given) for given in (as_list, as_dataset)]
-    assert [tasks[0].row(split, 1) for split in SPLITS] == [tasks[1].row(split, 1) for split in SPLITS]
-    task: Any = task_of_run(None, "prompts", {}, as_list, rows(5, start=50))
-    assert [task.size(split) for split in SPLITS] == [18, 2, 5]
-    ragged: Any = task_of_run(None, "prompts", {}, [{"prompt": "a"}, {"prompt": "b", "n": 1}, {"prompt": "c"}])
-    assert {row["prompt"]: row["n"] for row in (ragged.row(split, 0) for split in SPLITS)} == {
-        "a": None,
-        "b": 1,
-        "c": None,
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("train.jsonl", "train_dataset must be a datasets.Dataset, a list of dicts, .* got str"),
-        ({"train": [], "test": []}, "got dict with the keys train, test; if these are splits, choose one"),
-        (iter([{"prompt": "a"}]), "got list_iterator"),
-        ([], "train_dataset has no rows"),
-        (["a", "b"], "train_dataset, row 0: must be a dict with columns for keys, got 'a'"),
-        ([{1: "a"}], "train_dataset, row 0: must be a dict with columns for keys, got {1: 'a'}"),
-    ],
-)
-def test_objects_that_have_no_rows(given: Any, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
-        describe_datasets(train_dataset=given, eval_dataset=None)
-
-
-def test_a_table_of_pandas_is_told_apart() -> None:
-    pandas = pytest.importorskip("pandas", reason="pandas comes with datasets alone")
-    with pytest.raises(TypeError, match="got DataFrame without an item 0"):
-        describe_datasets(train_dataset=pandas.DataFrame(rows(3)))
-
-
-def test_what_does_not_go_together() -> None:
-    with pytest.raises(ValueError, match="go with task 'prompts', got task 'gsm8k'; leave task out"):
-        task_of_run(None, "gsm8k", {}, rows(9))
-    with pytest.raises(ValueError, match="give train_dataset or task_options train, not both, got 'a"):
-        task_of_run(None, "prompts", {"train": "a.jsonl"}, rows(9))
-    with pytest.raises(ValueError, match="give task, or train_dataset and eval_dataset, not both; got task Prompts"):
-        task_of_run(load_task("prompts", train=rows(9)), "prompts", {}, None, rows(9))
-
-
-def test_rows_are_recognised_again() -> None:
-    import datasets
-
-    first = describe_datasets(train_dataset=rows(9))["train_dataset"]
-    assert first.startswith("9 rows, digest ")
-    assert describe_datasets(train_dataset=datasets.Dataset.from_list(rows(9)))["train_dataset"] == first
-    assert describe_datasets(train_dataset=[*rows(8), {**rows(9)[8], "gold": "?"}])["train_dataset"] != first
-    thing = [{"prompt": "a", "picture": object()}]
-    assert describe_datasets(train_dataset=thing) == describe_datasets(
-        train_dataset=[{**thing[0], "picture": object()}]
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "has_reward", "message"),
     [
@@ -347,33 +282,3 @@ def test_scoring_needs_no_data() -> None:
     assert task.solved("<answer>7</answer>", {"answer": 7})
     with pytest.raises(ValueError, match="it was made to score completions alone"):
         task.row("test", 0)
-
-
-@pytest.mark.parametrize(
-    ("answer", "right", "same"),
-    [
-        ("Paris", " paris ", True),
-        ("New  York", "new\nyork", True),
-        ("8,400", "8400.00", True),
-        ("-3", "−3", True),
-        (".5", "0.5", True),
-        ("0012", "12", False),
-        ("12", "12 apples", False),
-        ("1,2", "12", False),
-        ("", "0", False),
-        ("-", "0", False),
-        (".", "0", False),
-        ("٣", "3", False),
-        ("²", "2", False),
-        ("9" * 200, "9" * 200 + ".0", False),
-    ],
-)
-def test_same_answers(answer: str, right: str, same: bool) -> None:
-    assert same_answer(answer, right) == same == same_answer(right, answer)
-
-
-@given(st.text(max_size=60), st.text(max_size=60))
-def test_any_text_can_be_compared(completion: str, right: str) -> None:
-    answer = stated_answer(completion)
-    assert answer is None or same_answer(answer, answer)
-    assert same_answer(completion, right) == same_answer(right, completion)
