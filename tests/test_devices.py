@@ -25,7 +25,7 @@ torch.cuda.init = lambda: None
 KERNELS = "masked_ce masked_ce_memory linear_ce linear_ce_walks ops compile remask revoke sampling sampling_op"
 ON_A_GPU = {
     "tests/kernels": f"{KERNELS} sampling_uniforms linear_sampling",
-    "tests/decoding": "decoders generate golden published",
+    "tests/decoding": "decoders generate golden published shadow_pass",
     "tests/objectives": "finite gradient gradients one_step runs",
     "tests/losses": "wdce",
     "tests": "trainer",

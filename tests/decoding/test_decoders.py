@@ -10,7 +10,7 @@ from scipy import stats
 
 from dmpo import generate
 from dmpo.models.lora import add_lora
-from tests.decoding.unsure_models import tiny
+from tests.decoding.unsure_models import each_alignment, tiny
 from tests.tiny_models import tokens
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -47,6 +47,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=_name)
 
 @every_case
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
+@each_alignment
 def test_a_row_does_not_see_its_neighbours(make: Any, case: dict[str, Any], temperature: float) -> None:
     model, prompts, ids = make(), tokens(5, 6), torch.tensor([4, 0, 9, 2, 7])
     options = SHAPE | case | {"seed": 5, "temperature": temperature, "early_stop": True}
@@ -81,6 +82,7 @@ def test_rows_go_at_their_own_pace() -> None:
 
 @every_case
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@each_alignment
 def test_left_padding_changes_nothing(make: Any, case: dict[str, Any], attention: str) -> None:
     model, prompt = make(), tokens(2, 6)
     model.set_attn_implementation(attention)
@@ -95,6 +97,7 @@ PADDING = {"right": [1] * 6 + [0] * 3, "both": [0, 0] + [1] * 6 + [0], "holes": 
 
 
 @every_case
+@each_alignment
 def test_padding_anywhere_changes_nothing(make: Any, case: dict[str, Any]) -> None:
     """On the right, on both sides, between the tokens: the completion follows on the prompt's last token."""
     model, prompt, mask = make(), tokens(3, 6), torch.tensor(list(PADDING.values()))
@@ -168,6 +171,7 @@ def test_each_of_several_eos_ends_a_row(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "rule", [{}, {"threshold": 0.5}, {"factor": 1.0}, {"threshold": 0.5, "cfg_scale": 0.5}], ids=str
 )
+@each_alignment
 def test_cache_is_exact_for_one_layer(make: Any, decoder: str, rule: dict[str, Any]) -> None:
     """Keys and values of a first layer depend on tokens alone, and no token outside the block changes."""
     padded = torch.cat([torch.full((5, 2), EOS), tokens(5, 6)], 1)

@@ -9,12 +9,14 @@ import torch
 
 from dmpo.decoding.canvas import Canvas
 from dmpo.decoding.passes import FullPass, ShadowPass
+from tests.decoding.unsure_models import each_alignment
 from tests.tiny_models import tokens
 
 pytestmark = pytest.mark.usefixtures("device")
 MASK = 3
 
 
+@each_alignment
 def test_wino_block_does_not_see_its_shadow(make: Any) -> None:
     model, prompt = make(), tokens(3, 6)
     canvas = torch.cat([prompt, torch.full((3, 8), MASK)], 1)
@@ -29,6 +31,7 @@ def test_wino_block_does_not_see_its_shadow(make: Any) -> None:
     torch.testing.assert_close(block, plain, rtol=1e-4, atol=1e-5)
 
 
+@each_alignment
 def test_shadow_sees_all_but_the_token_it_verifies(make: Any) -> None:
     """With one layer nothing else can carry that token to it."""
     model, start = make(num_layers=1), torch.tensor([6])
@@ -50,6 +53,7 @@ def test_shadow_sees_all_but_the_token_it_verifies(make: Any) -> None:
         assert moved.tolist() == expected, position
 
 
+@each_alignment
 def test_shadow_is_a_token_at_its_position(make: Any) -> None:
     """With one layer attention is to a set: leave the verified token out, put the shadow in, and mask nothing."""
     model, start = make(num_layers=1), 6

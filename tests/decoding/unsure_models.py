@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests import tiny_models
 
 
@@ -17,3 +19,6 @@ def dream(**changes: Any) -> Any:
     model = tiny(**changes)
     model.prediction_shift = 1
     return model
+
+
+each_alignment = pytest.mark.parametrize("make", [tiny, dream], ids=["llada", "dream"])
